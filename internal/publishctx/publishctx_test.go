@@ -1,0 +1,74 @@
+package publishctx
+
+import (
+	"errors"
+	"maps"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+func sample() Context {
+	return Context{
+		Target: iscsi.Target{
+			IQN:     "iqn.2013-05.com.daterainc:tc:01:sn:00112233445566aa",
+			Portals: []netip.AddrPort{netip.MustParseAddrPort("172.28.0.9:3260"), netip.MustParseAddrPort("[fd00::9]:3260")},
+			LUN:     0,
+			Serial:  "2b1d3fd6-2f0d-4b7c-a5a9-5d04a5e7b1aa",
+			Bytes:   16 << 30,
+		},
+		FromSource: true,
+		UsedBytes:  4096,
+		ReadOnly:   true,
+	}
+}
+
+func TestContextSurvivesTheRoundTrip(t *testing.T) {
+	for _, want := range []Context{sample(), {Target: sample().Target}} {
+		got, err := Decode(Encode(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(got, want, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+			t.Errorf("decoded context differs (-got +want):\n%s", diff)
+		}
+	}
+}
+
+func TestDecodeNamesTheBadField(t *testing.T) {
+	for key, value := range map[string]string{
+		keyIQN: "", keyPortals: "172.28.0.9", keyLUN: "-1", keySerial: "",
+		keyBytes: "0", keySource: "maybe", keyUsed: "x", keyReadOnly: "",
+	} {
+		m := Encode(sample())
+		m[key] = value
+		if _, err := Decode(m); err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s=%q: got error %v, want one that names the field", key, value, err)
+		}
+	}
+	for key := range maps.Keys(Encode(sample())) {
+		m := Encode(sample())
+		delete(m, key)
+		if _, err := Decode(m); err == nil {
+			t.Errorf("without %s: got no error", key)
+		}
+	}
+	m := Encode(sample())
+	m["surprise"] = "1"
+	if _, err := Decode(m); err == nil || !strings.Contains(err.Error(), "surprise") {
+		t.Errorf("unknown key: got %v, want an error that names it", err)
+	}
+}
+
+func TestDecodeRefusesAnotherVersion(t *testing.T) {
+	m := Encode(sample())
+	m[keyVersion] = "2"
+	if _, err := Decode(m); !errors.Is(err, ErrVersion) {
+		t.Errorf("got %v, want ErrVersion", err)
+	}
+}
