@@ -4,11 +4,10 @@
 package publishctx
 
 import (
-	"encoding"
 	"errors"
 	"fmt"
 	"net/netip"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,7 +47,9 @@ const (
 	keyReadOnly = "readOnly"
 )
 
-var keys = []string{keyVersion, keyIQN, keyPortals, keyLUN, keySerial, keyBytes, keySource, keyUsed, keyReadOnly}
+func keys() []string {
+	return []string{keyVersion, keyIQN, keyPortals, keyLUN, keySerial, keyBytes, keySource, keyUsed, keyReadOnly}
+}
 
 // Encode renders c as a publish_context.
 func Encode(c Context) map[string]string {
@@ -106,20 +107,18 @@ func Decode(m map[string]string) (Context, error) {
 }
 
 func checkKeys(m map[string]string) error {
-	known := make(map[string]bool, len(keys))
 	var missing, unknown []string
-	for _, k := range keys {
-		known[k] = true
+	for _, k := range keys() {
 		if _, ok := m[k]; !ok {
 			missing = append(missing, k)
 		}
 	}
 	for k := range m {
-		if !known[k] {
+		if !slices.Contains(keys(), k) {
 			unknown = append(unknown, k)
 		}
 	}
-	sort.Strings(unknown)
+	slices.Sort(unknown)
 	switch {
 	case len(missing) > 0:
 		return fmt.Errorf("publish context lacks %s", strings.Join(missing, ", "))
@@ -143,10 +142,11 @@ func parsePortals(s string) ([]netip.AddrPort, error) {
 	fields := strings.Split(s, ",")
 	portals := make([]netip.AddrPort, len(fields))
 	for i, f := range fields {
-		var u encoding.TextUnmarshaler = &portals[i]
-		if err := u.UnmarshalText([]byte(f)); err != nil || f == "" {
+		portal, err := netip.ParseAddrPort(f)
+		if err != nil {
 			return nil, fmt.Errorf("%q is not ADDRESS:PORT", f)
 		}
+		portals[i] = portal
 	}
 	return portals, nil
 }
