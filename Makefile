@@ -1,0 +1,54 @@
+# `make help` lists the targets.
+SHELL      := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/datera-csi
+LINT    := $(CACHE)/bin/golangci-lint-v2.15.0
+GO      := $(shell hack/prerequisites.sh --print-go)
+RACE     = $(shell command -v gcc >/dev/null && echo -race)
+export CGO_ENABLED = $(if $(RACE),1,0)
+
+build: ## bin/datera-csi and bin/datera-sim, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
+
+test: prerequisites ## everything that needs no VM: units, controller against the simulator, csi-sanity
+	$(GO) vet ./... && $(GO) vet -tags e2e ./test/e2e/...
+	$(GO) test $(RACE) -timeout 10m ./...
+
+lint: $(LINT) ## golangci-lint
+	$(LINT) run ./...
+
+sanity: prerequisites ## csi-sanity, verbose; ARRAY=https://HOST:7718 aims it at hardware
+	$(GO) test -count=1 -v -timeout 30m ./test/sanity $(if $(ARRAY),-array=$(ARRAY))
+
+demo: prerequisites ## the main job on the shipped array: three QEMU guests, real iSCSI
+	$(GO) run -ldflags "$(LDFLAGS)" ./test/e2e/demo
+
+e2e: prerequisites ## the promises, proven in QEMU guests with a real target and initiator
+	hack/prerequisites.sh vm
+	$(GO) test -tags e2e -count=1 -v -timeout 60m ./test/e2e/...
+
+bench: prerequisites ## ratios and counts: the client, the controller, and the node in a guest
+	$(GO) test -run '^$$' -bench . -benchmem ./pkg/... ./internal/...
+	hack/prerequisites.sh vm
+	$(GO) test -tags e2e -count=1 -v -timeout 30m -run '^$$' -bench . ./test/e2e
+
+clean: ## what the other targets made here; the cache stays: rm -r $(CACHE)
+	rm -rf bin dist test/e2e/logs
+
+prerequisites:
+	@hack/prerequisites.sh go
+
+$(LINT):
+	GOBIN=$(CACHE)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	mv $(CACHE)/bin/golangci-lint $@
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: build test lint sanity demo e2e bench clean prerequisites help

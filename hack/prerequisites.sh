@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Installs what this project needs on a Debian machine and is not there yet.
+#
+#   prerequisites.sh go           Go 1.26, a C compiler for the race detector, mkfs tools for tests
+#   prerequisites.sh vm           the above, QEMU and what makes guest images
+#   prerequisites.sh --print-go   the go command to use; installs nothing
+#
+# Debian's Go may be older than 1.26: any Go from 1.21 fetches the right
+# toolchain by itself (GOTOOLCHAIN=auto), so an older Debian takes it from backports.
+set -euo pipefail
+
+say() { printf 'prerequisites: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# as_root runs a command as root, or says how to.
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		env DEBIAN_FRONTEND=noninteractive "$@"
+	elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+		sudo env DEBIAN_FRONTEND=noninteractive "$@"
+	else
+		die "this needs root or sudo; as root, run: $*"
+	fi
+}
+
+go_minor() { "$1" env GOVERSION 2>/dev/null | sed -nE 's/^go1\.([0-9]+).*/\1/p'; }
+
+# find_go prints the newest usable go command.
+find_go() {
+	local candidate minor
+	for candidate in "$(command -v go || true)" /usr/local/go/bin/go $(ls -d /usr/lib/go-1.*/bin/go 2>/dev/null | sort -rV); do
+		[ -x "$candidate" ] || continue
+		minor=$(cd / && go_minor "$candidate")
+		if [ "${minor:-0}" -ge 21 ]; then echo "$candidate"; return; fi
+	done
+	return 1
+}
+
+apt_install() {
+	local missing=() package
+	for package in "$@"; do
+		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || missing+=("$package")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	command -v apt-get >/dev/null || die "not a Debian system; install the equivalents of: ${missing[*]}"
+	say "installing ${missing[*]}"
+	as_root apt-get -qq update
+	as_root apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${missing[@]}" >&2
+}
+
+install_go() {
+	find_go >/dev/null && return
+	local codename mirror
+	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+	as_root apt-get -qq update
+	if ! apt-cache policy golang-go 2>/dev/null | grep -qE 'Candidate: 2:1\.(2[1-9]|[3-9][0-9])'; then
+		say "Debian $codename has no Go 1.21 or newer; adding its backports"
+		mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' |
+			awk -v c="$codename" '$2 == c { print $1; exit }')
+		[ -n "$mirror" ] || die "apt knows no mirror of Debian $codename; install Go 1.26 by hand and put it on PATH"
+		echo "deb $mirror ${codename}-backports main" |
+			as_root tee /etc/apt/sources.list.d/datera-csi-backports.list >/dev/null
+		as_root apt-get -qq update
+		as_root apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends -t "${codename}-backports" golang-go >&2
+	else
+		apt_install golang-go
+	fi
+	find_go >/dev/null || die "no Go 1.21 or newer found after installation; install Go 1.26 and put it on PATH"
+}
+
+case "${1:-}" in
+--print-go) find_go || echo go ;;
+go)
+	apt_install git ca-certificates gcc libc6-dev xfsprogs e2fsprogs util-linux
+	install_go
+	;;
+vm)
+	"$0" go
+	apt_install qemu-system-x86 mmdebstrap cpio iproute2 kmod e2fsprogs
+	;;
+*) die "usage: prerequisites.sh go|vm|--print-go" ;;
+esac
