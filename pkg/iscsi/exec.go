@@ -1,0 +1,165 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Runner runs one of the host's tools and returns what it wrote to its standard
+// output. There is never a shell between. An error is an *ExitError when the
+// tool ran and failed; it wraps ctx's error when ctx ended first. No error holds
+// the arguments, because an argument may be something that logs must not show.
+type Runner interface {
+	Run(ctx context.Context, argv ...string) (stdout []byte, err error)
+}
+
+// ExitError says that a tool ran and failed. It unwraps to nothing: what a code
+// means is for the caller of that tool to know.
+type ExitError struct {
+	Tool   string
+	Code   int    // exit status; 127 when there is no such tool, 128+n when signal n ended it
+	Stderr string // its end, trimmed
+}
+
+func (e *ExitError) Error() string {
+	s := fmt.Sprintf("%s: exit %d", e.Tool, e.Code)
+	if e.Stderr != "" {
+		s += ": " + e.Stderr
+	}
+	return s
+}
+
+// ErrStuck is wrapped by a Runner's error when the tool was told to die and did
+// not: it sits in the kernel, waiting for a device. It has been abandoned, not
+// waited for, and may still finish its work later.
+var ErrStuck = errors.New("the tool does not die, it waits for a device")
+
+const (
+	exitNoSuchTool = 127
+	exitSignalled  = 128
+
+	// Output beyond this is dropped. The tools run here say a few lines; one that
+	// floods must not eat the plugin's memory.
+	maxOutput = 1 << 20
+	maxStderr = 4 << 10
+
+	// How long after its death sentence a tool may take to die. SIGKILL acts at
+	// once unless the process is in uninterruptible sleep.
+	killGrace = 2 * time.Second
+)
+
+type host struct{ prefix []string }
+
+// Direct runs tools as children of this process: for a bare host or a VM.
+func Direct() Runner { return host{} }
+
+// Nsenter runs tools in the mount and network namespaces of PID 1: for a
+// container that shares the host's PID namespace. The host's iscsid must answer
+// the host's own iscsiadm, and both live in those two namespaces (FM 26).
+func Nsenter() Runner {
+	return host{prefix: []string{"nsenter", "--mount=/proc/1/ns/mnt", "--net=/proc/1/ns/net", "--"}}
+}
+
+func (h host) Run(ctx context.Context, argv ...string) ([]byte, error) {
+	if len(argv) == 0 {
+		return nil, errors.New("run a tool: no argv")
+	}
+	tool := argv[0]
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("run %s: %w", tool, err)
+	}
+	argv = append(h.prefix[:len(h.prefix):len(h.prefix)], argv...)
+	stdout, stderr := &output{max: maxOutput}, &output{max: maxStderr, tail: true}
+	// Not CommandContext: its Wait waits for the child even when the child cannot
+	// die, and that is the one thing that must not happen here.
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // see above; ctx is honoured by wait
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	// A group of its own, so that what the tool started dies with it. WaitDelay
+	// closes the pipes if a grandchild that left the group keeps them open.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = killGrace
+	if err := cmd.Start(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return nil, &ExitError{Tool: argv[0], Code: exitNoSuchTool, Stderr: "no such tool"}
+		}
+		return nil, fmt.Errorf("start %s: %w", tool, startError(err))
+	}
+	err := wait(ctx, cmd)
+	if err == nil {
+		return stdout.bytes(), nil
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return stdout.bytes(), &ExitError{Tool: tool, Code: exitCode(exit), Stderr: strings.TrimSpace(string(stderr.bytes()))}
+	}
+	return nil, fmt.Errorf("run %s: %w", tool, err)
+}
+
+// wait returns when the child has ended, or soon after ctx has.
+func wait(ctx context.Context, cmd *exec.Cmd) error {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	killErr := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	grace := time.NewTimer(killGrace)
+	defer grace.Stop()
+	select {
+	case <-ended:
+		return fmt.Errorf("killed: %w", ctx.Err())
+	case <-grace.C:
+		return errors.Join(fmt.Errorf("abandoned: %w: %w", ErrStuck, ctx.Err()), killErr)
+	}
+}
+
+func exitCode(e *exec.ExitError) int {
+	if status, ok := e.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return exitSignalled + int(status.Signal())
+	}
+	return e.ExitCode()
+}
+
+// startError drops the wrapper that repeats the path and keeps the cause.
+func startError(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+// output collects up to max bytes, the first or the last of them. It may still
+// be written to after the tool was abandoned, hence the lock.
+type output struct {
+	mu   sync.Mutex
+	max  int
+	tail bool
+	buf  []byte
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.buf = append(o.buf, p...)
+	if over := len(o.buf) - o.max; over > 0 && o.tail {
+		o.buf = append(o.buf[:0], o.buf[over:]...)
+	} else if over > 0 {
+		o.buf = o.buf[:o.max]
+	}
+	return len(p), nil
+}
+
+func (o *output) bytes() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return append([]byte(nil), o.buf...)
+}

@@ -1,0 +1,142 @@
+package iscsi_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+func TestRunTellsOutputExitCodeAndLastWords(t *testing.T) {
+	out, err := iscsi.Direct().Run(t.Context(), "sh", "-c", "echo out; echo ' why ' >&2; exit 21")
+	if got, want := string(out), "out\n"; got != want {
+		t.Errorf("stdout %q, want %q", got, want)
+	}
+	var exit *iscsi.ExitError
+	if !errors.As(err, &exit) {
+		t.Fatalf("err = %v, want an *ExitError", err)
+	}
+	if want := (iscsi.ExitError{Tool: "sh", Code: 21, Stderr: "why"}); *exit != want {
+		t.Errorf("err = %+v, want %+v", *exit, want)
+	}
+}
+
+func TestRunErrorsHoldNoArguments(t *testing.T) {
+	const canary = "canary-in-argv"
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	for name, argv := range map[string][]string{
+		"exit":      {"sh", "-c", "exit 3", canary},
+		"missing":   {"no-such-tool-anywhere", canary},
+		"forbidden": {"/dev/null", canary},
+		"killed":    {"sh", "-c", "sleep 60", canary},
+	} {
+		_, err := iscsi.Direct().Run(ctx, argv...)
+		if err == nil || strings.Contains(err.Error(), canary) {
+			t.Errorf("%s: err = %v, want an error without the arguments", name, err)
+		}
+	}
+}
+
+func TestRunSaysToolIsMissing(t *testing.T) {
+	_, err := iscsi.Direct().Run(t.Context(), "no-such-tool-anywhere")
+	var exit *iscsi.ExitError
+	if !errors.As(err, &exit) || exit.Code != 127 {
+		t.Errorf("err = %v, want exit 127", err)
+	}
+}
+
+func TestRunDeadlineKillsTheWholeGroup(t *testing.T) {
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, err := iscsi.Direct().Run(ctx, "sh", "-c", "sleep 60 & echo $! >"+pidFile+"; wait")
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("err = %v, want deadline exceeded", err)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("took %v, want an end soon after the deadline", took)
+	}
+	b, err := os.ReadFile(pidFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		if gone(pid) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Errorf("the grandchild %d outlived the deadline", pid)
+}
+
+// gone also takes a zombie for gone: nobody reaps orphans in some containers.
+func gone(pid int) bool {
+	if syscall.Kill(pid, 0) != nil {
+		return true
+	}
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err != nil || strings.Contains(string(b), ") Z ")
+}
+
+func TestRunBoundsTheOutput(t *testing.T) {
+	out, err := iscsi.Direct().Run(t.Context(), "sh", "-c", "yes | head -c 3000000; yes | head -c 9000 >&2; echo last >&2; exit 1")
+	if got, want := len(out), 1<<20; got != want {
+		t.Errorf("%d bytes of stdout kept, want %d", got, want)
+	}
+	var exit *iscsi.ExitError
+	if !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if len(exit.Stderr) > 4096 || !strings.HasSuffix(exit.Stderr, "last") {
+		t.Errorf("stderr: %d bytes ending in %q, want at most 4096 and the last words", len(exit.Stderr), exit.Stderr[len(exit.Stderr)-10:])
+	}
+}
+
+func TestRunAfterTheDeadlineStartsNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	mark := filepath.Join(t.TempDir(), "mark")
+	if _, err := iscsi.Direct().Run(ctx, "touch", mark); !errors.Is(err, context.Canceled) {
+		t.Errorf("err = %v, want canceled", err)
+	}
+	if _, err := os.Stat(mark); err == nil {
+		t.Error("the tool ran")
+	}
+}
+
+func TestRunIntoPID1(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to enter namespaces")
+	}
+	if _, err := os.Readlink("/proc/1/ns/mnt"); err != nil {
+		t.Skip("PID 1 cannot be looked at here:", err)
+	}
+	out, err := iscsi.Nsenter().Run(t.Context(), "readlink", "/proc/self/ns/mnt")
+	if err != nil {
+		var exit *iscsi.ExitError
+		if errors.As(err, &exit) && strings.Contains(exit.Stderr, "Operation not permitted") {
+			t.Skip("namespaces cannot be entered here:", err)
+		}
+		t.Fatal(err)
+	}
+	want, err := os.Readlink("/proc/1/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(string(out)); got != want {
+		t.Errorf("ran in %s, want %s", got, want)
+	}
+}
