@@ -1,0 +1,134 @@
+package sim
+
+import (
+	"net/url"
+	"strings"
+)
+
+// route is one path of the API and what can be done there. In its path ":x"
+// stands for one segment and "*x" for all that follow.
+type route struct {
+	path string
+	gate gate
+	ops  map[string]op // by HTTP method
+}
+
+// op is one operation of a route.
+type op struct {
+	do     func(*request) (any, error)
+	in     []field // members of the body
+	query  []field // query parameters besides those of a list
+	list   bool    // answers a collection: limit, offset, sort and filter are known
+	public bool    // needs no key
+	bare   bool    // the answer has no envelope
+	free   bool    // the body is not JSON; the operation reads it
+	descr  string
+}
+
+// node is one segment in the tree of routes.
+type node struct {
+	fixed map[string]*node
+	param *node
+	name  string // of the parameter that leads here
+	rest  bool   // the parameter takes all that follows
+	route *route
+}
+
+type router struct{ root *node }
+
+func newRouter(routes []route) *router {
+	r := &router{root: &node{}}
+	for i := range routes {
+		r.add(&routes[i])
+	}
+	return r
+}
+
+func (r *router) add(rt *route) {
+	n := r.root
+	for _, segment := range split(rt.path) {
+		switch segment[0] {
+		case ':', '*':
+			if n.param == nil {
+				n.param = &node{name: segment[1:], rest: segment[0] == '*'}
+			}
+			n = n.param
+		default:
+			if n.fixed == nil {
+				n.fixed = map[string]*node{}
+			}
+			if n.fixed[segment] == nil {
+				n.fixed[segment] = &node{}
+			}
+			n = n.fixed[segment]
+		}
+	}
+	if n.route != nil {
+		// Several tables may describe operations of one path.
+		for method, o := range rt.ops {
+			n.route.ops[method] = o
+		}
+		return
+	}
+	n.route = rt
+}
+
+// find gives the route of a path and the values of its parameters, keyed by
+// name. A fixed segment wins over a parameter.
+func (r *router) find(path string) (*route, params) {
+	n := r.root
+	var found params
+	segments := split(path)
+	for i, segment := range segments {
+		if next := n.fixed[segment]; next != nil {
+			n = next
+			continue
+		}
+		if n.param == nil {
+			return nil, nil
+		}
+		n = n.param
+		if n.rest {
+			found = append(found, param{n.name, strings.Join(unescaped(segments[i:]), "/")})
+			break
+		}
+		found = append(found, param{n.name, unescape(segment)})
+	}
+	return n.route, found
+}
+
+type param struct{ name, value string }
+
+type params []param
+
+func (p params) get(name string) string {
+	for _, x := range p {
+		if x.name == name {
+			return x.value
+		}
+	}
+	return ""
+}
+
+func split(path string) []string {
+	path = strings.Trim(path, "/")
+	if path == "" {
+		return nil
+	}
+	return strings.Split(path, "/")
+}
+
+func unescape(segment string) string {
+	if s, err := url.PathUnescape(segment); err == nil {
+		return s
+	}
+	return segment
+}
+
+func unescaped(segments []string) []string {
+	out := make([]string, len(segments))
+	for i, s := range segments {
+		out[i] = unescape(s)
+	}
+	return out
+}

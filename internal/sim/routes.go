@@ -1,0 +1,18 @@
+package sim
+
+import "slices"
+
+// routes is the whole API. Each resource's own file lists its part.
+func (a *Array) routes() []route {
+	return slices.Concat(
+		a.sessionRoutes(),
+		a.systemRoutes(),
+		a.appRoutes(),
+		a.storageRoutes(),
+		a.authRoutes(),
+		a.aclRoutes(),
+		a.volumeRoutes(),
+		a.performanceRoutes(),
+		a.initiatorRoutes(),
+	)
+}

@@ -1,0 +1,114 @@
+// Package simtest starts a simulated array for a test, over real HTTP.
+package simtest
+
+import (
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/datera-csi/datera-csi/internal/sim"
+)
+
+// Server is a running array. It stops with its test.
+type Server struct {
+	URL      string // without a path, e.g. http://127.0.0.1:40000
+	CA       []byte // PEM, of a server that speaks TLS
+	User     string
+	Password string
+	Array    *sim.Array
+}
+
+// Start runs an array that speaks plain HTTP.
+func Start(t testing.TB, opts ...func(*sim.Config)) *Server {
+	t.Helper()
+	s, handler := build(t, opts)
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	s.URL = server.URL
+	return s
+}
+
+// StartTLS runs an array that speaks HTTPS with a certificate that CA verifies.
+func StartTLS(t testing.TB, opts ...func(*sim.Config)) *Server {
+	t.Helper()
+	s, handler := build(t, opts)
+	server := httptest.NewTLSServer(handler)
+	t.Cleanup(server.Close)
+	s.URL = server.URL
+	s.CA = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	return s
+}
+
+func build(t testing.TB, opts []func(*sim.Config)) (*Server, http.Handler) {
+	t.Helper()
+	cfg := sim.Config{Record: true, Users: []sim.User{{Name: "admin", Password: "password"}}}
+	for _, opt := range opts {
+		opt(&cfg)
+	}
+	array, err := sim.New(cfg)
+	if err != nil {
+		t.Fatalf("start a simulated array: %v", err)
+	}
+	return &Server{User: cfg.Users[0].Name, Password: cfg.Users[0].Password, Array: array}, array
+}
+
+// Fail plans a fault for the next requests that match.
+func (s *Server) Fail(m sim.Match, f sim.Fault) { s.Array.Fail(m, f) }
+
+// Requests are the requests since the start or the last ResetRequests. They
+// include logins and questions for versions and for the system.
+func (s *Server) Requests() []sim.Request { return s.Array.Requests() }
+
+// ResetRequests forgets the requests seen so far.
+func (s *Server) ResetRequests() { s.Array.ResetRequests() }
+
+// LogIn opens an iSCSI session of an initiator with a target.
+func (s *Server) LogIn(t testing.TB, target, initiator string) {
+	t.Helper()
+	if err := s.Array.LogIn(target, initiator); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// LogOut ends a session; an absent one is no error.
+func (s *Server) LogOut(target, initiator string) { s.Array.LogOut(target, initiator) }
+
+// BackendDir writes a directory of backends with one of that name, pointing to
+// this array, and returns the directory that holds it.
+func (s *Server) BackendDir(t testing.TB, name string) string {
+	t.Helper()
+	parent := t.TempDir()
+	dir := filepath.Join(parent, name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{"endpoint": s.URL, "tenant": "/root", "username": s.User, "password": s.Password}
+	if s.CA != nil {
+		files["ca.crt"] = string(s.CA)
+	}
+	for file, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return parent
+}
+
+// Get matches GET requests of a path; "*" in it matches one segment, a trailing
+// "**" all that follow.
+func Get(path string) sim.Match { return sim.Match{Method: http.MethodGet, Path: path} }
+
+// Post matches POST requests as Get does.
+func Post(path string) sim.Match { return sim.Match{Method: http.MethodPost, Path: path} }
+
+// Put matches PUT requests as Get does.
+func Put(path string) sim.Match { return sim.Match{Method: http.MethodPut, Path: path} }
+
+// Delete matches DELETE requests as Get does.
+func Delete(path string) sim.Match { return sim.Match{Method: http.MethodDelete, Path: path} }
+
+// Any matches requests of every method as Get does.
+func Any(path string) sim.Match { return sim.Match{Path: path} }
