@@ -19,8 +19,12 @@ type Volume struct {
 	Description string
 	CreateMode  string // kubernetes for what this driver made
 	Template    string // name of the AppTemplate it was made from, or ""
-	Online      bool   // admin state of the app instance
+	Online      bool   // admin state of the app instance and of its storage instance
 	Exported    bool   // the storage instance's op_state is available
+
+	// Names of the two children: storage-1 and volume-1 in what this driver
+	// made without an AppTemplate.
+	StorageInstance, Child string
 
 	Size            GiB
 	Replicas        int
@@ -42,8 +46,17 @@ type Volume struct {
 	ActiveInitiators []string // IQNs logged in now
 
 	Source    Source
-	Snapshots []Snapshot
+	Snapshots []Snapshot // of the volume, and of the whole app instance
 }
+
+// Path is the volume's own path, the one to clone it by.
+func (v *Volume) Path() string { return v.storagePath() + "/volumes/" + v.Child }
+
+// path is the app instance's. The id outlives a rename, and never means another
+// app instance that was made later under the same name.
+func (v *Volume) path() string { return "/app_instances/" + v.ID }
+
+func (v *Volume) storagePath() string { return v.path() + "/storage_instances/" + v.StorageInstance }
 
 // Source is what a volume was made from; at most one field is set.
 type Source struct {
@@ -84,6 +97,11 @@ type VolumeSpec struct {
 	// the size the template gives.
 	Template     string
 	TemplateSize GiB
+
+	// Source makes the volume a clone, by the path of a volume (Volume.Path) or
+	// of a snapshot (Snapshot.Path). The clone has its source's layout and at
+	// first its size.
+	Source Source
 }
 
 // CHAP are the secrets of a storage instance. In is empty for one-way CHAP.
@@ -91,3 +109,9 @@ type CHAP struct {
 	User, Password     string // what the initiator presents (target_user_name on the array)
 	UserIn, PasswordIn string // what the target presents back (initiator_user_name on the array)
 }
+
+// String and GoString keep the secrets out of every log and error.
+func (c CHAP) String() string { return "CHAP of " + c.User }
+
+// GoString is String.
+func (c CHAP) GoString() string { return c.String() }

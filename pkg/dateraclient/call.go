@@ -1,0 +1,247 @@
+package dateraclient
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"sync/atomic"
+)
+
+// maxAnswer bounds what is read of one answer. A page of app instances with all
+// the snapshots an array allows stays far below it.
+const maxAnswer = 64 << 20
+
+// request is one REST request.
+type request struct {
+	method string
+	path   string // below the API version
+	query  url.Values
+	body   any // nil sends none
+	// secrets are parts of body that no error may show.
+	secrets []string
+	// hidden keeps the answer out of errors: it is a secret itself.
+	hidden bool
+	// once forbids to send it again when the answer was lost: a POST, and a PUT
+	// with an op, would not do the same thing twice.
+	once bool
+}
+
+func get(path string) request { return request{method: http.MethodGet, path: path} }
+func put(path string, body any) request {
+	return request{method: http.MethodPut, path: path, body: body}
+}
+func post(path string, body any) request {
+	return request{method: http.MethodPost, path: path, body: body, once: true}
+}
+func del(path string) request { return request{method: http.MethodDelete, path: path} }
+
+// call sends r and decodes the object that the array answers with.
+func call[T any](ctx context.Context, c *Client, r request) (T, error) {
+	var out T
+	err := c.do(ctx, r, func(raw []byte) error {
+		var e envelope[T]
+		if err := json.Unmarshal(raw, &e); err != nil {
+			return err
+		}
+		if e.Data == nil {
+			return errors.New("it has no data")
+		}
+		out = *e.Data
+		return nil
+	})
+	return out, err
+}
+
+// run sends r and demands no more of the answer than success and JSON; the state
+// it leads to is read back by other means.
+func run(ctx context.Context, c *Client, r request) error {
+	return c.do(ctx, r, func(raw []byte) error { return json.Unmarshal(raw, &struct{}{}) })
+}
+
+// do sends r with the shared login, and once more after a new login if the array
+// does not know the token any more.
+func (c *Client) do(ctx context.Context, r request, decode func([]byte) error) error {
+	ctx, cancel := patiently(ctx)
+	defer cancel()
+	s, err := c.login(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", r.method, r.path, err)
+	}
+	err = c.send(ctx, s, r, decode)
+	if !errors.Is(err, ErrAuth) {
+		return err
+	}
+	if s, err = c.login(ctx, s); err != nil {
+		return fmt.Errorf("%s %s: %w", r.method, r.path, err)
+	}
+	return c.send(ctx, s, r, decode)
+}
+
+// send tries until r is answered, refused for good, or lost with no right to
+// repeat it, or until ctx leaves no time for another attempt.
+func (c *Client) send(ctx context.Context, s *session, r request, decode func([]byte) error) error {
+	wait := backoff{retryFirst, retryMost}
+	for nonsense := 0; ; {
+		err := c.attempt(ctx, s, r, decode)
+		var e *Error
+		if !errors.As(err, &e) {
+			return err
+		}
+		if !r.replay(e, nonsense) || !wait.wait(ctx) {
+			return conclude(r, e)
+		}
+		if e.fate == garbled {
+			nonsense++
+		}
+	}
+}
+
+// conclude says of a request that must not be repeated that its answer was lost,
+// which is more than that the array is unavailable.
+func conclude(r request, e *Error) error {
+	if !r.once || (e.fate != lost && e.fate != garbled) {
+		return e
+	}
+	out := *e
+	out.kind = ErrAnswerLost
+	if e.kind != ErrUnavailable {
+		out.Message = e.kind.Error() + ": " + e.Message
+	}
+	return &out
+}
+
+// attempt sends r one time. It holds one of the client's slots meanwhile.
+func (c *Client) attempt(ctx context.Context, s *session, r request, decode func([]byte) error) error {
+	select {
+	case c.slots <- struct{}{}:
+		defer func() { <-c.slots }()
+	case <-ctx.Done():
+		return ended(ctx, r, false)
+	}
+	var wrote atomic.Bool // sticky: the transport may try a second connection by itself
+	req, err := c.httpRequest(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaders: func() { wrote.Store(true) },
+	}), s, r)
+	if err != nil {
+		return err
+	}
+	res, err := c.http.Do(req) //nolint:bodyclose // finish closes it
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		return finish(ctx, s, r, res, decode)
+	}
+	if ctx.Err() != nil {
+		return ended(ctx, r, wrote.Load())
+	}
+	return transportError(r, err, wrote.Load())
+}
+
+// httpRequest makes the request that goes over the wire.
+func (c *Client) httpRequest(ctx context.Context, s *session, r request) (*http.Request, error) {
+	target := c.endpoint + s.prefix() + r.path
+	if len(r.query) > 0 {
+		target += "?" + r.query.Encode()
+	}
+	var body io.Reader
+	if r.body != nil {
+		raw, err := json.Marshal(r.body)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s %s: %w", r.method, r.path, err)
+		}
+		body = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
+	if err != nil {
+		return nil, fmt.Errorf("make %s %s: %w", r.method, r.path, err)
+	}
+	req.Header.Set("Datera-Driver", c.agent)
+	req.Header.Set("Accept", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if s.token != "" { // a login knows neither
+		req.Header.Set("Auth-Token", s.token)
+		req.Header.Set("Tenant", c.tenant)
+	}
+	return req, nil
+}
+
+// finish reads the answer to its end, so that its connection can be used again.
+func finish(ctx context.Context, s *session, r request, res *http.Response, decode func([]byte) error) error {
+	defer res.Body.Close() //nolint:errcheck // it is only read
+	raw, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	secrets := append([]string{s.token}, r.secrets...)
+	quote := func() string {
+		if r.hidden {
+			return "(hidden)"
+		}
+		return excerpt(raw)
+	}
+	fail := func(kind error, f fate, message string, cause error) error {
+		return &Error{
+			Op: r.method, Path: r.path, HTTP: res.StatusCode,
+			kind: kind, fate: f, Message: blank(message, secrets), cause: cause,
+		}
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ended(ctx, r, true)
+	case res.StatusCode >= 300 && res.StatusCode < 400:
+		return fail(ErrNotDatera, final, "it redirects to "+res.Header.Get("Location"), nil)
+	case res.StatusCode < 200 || res.StatusCode >= 300:
+		return answerError(r, res.StatusCode, raw, secrets)
+	case err != nil:
+		return fail(ErrUnavailable, lost, "", err)
+	case len(raw) > maxAnswer:
+		return fail(ErrNotDatera, final, fmt.Sprintf("its answer is longer than %d MiB", maxAnswer>>20), nil)
+	}
+	err = decode(raw)
+	switch _, syntax := errors.AsType[*json.SyntaxError](err); {
+	case err == nil:
+		return nil
+	case syntax && looksLikeJSON(raw):
+		return fail(ErrNotDatera, garbled, "it answered half of "+quote(), nil)
+	case syntax:
+		return fail(ErrNotDatera, nonsenseFate(r), "it answered "+quote(), nil)
+	default:
+		return fail(ErrNotDatera, nonsenseFate(r), err.Error()+" in "+quote(), nil)
+	}
+}
+
+// nonsenseFate is the fate of a request that was answered with success and
+// something that no array says: asking again helps nobody, but whether the
+// request was carried out is not known.
+func nonsenseFate(r request) fate {
+	if r.once {
+		return garbled
+	}
+	return final
+}
+
+// looksLikeJSON tells a cut answer from one in another language.
+func looksLikeJSON(raw []byte) bool {
+	raw = bytes.TrimSpace(raw)
+	return len(raw) == 0 || raw[0] == '{'
+}
+
+// ended says why ctx ended: the caller's own end is its business and is final,
+// the end of our patience is a failure of the array.
+func ended(ctx context.Context, r request, wrote bool) error {
+	cause := context.Cause(ctx)
+	if !errors.Is(cause, errImpatient) {
+		return fmt.Errorf("%s %s: %w", r.method, r.path, cause)
+	}
+	f := refused
+	if wrote {
+		f = lost
+	}
+	return &Error{Op: r.method, Path: r.path, kind: ErrUnavailable, fate: f, cause: cause}
+}

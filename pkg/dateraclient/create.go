@@ -1,0 +1,314 @@
+package dateraclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// Names of the children that this driver makes.
+const (
+	storageName = "storage-1"
+	childName   = "volume-1"
+)
+
+// CreateVolume makes a volume with one request, and two if spec names an
+// AppTemplate, whose shape is checked first. A clone takes more, see Conform.
+//
+// ErrConflict means that the name is taken, by whatever: the caller reads and
+// compares. When the answer to the request is lost, the volume is looked up by its
+// name; if it is there and as asked it is returned, and if it is not, the request
+// is sent again, which is safe because a name can be taken once only. ErrAnswerLost
+// means that even so nobody knows whether the volume was, or will be, made.
+func (c *Client) CreateVolume(ctx context.Context, spec VolumeSpec) (*Volume, error) {
+	ctx, cancel := patiently(ctx)
+	defer cancel()
+	r, err := c.createRequest(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	v, err := c.create(ctx, r, spec)
+	if err != nil {
+		return nil, unknownReference(spec, err)
+	}
+	if spec.Source.IsZero() && (spec.Template == "" || spec.CHAP == nil) {
+		return v, nil
+	}
+	done, err := c.Conform(ctx, v, spec)
+	if errors.Is(err, ErrInvalid) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrPermission) {
+		return nil, c.undo(ctx, v, err)
+	}
+	return done, err
+}
+
+// createAttempts bounds how often a request is sent whose answers all get lost.
+const createAttempts = 3
+
+// create sends r until its outcome is known.
+func (c *Client) create(ctx context.Context, r request, spec VolumeSpec) (*Volume, error) {
+	wait := backoff{retryFirst, retryMost}
+	for attempt := 1; ; attempt++ {
+		a, err := call[appInstance](ctx, c, r)
+		if err == nil {
+			return a.volume()
+		}
+		// A conflict after an attempt whose answer was lost may be with that
+		// attempt's own volume.
+		if !unanswered(err) && (attempt == 1 || !errors.Is(err, ErrConflict)) {
+			return nil, err
+		}
+		v, lookErr := c.Volume(ctx, spec.Name)
+		switch {
+		case lookErr == nil && spec.describes(v):
+			return v, nil
+		case lookErr == nil:
+			return nil, &Error{kind: ErrConflict, Message: fmt.Sprintf("%s exists, but not as asked", spec.Name)}
+		case !errors.Is(lookErr, ErrNotFound):
+			return nil, &Error{kind: ErrAnswerLost, Message: fmt.Sprintf("%v; looked it up: %v", err, lookErr)}
+		case attempt == createAttempts || errors.Is(err, ErrFault) || !wait.wait(ctx):
+			return nil, err
+		}
+	}
+}
+
+// describes tells whether v can be the outcome of s.
+func (s VolumeSpec) describes(v *Volume) bool {
+	if s.Template != v.Template || s.Source != v.Source || s.CHAP.kind() != v.CHAP && s.CHAP != nil {
+		return false
+	}
+	if s.Template != "" {
+		return s.TemplateSize == 0 || s.TemplateSize == v.Size
+	}
+	if !s.Source.IsZero() {
+		return s.Size >= v.Size || s.Size == 0 // the rest is for Conform
+	}
+	return s.Size == v.Size && s.QoS == v.QoS &&
+		(s.Replicas == 0 || s.Replicas == v.Replicas) && (s.IPPool == "" || s.IPPool == v.IPPool)
+}
+
+// unknownReference translates the array's "not found" where it can only mean
+// something that spec refers to, for the volume itself is not there yet.
+func unknownReference(spec VolumeSpec, err error) error {
+	if !errors.Is(err, ErrNotFound) || !spec.Source.IsZero() {
+		return err
+	}
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	out := *e
+	out.kind = ErrInvalid
+	out.Message = fmt.Sprintf("it does not know the IP pool %q or the placement %q: %s",
+		spec.IPPool, spec.PlacementPolicy+spec.PlacementMode, e.Message)
+	return &out
+}
+
+// undo deletes a volume that this call has made and that cannot become what was
+// asked for, so that a final error leaves nothing behind.
+func (c *Client) undo(ctx context.Context, v *Volume, cause error) error {
+	if err := c.DeleteVolume(ctx, v); err != nil && !errors.Is(err, ErrNotFound) {
+		return &Error{
+			kind:    ErrUnavailable,
+			Message: fmt.Sprintf("%s was made, does not fit (%v) and could not be deleted", v.Name, cause), cause: err,
+		}
+	}
+	return cause
+}
+
+// The body of POST /app_instances. The array knows no other fields.
+type createBody struct {
+	Name       string `json:"name"`
+	Descr      string `json:"descr,omitempty"`
+	CreateMode string `json:"create_mode"`
+	ACMode     string `json:"access_control_mode,omitempty"`
+
+	StorageInstances []createStorage `json:"storage_instances,omitempty"`
+
+	Template *ref         `json:"app_template,omitempty"`
+	Override *overrideSIs `json:"template_override,omitempty"`
+
+	CloneSrc  *ref `json:"clone_src,omitempty"`
+	CloneVol  *ref `json:"clone_volume_src,omitempty"`
+	CloneSnap *ref `json:"clone_snapshot_src,omitempty"`
+}
+
+type createStorage struct {
+	Name    string         `json:"name"`
+	IPPool  *ref           `json:"ip_pool,omitempty"`
+	Auth    authBody       `json:"auth"`
+	Volumes []createVolume `json:"volumes"`
+}
+
+type createVolume struct {
+	Name     string   `json:"name"`
+	Size     GiB      `json:"size"`
+	Replicas int      `json:"replica_count,omitempty"`
+	Mode     string   `json:"placement_mode,omitempty"`
+	Policy   *ref     `json:"placement_policy,omitempty"`
+	QoS      *qosWire `json:"performance_policy,omitempty"`
+}
+
+// overrideSIs is keyed by names, and holds the size as a string.
+type overrideSIs struct {
+	StorageInstances map[string]overrideVolumes `json:"storage_instances"`
+}
+
+type overrideVolumes struct {
+	Volumes map[string]overrideSize `json:"volumes"`
+}
+
+type overrideSize struct {
+	Size string `json:"size"`
+}
+
+// createRequest checks spec and makes the POST of it.
+func (c *Client) createRequest(ctx context.Context, spec VolumeSpec) (request, error) {
+	if !isName(spec.Name) {
+		return request{}, invalid("%q cannot be the name of an app instance", spec.Name)
+	}
+	body := createBody{Name: spec.Name, Descr: described(spec.Description), CreateMode: "kubernetes"}
+	var err error
+	switch {
+	case spec.Template != "" && !spec.Source.IsZero():
+		err = invalid("%s can be made from AppTemplate %s or from a source, not from both", spec.Name, spec.Template)
+	case spec.Template != "":
+		err = c.fromTemplate(ctx, &body, spec)
+	case !spec.Source.IsZero():
+		err = body.fromSource(spec.Source)
+	default:
+		err = c.inline(ctx, &body, spec)
+	}
+	r := post("/app_instances", body)
+	r.secrets = spec.CHAP.secrets()
+	return r, err
+}
+
+// inline spells out the storage instance and the volume. Access is denied to all
+// from the beginning: Grant admits.
+func (c *Client) inline(ctx context.Context, body *createBody, spec VolumeSpec) error {
+	if spec.Size <= 0 || spec.Size > maxSize {
+		return invalid("%s cannot have the size %d GiB", spec.Name, spec.Size)
+	}
+	mode, policy, err := c.placement(ctx, spec)
+	if err != nil {
+		return err
+	}
+	pool, err := reference("/access_network_ip_pools/", spec.IPPool)
+	if err != nil {
+		return err
+	}
+	v := createVolume{Name: childName, Size: spec.Size, Replicas: spec.Replicas, Mode: mode, Policy: policy}
+	if spec.QoS != (QoS{}) {
+		q := qosWire(spec.QoS)
+		v.QoS = &q
+	}
+	body.ACMode = denyAll
+	body.StorageInstances = []createStorage{{
+		Name: storageName, IPPool: pool, Auth: spec.CHAP.body(), Volumes: []createVolume{v},
+	}}
+	return nil
+}
+
+// placement says where a volume shall lie in the words of the array's product:
+// since 3.3 a policy, unless only a mode was asked for, before it a mode.
+func (c *Client) placement(ctx context.Context, spec VolumeSpec) (mode string, policy *ref, err error) {
+	s, err := c.login(ctx, nil)
+	if err != nil {
+		return "", nil, err
+	}
+	switch {
+	case s.product.hasPlacementPolicies() && spec.PlacementPolicy != "":
+		policy, err = reference("/placement_policies/", spec.PlacementPolicy)
+		return "", policy, err
+	case s.product.hasPlacementPolicies(), spec.PlacementMode != "":
+		return spec.PlacementMode, nil, nil
+	case spec.PlacementPolicy != "" && spec.PlacementPolicy != "default":
+		return "", nil, invalid("placement policy %q needs product 3.3 on the array, it runs %d.%d: use a placement mode",
+			spec.PlacementPolicy, s.product[0], s.product[1])
+	default:
+		return "", nil, nil
+	}
+}
+
+// reference makes the reference to a named object; none for no name.
+func reference(collection, name string) (*ref, error) {
+	if name == "" {
+		return nil, nil //nolint:nilnil // no reference is what was asked for
+	}
+	if !isName(name) {
+		return nil, invalid("%q cannot be a name in %s", name, collection)
+	}
+	return &ref{Path: collection + name}, nil
+}
+
+// fromTemplate reads the template, because the override of its size goes by the
+// names in it, and because one that makes several volumes must not be used.
+func (c *Client) fromTemplate(ctx context.Context, body *createBody, spec VolumeSpec) error {
+	t, err := c.needTemplate(ctx, spec.Template)
+	if err != nil {
+		return err
+	}
+	body.Template = &ref{Path: t.Path}
+	if spec.TemplateSize > 0 {
+		size := overrideSize{strconv.FormatInt(int64(spec.TemplateSize), 10)}
+		body.Override = &overrideSIs{map[string]overrideVolumes{
+			t.StorageInstance: {map[string]overrideSize{t.Child: size}},
+		}}
+	}
+	return nil
+}
+
+func (b *createBody) fromSource(s Source) error {
+	switch {
+	case s.Snapshot != "" && s.Volume != "":
+		return invalid("a clone has one source, not the volume %s and the snapshot %s", s.Volume, s.Snapshot)
+	case s.Snapshot != "":
+		b.CloneSnap = &ref{Path: s.Snapshot}
+	case isVolumePath(s.Volume):
+		b.CloneVol = &ref{Path: s.Volume}
+	default:
+		b.CloneSrc = &ref{Path: s.Volume}
+	}
+	return nil
+}
+
+// authBody is the auth of a storage instance. Seen from the array, the initiator
+// presents the target's credentials, and the target presents the initiator's.
+type authBody struct {
+	Type       string `json:"type"`
+	User       string `json:"target_user_name,omitempty"`
+	Password   string `json:"target_pswd,omitempty"`
+	UserIn     string `json:"initiator_user_name,omitempty"`
+	PasswordIn string `json:"initiator_pswd,omitempty"`
+}
+
+func (c *CHAP) kind() string {
+	switch {
+	case c == nil:
+		return "none"
+	case c.UserIn != "":
+		return "mchap"
+	default:
+		return "chap"
+	}
+}
+
+func (c *CHAP) body() authBody {
+	b := authBody{Type: c.kind()}
+	if c != nil {
+		b.User, b.Password = c.User, c.Password
+	}
+	if b.Type == "mchap" {
+		b.UserIn, b.PasswordIn = c.UserIn, c.PasswordIn
+	}
+	return b
+}
+
+func (c *CHAP) secrets() []string {
+	if c == nil {
+		return nil
+	}
+	return slices.DeleteFunc([]string{c.Password, c.PasswordIn}, func(s string) bool { return s == "" })
+}

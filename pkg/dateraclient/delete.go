@@ -1,0 +1,98 @@
+package dateraclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// adminState is the body of a PUT that takes an app instance, or a storage
+// instance, offline or online.
+type adminState struct {
+	State string `json:"admin_state"`
+	Force bool   `json:"force,omitempty"`
+}
+
+// DeleteVolume deletes v, which the caller has just read, in two requests:
+// offline, then DELETE. ErrNotFound means that it was gone before, nil that this
+// call has ended it.
+//
+// ErrInUse: v has snapshots, which the array would delete along with it, or
+// initiators that are logged in. Both are looked for in v and again in the
+// array's answer to going offline, which is as late as can be. The offline is not
+// forced, so that the array itself refuses while somebody is logged in.
+//
+// The array answers DELETE with the object it has deleted. Only when that answer
+// says that work goes on is the volume read until it is gone; a lost answer is
+// cleared up by deleting again, until the array finds nothing to delete.
+func (c *Client) DeleteVolume(ctx context.Context, v *Volume) error {
+	ctx, cancel := patiently(ctx)
+	defer cancel()
+	if err := v.deletable(); err != nil {
+		return err
+	}
+	last, err := c.takeOffline(ctx, v)
+	if err != nil {
+		return err
+	}
+	if err = last.deletable(); err != nil {
+		if v.Online {
+			err = errors.Join(err, run(ctx, c, put(v.path(), adminState{State: online})))
+		}
+		return err
+	}
+	rest, err := call[appInstance](ctx, c, del(v.path()))
+	if errors.Is(err, ErrNotFound) || err == nil && rest.OpState == "" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return poll(ctx, v.Name+" to be gone", func(ctx context.Context) (bool, error) {
+		_, err := c.reread(ctx, v)
+		if errors.Is(err, ErrNotFound) {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
+// deletable names what would be lost, or who would lose it.
+func (v *Volume) deletable() error {
+	var stamps []string
+	for _, s := range v.Snapshots {
+		stamps = append(stamps, s.UTCTS)
+	}
+	switch {
+	case len(stamps) > 0:
+		return inUse("%s has the snapshots %s: delete them first", v.Name, strings.Join(stamps, ", "))
+	case len(v.ActiveInitiators) > 0:
+		return inUse("%s is in use by %s: unpublish it first", v.Name, strings.Join(v.ActiveInitiators, ", "))
+	}
+	return nil
+}
+
+// takeOffline takes the app instance offline and gives it as it is then. The
+// array may refuse for reasons other than a session, such as an initiator that is
+// admitted; it is forced only when a new look finds nobody logged in.
+func (c *Client) takeOffline(ctx context.Context, v *Volume) (*Volume, error) {
+	a, err := call[appInstance](ctx, c, put(v.path(), adminState{State: offline}))
+	if errors.Is(err, ErrInvalid) || errors.Is(err, ErrConflict) {
+		seen, readErr := c.reread(ctx, v)
+		if readErr != nil {
+			return nil, readErr
+		}
+		if inUse := seen.deletable(); inUse != nil {
+			return nil, fmt.Errorf("%w: %w", inUse, err)
+		}
+		a, err = call[appInstance](ctx, c, put(v.path(), adminState{State: offline, Force: true}))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if last, shapeErr := a.volume(); shapeErr == nil {
+		return last, nil
+	}
+	return c.reread(ctx, v) // the answer was not the whole app instance
+}

@@ -1,0 +1,248 @@
+package dateraclient
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// The kinds of failure, to be asked for with errors.Is. What the array itself
+// said travels beside the kind in an *Error.
+var (
+	ErrNotFound    = errors.New("not found")                          // the array has no such object
+	ErrConflict    = errors.New("exists already")                     // the name, id or uuid is taken
+	ErrInUse       = errors.New("in use")                             // snapshots, sessions or access rules forbid it
+	ErrNoSpace     = errors.New("no space left on the array")         // or in the tenant's quota
+	ErrAuth        = errors.New("the array refuses the credentials")  // also after one new login
+	ErrPermission  = errors.New("permission denied by the array")     // the user's role or tenant does not allow it
+	ErrInvalid     = errors.New("the array refuses the request")      // final: nothing was done
+	ErrFault       = errors.New("the array failed")                   // 500: its words are all there is to know
+	ErrUnavailable = errors.New("the array is unavailable")           // 503, refused, reset or still starting, after retries
+	ErrUnreachable = errors.New("the array cannot be reached")        // no route, no address, no answer to a dial
+	ErrNotDatera   = errors.New("not a Datera array that we know")    // HTML, empty or half answers, no API version in common
+	ErrShape       = errors.New("not one volume in one app instance") // an app instance that is not ours to handle
+
+	// ErrAnswerLost is an ErrUnavailable with more to it: the request may have
+	// been carried out, or may be so later.
+	ErrAnswerLost = fmt.Errorf("%w: the answer was lost", ErrUnavailable)
+
+	// ErrUntrusted is an ErrUnreachable: somebody answered, with a certificate
+	// that proves nothing. It is never retried.
+	ErrUntrusted = fmt.Errorf("%w: its certificate is not trusted", ErrUnreachable)
+)
+
+// Error is a failed request. It unwraps to its kind and to the transport's own
+// error if there is one. It never holds passwords, tokens or CHAP secrets: what
+// the array echoes of them is blanked.
+type Error struct {
+	Op, Path string // method and resource path, without API version
+
+	HTTP    int      // status; 0 when there was no answer
+	Name    string   // the array's class of error, e.g. ConflictError
+	Code    int      // the array's sub-code
+	Message string   // the array's words, or ours where it had none
+	Errors  []string // the array's details, one for each fault it found
+
+	kind  error
+	cause error
+	fate  fate
+}
+
+// fate is what became of a request that failed, as far as the client can know.
+type fate int
+
+const (
+	final   fate = iota // the array has refused it, or it can never work
+	refused             // surely not carried out; may work later
+	lost                // perhaps carried out
+	garbled             // as lost; the answer arrived, but cut short or unintelligible
+	faulted             // as lost, but the array itself reported the failure: not replayed
+)
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.Op != "" {
+		fmt.Fprintf(&b, "%s %s: ", e.Op, e.Path)
+	}
+	b.WriteString(e.kind.Error())
+	if e.Message != "" {
+		b.WriteString(": " + e.Message)
+	}
+	if len(e.Errors) > 0 {
+		b.WriteString(": " + strings.Join(e.Errors, "; "))
+	}
+	if e.cause != nil {
+		b.WriteString(": " + e.cause.Error())
+	}
+	switch {
+	case e.Name != "" && e.Code != 0:
+		fmt.Fprintf(&b, " (%s %d, HTTP %d)", e.Name, e.Code, e.HTTP)
+	case e.Name != "":
+		fmt.Fprintf(&b, " (%s, HTTP %d)", e.Name, e.HTTP)
+	case e.HTTP != 0:
+		fmt.Fprintf(&b, " (HTTP %d)", e.HTTP)
+	}
+	return b.String()
+}
+
+// Unwrap gives the kind and, if a transport failed, the transport's error.
+func (e *Error) Unwrap() []error {
+	if e.cause == nil {
+		return []error{e.kind}
+	}
+	return []error{e.kind, e.cause}
+}
+
+// kinds is the only place that knows how the array names its failures. The first
+// row that fits decides; a zero field fits anything. Codes other than 15 are not
+// documented anywhere.
+func kinds() []kindRow {
+	return []kindRow{
+		{name: "AuthFailedError", kind: ErrAuth},
+		{name: "InvalidSessionKeyError", kind: ErrAuth},
+		{http: http.StatusUnauthorized, kind: ErrAuth},
+		{http: http.StatusServiceUnavailable, kind: ErrUnavailable, fate: refused},
+		{http: http.StatusTooManyRequests, kind: ErrUnavailable, fate: refused},
+		{http: http.StatusBadGateway, kind: ErrUnavailable, fate: lost},
+		{http: http.StatusGatewayTimeout, kind: ErrUnavailable, fate: lost},
+		{http: http.StatusInternalServerError, says: "still initializing", kind: ErrUnavailable, fate: refused},
+		{name: "PermissionDeniedError", kind: ErrPermission},
+		{name: "NotFoundError", kind: ErrNotFound},
+		{name: "ConflictError", kind: ErrConflict},
+		{name: "InvalidRequestError", code: 15, kind: ErrConflict}, // a snapshot with that uuid exists
+		{http: http.StatusInsufficientStorage, named: true, kind: ErrNoSpace},
+		{http: http.StatusForbidden, named: true, kind: ErrPermission},
+		{http: http.StatusConflict, named: true, kind: ErrConflict},
+		{name: "InvalidRequestError", kind: ErrInvalid},
+		{name: "ValidationFailedError", kind: ErrInvalid},
+		{name: "InvalidRouteError", kind: ErrInvalid},
+	}
+}
+
+type kindRow struct {
+	name  string
+	http  int
+	code  int
+	says  string // part of the array's message
+	named bool   // only when the body is an error of the array, by any name
+	kind  error
+	fate  fate
+}
+
+// classify finds the kind of an answer that is not a success. A status alone is
+// believed where a half-started array may send nothing more; 404 never is: only
+// the array's own NotFoundError means that an object is gone, not some proxy's
+// idea of a path.
+func classify(status int, body errorBody) (error, fate) {
+	for _, k := range kinds() {
+		if (k.name == "" || k.name == string(body.Name)) && (k.http == 0 || k.http == status) &&
+			(k.code == 0 || k.code == int(body.Code)) && (!k.named || body.isError()) &&
+			strings.Contains(string(body.Message), k.says) {
+			return k.kind, k.fate
+		}
+	}
+	switch {
+	case !body.isError():
+		return ErrNotDatera, final
+	case status >= http.StatusInternalServerError:
+		return ErrFault, faulted
+	default:
+		return ErrInvalid, final
+	}
+}
+
+// errorBody is what the array sends beside a status that is not a success.
+type errorBody struct {
+	Name    text            `json:"name"`
+	Code    number          `json:"code"`
+	Message text            `json:"message"`
+	Errors  json.RawMessage `json:"errors"`
+}
+
+// isError tells an array's error from any other JSON.
+func (b errorBody) isError() bool { return strings.HasSuffix(string(b.Name), "Error") }
+
+// details reads the list of faults, whatever its elements are.
+func (b errorBody) details() []string {
+	var items []json.RawMessage
+	if json.Unmarshal(b.Errors, &items) != nil {
+		return nil
+	}
+	var out []string
+	for _, item := range items {
+		var s string
+		if json.Unmarshal(item, &s) != nil {
+			s = excerpt(item)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// answerError makes the error of an answer with a status that is not a success.
+func answerError(r request, status int, raw []byte, secrets []string) *Error {
+	var body errorBody
+	decoded := json.Unmarshal(raw, &body) == nil
+	if !decoded {
+		body = errorBody{}
+	}
+	e := &Error{Op: r.method, Path: r.path, HTTP: status, Name: string(body.Name), Code: int(body.Code)}
+	e.kind, e.fate = classify(status, body)
+	e.Message = blank(string(body.Message), secrets)
+	if e.Message == "" && !body.isError() {
+		e.Message = "it answered " + blank(excerpt(raw), secrets)
+	}
+	for _, d := range body.details() {
+		e.Errors = append(e.Errors, blank(d, secrets))
+	}
+	return e
+}
+
+// invalid is a request that is refused before it is sent.
+func invalid(format string, args ...any) error {
+	return &Error{kind: ErrInvalid, Message: fmt.Sprintf(format, args...)}
+}
+
+// inUse says what forbids an operation, and should say what to do about it.
+func inUse(format string, args ...any) error {
+	return &Error{kind: ErrInUse, Message: fmt.Sprintf(format, args...)}
+}
+
+// unanswered tells whether a failed request may nevertheless have been carried
+// out.
+func unanswered(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && slices.Contains([]fate{lost, garbled, faulted}, e.fate)
+}
+
+// excerptBytes is how much of an unintelligible answer an error quotes.
+const excerptBytes = 120
+
+// excerpt quotes the beginning of an answer on one line.
+func excerpt(raw []byte) string {
+	s := strings.Join(strings.Fields(strings.ToValidUTF8(string(raw[:min(len(raw), 4*excerptBytes)]), "?")), " ")
+	if s == "" {
+		return "nothing"
+	}
+	if len(s) > excerptBytes {
+		s = strings.ToValidUTF8(s[:excerptBytes], "") + "…"
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// blank takes secrets out of what the array sent: it may echo what it refuses.
+func blank(s string, secrets []string) string {
+	for _, secret := range secrets {
+		if secret == "" {
+			continue
+		}
+		s = strings.ReplaceAll(s, secret, "(hidden)")
+		if quoted := strings.Trim(fmt.Sprintf("%q", secret), `"`); quoted != secret {
+			s = strings.ReplaceAll(s, quoted, "(hidden)")
+		}
+	}
+	return s
+}
