@@ -1,0 +1,239 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
+)
+
+// Files of a backend, as the keys of a Kubernetes Secret.
+const (
+	fileEndpoint = "endpoint"                 // http://HOST[:PORT] or https://HOST[:PORT]
+	fileTenant   = "tenant"                   // /root or /root/NAME; absent: /root
+	fileUser     = "username"                 //
+	filePassword = "password"                 //
+	fileCA       = "ca.crt"                   // PEM; absent: the system's roots
+	fileInsecure = "insecure-skip-tls-verify" // true: any certificate will do; absent: false
+)
+
+// BackendsConfig says where backends are and how to speak to them.
+type BackendsConfig struct {
+	Dir         string // holds one directory a backend, each named like its backend
+	Concurrency int    // most requests at once to one backend
+	Agent       string // how the array sees this driver, e.g. datera-csi-1.0.0
+}
+
+// Backends finds the array that serves a volume. A backend is a directory of
+// small files, as Kubernetes mounts a Secret. Files are read when they are
+// needed: a backend added later is found, a changed one gets a new client, and
+// a rotated user or password is read at the next login, all without a restart.
+// It is safe for concurrent use.
+type Backends struct {
+	cfg BackendsConfig
+
+	mu      sync.Mutex
+	clients map[string]client // by backend
+}
+
+// client is a client and the settings it was made from.
+type client struct {
+	settings settings
+	array    *dateraclient.Client
+}
+
+// settings of a backend but for its credentials.
+type settings struct {
+	endpoint, tenant, ca string
+	insecure             bool
+}
+
+// OpenBackends returns the backends below cfg.Dir. It reads nothing yet: an
+// empty or missing directory shows in Names, Ready and in every RPC.
+func OpenBackends(cfg BackendsConfig) *Backends {
+	return &Backends{cfg: cfg, clients: make(map[string]client)}
+}
+
+// Names lists the backends that there are now.
+func (b *Backends) Names() ([]string, error) {
+	entries, err := os.ReadDir(b.cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("read the backends: %w", err)
+	}
+	var names []string
+	for _, entry := range entries { // Kubernetes adds ..data and its like; a valid name has no dot
+		if checkBackendName(entry.Name()) != nil {
+			continue
+		}
+		info, err := os.Stat(filepath.Join(b.cfg.Dir, entry.Name())) // a symbolic link to a directory counts
+		if err == nil && info.IsDir() {
+			names = append(names, entry.Name())
+		}
+	}
+	return names, nil
+}
+
+// Check reads every backend's files and names what is wrong with them. It asks
+// nothing of any array.
+func (b *Backends) Check() error {
+	names, err := b.Names()
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("%s holds no backend: make a directory %s with the files %s, %s and %s",
+			b.cfg.Dir, filepath.Join(b.cfg.Dir, defaultBackend), fileEndpoint, fileUser, filePassword)
+	}
+	var errs []error
+	for _, name := range names {
+		_, err := b.array(name)
+		if err == nil {
+			_, _, err = credentials(filepath.Join(b.cfg.Dir, name))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// array is the array of a backend. A backend that does not exist is
+// errUnknownBackend; one whose files are unfit is errBackend.
+func (b *Backends) array(name string) (Array, error) {
+	dir := filepath.Join(b.cfg.Dir, name)
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir():
+		return nil, b.unknown(name)
+	case err != nil:
+		return nil, fmt.Errorf("backend %s: %w: %w", name, errBackend, err)
+	}
+	now, err := readSettings(dir)
+	if err != nil {
+		return nil, fmt.Errorf("backend %s: %w: %w", name, errBackend, err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old, ok := b.clients[name]
+	if ok && old.settings == now {
+		return old.array, nil
+	}
+	fresh, err := b.connect(dir, now)
+	if err != nil {
+		return nil, fmt.Errorf("backend %s: %w: %w", name, errBackend, err)
+	}
+	if ok {
+		old.array.Close()
+	}
+	b.clients[name] = fresh
+	return fresh.array, nil
+}
+
+func (b *Backends) unknown(name string) error {
+	names, err := b.Names()
+	if err != nil {
+		return fmt.Errorf("backend %s: %w: %w", name, errBackend, err)
+	}
+	slices.Sort(names)
+	return fmt.Errorf("%w: %q is not among the backends in %s (%s)", errUnknownBackend, name, b.cfg.Dir, strings.Join(names, ", "))
+}
+
+func (b *Backends) connect(dir string, s settings) (client, error) {
+	endpoint, err := url.Parse(s.endpoint)
+	if err != nil {
+		return client{}, fmt.Errorf("file %s holds no address; write https://HOST:PORT", filepath.Join(dir, fileEndpoint))
+	}
+	web, err := dateraclient.HTTPClient([]byte(s.ca), s.insecure)
+	if err != nil {
+		return client{}, fmt.Errorf("file %s: %w", filepath.Join(dir, fileCA), err)
+	}
+	array, err := dateraclient.New(dateraclient.Config{
+		Endpoint:    endpoint,
+		Tenant:      s.tenant,
+		Credentials: func() (user, password string, err error) { return credentials(dir) },
+		HTTP:        web,
+		Concurrency: b.cfg.Concurrency,
+		Agent:       b.cfg.Agent,
+	})
+	if err != nil {
+		return client{}, fmt.Errorf("files %s and %s in %s: %w", fileEndpoint, fileTenant, dir, err)
+	}
+	return client{settings: s, array: array}, nil
+}
+
+// snapshot is the directory as it is now. Kubernetes swaps a Secret by turning
+// the link ..data, so files read through its target belong together: an endpoint
+// of today never meets a tenant of tomorrow.
+func snapshot(dir string) string {
+	target, err := filepath.EvalSymlinks(filepath.Join(dir, "..data"))
+	if err != nil {
+		return dir
+	}
+	return target
+}
+
+func readSettings(dir string) (settings, error) {
+	now := snapshot(dir)
+	var s settings
+	var err error
+	if s.endpoint, err = required(dir, now, fileEndpoint, "https://HOST:7718 of the array"); err != nil {
+		return settings{}, err
+	}
+	if s.tenant, err = optional(now, fileTenant, "/root"); err != nil {
+		return settings{}, err
+	}
+	if s.ca, err = optional(now, fileCA, ""); err != nil {
+		return settings{}, err
+	}
+	insecure, err := optional(now, fileInsecure, "false")
+	if err != nil {
+		return settings{}, err
+	}
+	if s.insecure, err = parseBool(insecure); err != nil {
+		return settings{}, fmt.Errorf("file %s: %q %w", filepath.Join(dir, fileInsecure), insecure, err)
+	}
+	if s.insecure && s.ca != "" {
+		return settings{}, fmt.Errorf("file %s: true contradicts %s; remove one of them", filepath.Join(dir, fileInsecure), fileCA)
+	}
+	return s, nil
+}
+
+// credentials reads who to log in as. Errors never hold a value.
+func credentials(dir string) (user, password string, err error) {
+	now := snapshot(dir)
+	if user, err = required(dir, now, fileUser, "the array's user"); err != nil {
+		return "", "", err
+	}
+	password, err = required(dir, now, filePassword, "the user's password")
+	return user, password, err
+}
+
+// required reads a file that must be there and hold something.
+func required(dir, now, name, what string) (string, error) {
+	value, err := optional(now, name, "")
+	if err != nil {
+		return "", err
+	}
+	if value == "" {
+		return "", fmt.Errorf("file %s is missing or empty: write %s into it", filepath.Join(dir, name), what)
+	}
+	return value, nil
+}
+
+// optional reads a file without the newlines at its end, which editors add and
+// no value has.
+func optional(dir, name, absent string) (string, error) {
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return absent, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read a backend's file: %w", err)
+	}
+	return strings.TrimRight(string(data), "\r\n"), nil
+}

@@ -1,0 +1,73 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+)
+
+// capability is a VolumeCapability, parsed.
+type capability struct {
+	Block     bool
+	FSType    string // "" leaves the choice to the node
+	ReadOnly  bool
+	ManyNodes bool // several nodes may have the volume at once
+}
+
+// checkCapabilities takes what a volume of ours can do, all at once.
+func checkCapabilities(caps []*csi.VolumeCapability) error {
+	if len(caps) == 0 {
+		return errors.New("volume_capabilities are missing")
+	}
+	blocks := 0
+	for _, c := range caps {
+		parsed, err := parseCapability(c)
+		if err != nil {
+			return err
+		}
+		if parsed.Block {
+			blocks++
+		}
+	}
+	if blocks > 0 && blocks < len(caps) {
+		return errors.New("volume_capabilities: a volume is a block device or a file system, not both")
+	}
+	return nil
+}
+
+func parseCapability(c *csi.VolumeCapability) (capability, error) {
+	var parsed capability
+	switch access := c.GetAccessType().(type) {
+	case *csi.VolumeCapability_Block:
+		parsed.Block = true
+	case *csi.VolumeCapability_Mount:
+		fsType := access.Mount.GetFsType()
+		if !slices.Contains([]string{"", "xfs", "ext4"}, fsType) {
+			return capability{}, fmt.Errorf("volume_capability: file system %q is not supported; use xfs or ext4", fsType)
+		}
+		parsed.FSType = fsType
+	default:
+		return capability{}, errors.New("volume_capability: the access type is missing, block or mount")
+	}
+	switch mode := c.GetAccessMode().GetMode(); mode {
+	case csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER,
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER:
+	case csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY:
+		parsed.ReadOnly = true
+	case csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER:
+		if !parsed.Block {
+			return capability{}, errors.New("volume_capability: MULTI_NODE_MULTI_WRITER is for raw block only: xfs and ext4 are destroyed when two nodes write to them")
+		}
+		parsed.ManyNodes = true
+	case csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY, csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER:
+		return capability{}, fmt.Errorf("volume_capability: %s is not supported: the array admits an initiator for reading and writing or not at all, so nothing would keep the other nodes from writing", mode)
+	case csi.VolumeCapability_AccessMode_UNKNOWN:
+		return capability{}, errors.New("volume_capability: the access mode is missing")
+	default:
+		return capability{}, fmt.Errorf("volume_capability: access mode %s is not known to this driver", mode)
+	}
+	return parsed, nil
+}

@@ -1,0 +1,87 @@
+// Package controller is the CSI controller service of a Datera array: it makes,
+// deletes, grows, admits and fences volumes over the array's REST API.
+//
+// Every RPC has four beats: parse, lock, ensure, answer. Every id is
+// deterministic and the array is the only truth, so two live replicas of this
+// service do each other no harm.
+package controller
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/internal/keylock"
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
+)
+
+// Array is what this package asks of an array. *dateraclient.Client is the one
+// implementation; see there for the errors.
+type Array interface {
+	Volume(ctx context.Context, name string) (*dateraclient.Volume, error)
+	Template(ctx context.Context, name string) (*dateraclient.Template, error)
+	CreateVolume(ctx context.Context, spec dateraclient.VolumeSpec) (*dateraclient.Volume, error)
+	GrowVolume(ctx context.Context, name string, to dateraclient.GiB) (*dateraclient.Volume, error)
+	DeleteVolume(ctx context.Context, volume *dateraclient.Volume) error
+	Grant(ctx context.Context, volume *dateraclient.Volume, iqn string) (*dateraclient.Volume, error)
+	Revoke(ctx context.Context, volume *dateraclient.Volume, iqn string) error
+}
+
+// Config is what a Server is made of.
+type Config struct {
+	Backends *Backends // required
+}
+
+// Server implements csi.ControllerServer. It is safe for concurrent use.
+type Server struct {
+	csi.UnimplementedControllerServer
+
+	backends *Backends
+	volumes  keylock.Keys // held by volume id, from the first look at the array to the answer
+}
+
+// New makes a Server. It asks nothing of the array.
+func New(cfg Config) *Server {
+	return &Server{backends: cfg.Backends}
+}
+
+// ControllerGetCapabilities lists what this Server offers in full.
+//
+// PUBLISH_READONLY is not among them: the array cannot admit an initiator for
+// reading only, so a read-only volume is the node's doing.
+func (*Server) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
+	types := []csi.ControllerServiceCapability_RPC_Type{
+		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
+		csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME,
+		csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
+		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+	}
+	caps := make([]*csi.ControllerServiceCapability, len(types))
+	for i, t := range types {
+		caps[i] = &csi.ControllerServiceCapability{Type: &csi.ControllerServiceCapability_Rpc{
+			Rpc: &csi.ControllerServiceCapability_RPC{Type: t},
+		}}
+	}
+	return &csi.ControllerGetCapabilitiesResponse{Capabilities: caps}, nil
+}
+
+// lock takes the volume for one call. The caller releases it; another call for
+// the same volume hears Aborted and comes back (CSI v1.13, "Concurrency").
+func (s *Server) lock(id volumeID) (unlock func(), err error) {
+	unlock, ok := s.volumes.TryLock(id.String())
+	if !ok {
+		return nil, fmt.Errorf("volume %s: %w", id, errHeld)
+	}
+	return unlock, nil
+}
+
+// find reads the volume of an id from its array.
+func (s *Server) find(ctx context.Context, id volumeID) (Array, *dateraclient.Volume, error) {
+	array, err := s.backends.array(id.Backend)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := array.Volume(ctx, id.Name)
+	return array, v, err
+}

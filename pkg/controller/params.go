@@ -1,0 +1,213 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
+)
+
+// The array's limits of a performance policy and of a volume.
+const (
+	maxIOPS      = 10_000_000
+	maxBandwidth = 10_240_000 // KiB/s
+	maxReplicas  = 5
+)
+
+// parameters is a StorageClass, parsed.
+type parameters struct {
+	Backend                 string
+	Replicas                int
+	PlacementMode           string
+	PlacementPolicy         string
+	IPPool                  string
+	Template                string
+	DisableTemplateOverride bool
+	RoundRobin              bool
+	QoS                     dateraclient.QoS
+	IOPSPerGiB              int
+	BandwidthPerGiB         int // KiB/s
+
+	PVC, Namespace, PV string // what the provisioner says with --extra-create-metadata
+}
+
+// limits are the QoS limits of a volume of this class and size: the totals are
+// lowered to the limit per GiB, never raised by it.
+func (p parameters) limits(size dateraclient.GiB) dateraclient.QoS {
+	qos := p.QoS
+	qos.TotalIOPS = lower(qos.TotalIOPS, p.IOPSPerGiB, size, maxIOPS)
+	qos.TotalBandwidth = lower(qos.TotalBandwidth, p.BandwidthPerGiB, size, maxBandwidth)
+	return qos
+}
+
+// lower is the smaller of total and perGiB times size; zero means unlimited, most
+// is the highest limit the array can express. size is at most 2^18 and perGiB at
+// most 2^24, so the product fits.
+func lower(total, perGiB int, size dateraclient.GiB, most int) int {
+	if perGiB == 0 {
+		return total
+	}
+	limit := min(int64(perGiB)*int64(size), int64(most))
+	if total == 0 || int64(total) > limit {
+		return int(limit)
+	}
+	return total
+}
+
+// parameter is a key of a StorageClass.
+type parameter struct {
+	key    string
+	values string // what it takes, for people
+	preset string // its value when the class does not name it
+	help   string
+	parse  func(p *parameters, value string) error
+}
+
+// volumeParameters is every key a StorageClass may hold. Documentation and the
+// list in error messages come from it.
+func volumeParameters() []parameter {
+	return []parameter{
+		{"backend", "name of a backend", defaultBackend, "The array and tenant that hold the volume: a directory below `--backends-dir`.", func(p *parameters, v string) error {
+			p.Backend = v
+			return checkBackendName(v)
+		}},
+		{"replica_count", "1 to 5", "3", "Copies the array keeps. With `template`: ignored, the template decides.", whole(1, maxReplicas, func(p *parameters) *int { return &p.Replicas })},
+		{"placement_mode", "`hybrid`, `single_flash`, `all_flash`", "hybrid", "Media of the copies. On products from 3.3 on it counts only when `placement_policy` is not in the class. With `template`: ignored.", oneOf([]string{"hybrid", "single_flash", "all_flash"}, func(p *parameters) *string { return &p.PlacementMode })},
+		{"placement_policy", "name of a placement policy", "default", "Media of the copies, on products from 3.3 on. With `template`: ignored.", object(func(p *parameters) *string { return &p.PlacementPolicy })},
+		{"ip_pool", "name of an access network IP pool", "default", "Where the target's addresses come from. With `template`: ignored.", object(func(p *parameters) *string { return &p.IPPool })},
+		{"template", "name of an app template", "", "Makes the volume from this template, which must describe exactly one volume.", object(func(p *parameters) *string { return &p.Template })},
+		{"disable_template_override", "`true`, `false`", "false", "`true`: the volume keeps the size its template gives; a size outside what the claim asks for is an error.", boolean(func(p *parameters) *bool { return &p.DisableTemplateOverride })},
+		{"round_robin", "`true`, `false`", "false", "`true`: nodes use one portal only, chosen by the volume's id so that volumes spread over the portals. Without multipath, a lost portal then is a lost volume.", boolean(func(p *parameters) *bool { return &p.RoundRobin })},
+		{"read_iops_max", "0 to 10000000", "0", "Reads per second; 0 is unlimited. With `template`: ignored, as all limits are.", whole(0, maxIOPS, func(p *parameters) *int { return &p.QoS.ReadIOPS })},
+		{"write_iops_max", "0 to 10000000", "0", "Writes per second; 0 is unlimited.", whole(0, maxIOPS, func(p *parameters) *int { return &p.QoS.WriteIOPS })},
+		{"total_iops_max", "0 to 10000000", "0", "Reads and writes per second; 0 is unlimited.", whole(0, maxIOPS, func(p *parameters) *int { return &p.QoS.TotalIOPS })},
+		{"read_bandwidth_max", "0 to 10240000", "0", "KiB/s read; 0 is unlimited.", whole(0, maxBandwidth, func(p *parameters) *int { return &p.QoS.ReadBandwidth })},
+		{"write_bandwidth_max", "0 to 10240000", "0", "KiB/s written; 0 is unlimited.", whole(0, maxBandwidth, func(p *parameters) *int { return &p.QoS.WriteBandwidth })},
+		{"total_bandwidth_max", "0 to 10240000", "0", "KiB/s read and written; 0 is unlimited.", whole(0, maxBandwidth, func(p *parameters) *int { return &p.QoS.TotalBandwidth })},
+		{"iops_per_gb", "0 to 10000000", "0", "Lowers `total_iops_max` to this number for each GiB the volume is made with; 0 does nothing.", whole(0, maxIOPS, func(p *parameters) *int { return &p.IOPSPerGiB })},
+		{"bandwidth_per_gb", "0 to 10240000", "0", "Lowers `total_bandwidth_max` to this many KiB/s for each GiB the volume is made with; 0 does nothing.", whole(0, maxBandwidth, func(p *parameters) *int { return &p.BandwidthPerGiB })},
+		{"delete_on_unmount", "`false`", "false", "Kept for classes of the vendor's driver. `true` is refused: unmounting a volume never deletes its data. Use `reclaimPolicy` or generic ephemeral volumes.", never("a node never deletes data; use reclaimPolicy: Delete, or a generic ephemeral volume")},
+		{"csi.storage.k8s.io/pvc/name", "set by the provisioner", "", "Goes into the description of the app instance.", func(p *parameters, v string) error { p.PVC = v; return nil }},
+		{"csi.storage.k8s.io/pvc/namespace", "set by the provisioner", "", "Goes into the description of the app instance.", func(p *parameters, v string) error { p.Namespace = v; return nil }},
+		{"csi.storage.k8s.io/pv/name", "set by the provisioner", "", "Goes into the description of the app instance.", func(p *parameters, v string) error { p.PV = v; return nil }},
+	}
+}
+
+// dropped are keys the vendor's README names and its driver never read. Taking
+// them in silence would promise what is not done.
+func dropped() map[string]string {
+	return map[string]string{
+		"fs_type": "it was never honoured; say csi.storage.k8s.io/fstype: xfs or ext4",
+		"fs_args": "it was never honoured; the file system is made with safe options, say csi.storage.k8s.io/fstype to choose it",
+	}
+}
+
+// parseParameters reads a StorageClass. The error names every key that is wrong.
+func parseParameters(given map[string]string) (parameters, error) {
+	table := volumeParameters()
+	var p parameters
+	var wrong []string
+	for _, param := range table {
+		value, ok := given[param.key]
+		if !ok {
+			value = param.preset
+		}
+		if value == "" && param.preset == "" {
+			continue
+		}
+		if err := param.parse(&p, value); err != nil {
+			wrong = append(wrong, fmt.Sprintf("%s %q %v", param.key, value, err))
+		}
+	}
+	if given["placement_mode"] != "" && given["placement_policy"] == "" {
+		p.PlacementPolicy = "" // a policy would win over the mode that was asked for
+	}
+	wrong = append(wrong, strangers(table, given)...)
+	if len(wrong) > 0 {
+		return parameters{}, errors.New("parameters: " + strings.Join(wrong, "; "))
+	}
+	return p, nil
+}
+
+// strangers names the keys that no table has.
+func strangers(table []parameter, given map[string]string) []string {
+	known := make([]string, len(table))
+	for i, param := range table {
+		known[i] = param.key
+	}
+	gone := dropped()
+	var wrong, unknown []string
+	for key := range given {
+		if why, ok := gone[key]; ok {
+			wrong = append(wrong, fmt.Sprintf("%s is not supported: %s", key, why))
+		} else if !slices.Contains(known, key) {
+			unknown = append(unknown, strconv.Quote(key))
+		}
+	}
+	slices.Sort(wrong)
+	slices.Sort(unknown)
+	if len(unknown) > 0 {
+		wrong = append(wrong, fmt.Sprintf("%s not known; the known ones are %s", strings.Join(unknown, ", "), strings.Join(known, ", ")))
+	}
+	return wrong
+}
+
+func whole(least, most int, into func(*parameters) *int) func(*parameters, string) error {
+	return func(p *parameters, value string) error {
+		n, err := strconv.Atoi(value)
+		if err != nil || n < least || n > most {
+			return fmt.Errorf("is not a whole number from %d to %d", least, most)
+		}
+		*into(p) = n
+		return nil
+	}
+}
+
+func boolean(into func(*parameters) *bool) func(*parameters, string) error {
+	return func(p *parameters, value string) error {
+		b, err := parseBool(value)
+		*into(p) = b
+		return err
+	}
+}
+
+// parseBool takes what YAML and the vendor's driver call a boolean.
+func parseBool(value string) (bool, error) {
+	switch strings.ToLower(value) {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, errors.New("is neither true nor false")
+}
+
+func never(why string) func(*parameters, string) error {
+	return func(_ *parameters, value string) error {
+		b, err := parseBool(value)
+		if b {
+			return errors.New("is refused: " + why)
+		}
+		return err
+	}
+}
+
+func oneOf(values []string, into func(*parameters) *string) func(*parameters, string) error {
+	return func(p *parameters, value string) error {
+		*into(p) = value
+		if !slices.Contains(values, value) {
+			return fmt.Errorf("is none of %s", strings.Join(values, ", "))
+		}
+		return nil
+	}
+}
+
+func object(into func(*parameters) *string) func(*parameters, string) error {
+	return func(p *parameters, value string) error {
+		*into(p) = value
+		return checkObjectName(value)
+	}
+}

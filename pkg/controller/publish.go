@@ -1,0 +1,187 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/internal/publishctx"
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// ControllerPublishVolume admits a node to a volume and tells it, in the
+// publish_context, all it needs to find the right LUN. A volume for one node is
+// never admitted to a second one (FM 4).
+func (s *Server) ControllerPublishVolume(ctx context.Context, req *csi.ControllerPublishVolumeRequest) (*csi.ControllerPublishVolumeResponse, error) {
+	want, err := parsePublish(req)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := s.lock(want.ID)
+	if err != nil {
+		return nil, withStatus(err)
+	}
+	defer unlock()
+	v, err := s.ensurePublished(ctx, want)
+	if err != nil {
+		return nil, withStatus(fmt.Errorf("publish volume %s to %s: %w", want.ID, want.Node, err))
+	}
+	promise, err := want.promise(v)
+	if err != nil {
+		return nil, withStatus(fmt.Errorf("publish volume %s to %s: %w", want.ID, want.Node, err))
+	}
+	return &csi.ControllerPublishVolumeResponse{PublishContext: publishctx.Encode(promise)}, nil
+}
+
+// ensurePublished looks, grants what is missing, and looks again at what the
+// array then shows: two controllers may have admitted two nodes at once, and
+// then neither keeps what it did.
+func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (*dateraclient.Volume, error) {
+	array, v, err := s.find(ctx, want.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := want.allowed(v); err != nil {
+		return nil, err
+	}
+	known := slices.Contains(v.Initiators, want.Node)
+	if known && v.Online && v.Exported {
+		return v, nil
+	}
+	v, err = array.Grant(ctx, v, want.Node)
+	if err != nil {
+		return nil, err
+	}
+	if err := want.allowed(v); err != nil {
+		if !known {
+			err = errors.Join(err, array.Revoke(ctx, v, want.Node))
+		}
+		return nil, err
+	}
+	return v, nil
+}
+
+// allowed refuses a volume that the node would share with somebody it may not
+// share it with, or whose access this driver could not take away again.
+func (r publishRequest) allowed(v *dateraclient.Volume) error {
+	if err := fenceable(v); err != nil {
+		return err
+	}
+	if r.Capability.ManyNodes {
+		return nil
+	}
+	strangers := slices.DeleteFunc(admitted(v), func(iqn string) bool { return iqn == r.Node })
+	if len(strangers) > 0 {
+		return fmt.Errorf("%w to %s, and its access mode is for a single node; it is admitted here when it is unpublished there", errPublished, strings.Join(strangers, ", "))
+	}
+	return nil
+}
+
+// fenceable refuses a volume that admits hosts other than by name: nobody could
+// prove that one of them has lost its access.
+func fenceable(v *dateraclient.Volume) error {
+	switch {
+	case v.AllowAll:
+		return fmt.Errorf("%w to everybody: access control is off; set the storage instance's access_control_mode to deny_all", errPublished)
+	case len(v.InitiatorGroups) > 0:
+		return fmt.Errorf("%w to the members of initiator groups (%s); take the groups out of the volume's ACL", errPublished, strings.Join(v.InitiatorGroups, ", "))
+	}
+	return nil
+}
+
+// admitted is every initiator that may use the volume or does so now.
+func admitted(v *dateraclient.Volume) []string {
+	all := slices.Concat(v.Initiators, v.ActiveInitiators)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// promise is what the node may rely on.
+func (r publishRequest) promise(v *dateraclient.Volume) (publishctx.Context, error) {
+	if v.IQN == "" || v.UUID == "" || len(v.Portals) == 0 {
+		return publishctx.Context{}, fmt.Errorf("%w: target %q, serial %q, portals %v", errUnexported, v.IQN, v.UUID, v.Portals)
+	}
+	portals := slices.SortedFunc(slices.Values(v.Portals), netip.AddrPort.Compare)
+	if r.RoundRobin {
+		portals = []netip.AddrPort{spread(r.ID, portals)}
+	}
+	return publishctx.Context{
+		Target: iscsi.Target{
+			IQN:     v.IQN,
+			Portals: portals,
+			LUN:     v.LUN,
+			Serial:  v.UUID,
+			Bytes:   v.Size.Bytes(),
+		},
+		FromSource: !v.Source.IsZero(),
+		UsedBytes:  v.UsedBytes,
+		ReadOnly:   r.Capability.ReadOnly,
+	}, nil
+}
+
+// spread chooses the same portal for a volume every time, and different ones for
+// different volumes.
+func spread(id volumeID, portals []netip.AddrPort) netip.AddrPort {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id.String())) // never fails
+	return portals[h.Sum32()%uint32(len(portals))]
+}
+
+// ControllerUnpublishVolume takes a node's access to a volume away. It is the
+// fence: OK means that the array has shown the node gone from the ACL and from
+// the sessions. It needs no record of the node (FM 22).
+func (s *Server) ControllerUnpublishVolume(ctx context.Context, req *csi.ControllerUnpublishVolumeRequest) (*csi.ControllerUnpublishVolumeResponse, error) {
+	want, err := parseUnpublish(req)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := s.lock(want.ID)
+	if err != nil {
+		return nil, withStatus(err)
+	}
+	defer unlock()
+	if err := s.ensureUnpublished(ctx, want); err != nil {
+		return nil, withStatus(fmt.Errorf("unpublish volume %s: %w", want.ID, err))
+	}
+	return &csi.ControllerUnpublishVolumeResponse{}, nil
+}
+
+// ensureUnpublished revokes one node, or all of them one after the other.
+func (s *Server) ensureUnpublished(ctx context.Context, want unpublishRequest) error {
+	if want.Never {
+		return nil
+	}
+	for {
+		array, v, err := s.find(ctx, want.ID)
+		if errors.Is(err, dateraclient.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		node := want.Node
+		if node == "" {
+			rest := admitted(v)
+			if len(rest) == 0 {
+				return fenceable(v)
+			}
+			node = rest[0]
+		}
+		if err := array.Revoke(ctx, v, node); err != nil {
+			if errors.Is(err, dateraclient.ErrNotFound) {
+				return nil
+			}
+			return fmt.Errorf("revoke %s: %w", node, err)
+		}
+		if want.Node != "" {
+			return fenceable(v)
+		}
+	}
+}

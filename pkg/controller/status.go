@@ -1,0 +1,115 @@
+package controller
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
+)
+
+// What this package knows and the array does not say.
+var (
+	errHeld           = errors.New("another call for this volume is under way")
+	errIncompatible   = errors.New("exists, but not as asked")
+	errPublished      = errors.New("is published")
+	errSnapshots      = errors.New("has snapshots")
+	errRemade         = errors.New("the volume changed while it was being made")
+	errUnexported     = errors.New("the array does not export the volume")
+	errUnknownBackend = errors.New("unknown backend")
+	errNoTemplate     = errors.New("there is no such template")
+	errTemplateSize   = errors.New("the template's size is not the one asked for")
+	errTooLarge       = errors.New("is larger than the limit")
+	errOtherwise      = errors.New("it differs from what was asked for")
+	errUndecided      = errors.New("there is a volume of this name whose fate is open")
+	errBackend        = errors.New("the backend's files are unfit")
+)
+
+// row says which code an error has.
+type row struct {
+	kind error
+	code codes.Code
+}
+
+// table is searched from the top: what is nearer to the caller comes first.
+func table() []row {
+	return []row{
+		{context.Canceled, codes.Canceled},
+		{context.DeadlineExceeded, codes.DeadlineExceeded},
+
+		{errHeld, codes.Aborted},
+		{errUndecided, codes.Unavailable},
+		{errRemade, codes.Aborted},
+		{errIncompatible, codes.AlreadyExists},
+		{errOtherwise, codes.FailedPrecondition},
+		{errTooLarge, codes.OutOfRange},
+		{errPublished, codes.FailedPrecondition},
+		{errSnapshots, codes.FailedPrecondition},
+		{errUnexported, codes.Unavailable},
+
+		// A volume of a backend that is not there is not a volume that is gone:
+		// NotFound would tell DeleteVolume's caller to forget it.
+		{errUnknownBackend, codes.FailedPrecondition},
+		{errBackend, codes.Unavailable},
+
+		{dateraclient.ErrShape, codes.FailedPrecondition},
+		{dateraclient.ErrInUse, codes.FailedPrecondition},
+		{dateraclient.ErrNotFound, codes.NotFound},
+		{dateraclient.ErrConflict, codes.Aborted}, // somebody else was faster; the next call sees what is
+		{dateraclient.ErrNoSpace, codes.ResourceExhausted},
+		{dateraclient.ErrAuth, codes.Unauthenticated},
+		{dateraclient.ErrPermission, codes.PermissionDenied},
+		{dateraclient.ErrInvalid, codes.FailedPrecondition},
+		{dateraclient.ErrUntrusted, codes.Unavailable},
+		{dateraclient.ErrUnavailable, codes.Unavailable},
+		{dateraclient.ErrUnreachable, codes.Unavailable},
+		{dateraclient.ErrNotDatera, codes.Unavailable},
+		{dateraclient.ErrFault, codes.Internal},
+	}
+}
+
+// creation is looked at before table by CreateVolume. There the array's refusal
+// is about the class: a template, pool or policy that is not there, a value out
+// of range.
+func creation() []row {
+	return []row{
+		{errUndecided, codes.Unavailable}, // before what it wraps
+		{errRemade, codes.Aborted},
+		{errIncompatible, codes.AlreadyExists},
+		{errUnknownBackend, codes.InvalidArgument},
+		{errTemplateSize, codes.OutOfRange},
+		{dateraclient.ErrShape, codes.InvalidArgument},
+		{errNoTemplate, codes.InvalidArgument},
+		{dateraclient.ErrInvalid, codes.InvalidArgument},
+	}
+}
+
+// withStatus gives an error its code. One that has a code already, from
+// request.go, keeps it.
+func withStatus(err error) error {
+	return search(err, table(), codes.Internal)
+}
+
+// withCreateStatus is withStatus for CreateVolume. The provisioner forgets a
+// volume on every code but Unavailable, Aborted, DeadlineExceeded and Canceled,
+// so what is not understood must be one of these: there may be a volume.
+func withCreateStatus(err error) error {
+	return search(err, append(creation(), table()...), codes.Unavailable)
+}
+
+func search(err error, rows []row, otherwise codes.Code) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	for _, r := range rows {
+		if errors.Is(err, r.kind) {
+			return status.Error(r.code, err.Error())
+		}
+	}
+	return status.Error(otherwise, err.Error())
+}
