@@ -1,0 +1,268 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// evidence is all that decides whether a file system is made on a device.
+type evidence struct {
+	Asked   string  // xfs or ext4
+	Content content // as read from the device
+	Blkid   blkid   // as blkid sees it
+
+	Serial     string
+	Bytes      int64  // of the device
+	Format     format // what the record says of an earlier mkfs
+	FromSource bool   // the volume began as a copy
+	UsedBytes  int64  // what the array had written for it when it was published
+	ReadOnly   bool   // of the LUN or of the mount
+}
+
+// verdict is what to do with a device.
+type verdict int
+
+const (
+	refuse   verdict = iota // the zero value is the safe one
+	mountIt                 // it holds the file system that was asked for
+	makeNew                 // it is proven empty
+	makeOver                // it holds the rest of a mkfs of ours that was interrupted, and nothing else
+)
+
+// decide is the only place that permits a mkfs (FM 1). It is pure.
+func decide(e evidence) (verdict, error) {
+	switch {
+	case e.Content.Complete:
+		return decideExisting(e)
+	case e.Content.Empty:
+		return decideEmpty(e)
+	default:
+		return decideUnknown(e)
+	}
+}
+
+func decideExisting(e evidence) (verdict, error) {
+	own, other := e.Content.Name, e.Blkid
+	agree := !other.Nothing && (own == other.Type || own == nameExt && strings.HasPrefix(other.Type, "ext"))
+	switch {
+	case !agree:
+		return refuse, fmt.Errorf("%w: the device begins like %s, but blkid finds %s; look at it before anything is written", errForeign, own, other)
+	case other.Type != e.Asked:
+		return refuse, fmt.Errorf("%w: the device holds %s, and %s was asked for; ask for %s, or for another volume", errOtherFS, other.Type, e.Asked, other.Type)
+	case e.Content.Bytes > e.Bytes:
+		return refuse, fmt.Errorf("%w: the %s on the device has %d bytes, the device only %d; was the volume shrunk?", errForeign, e.Asked, e.Content.Bytes, e.Bytes)
+	}
+	return mountIt, nil
+}
+
+func decideEmpty(e evidence) (verdict, error) {
+	started := e.Format.State == formatStarted && e.Format.Serial == e.Serial
+	switch {
+	case !e.Blkid.Nothing:
+		return refuse, fmt.Errorf("%w: every sample of the device is zero, but blkid finds %s", errRefused, e.Blkid)
+	case e.Format.State == formatFinished && e.Format.Serial == e.Serial:
+		return refuse, fmt.Errorf("%w: one was made here on %s, and now the device reads as empty: its data is lost or not readable; look at the array before anything is written",
+			errRefused, e.Format.Time.UTC().Format("2006-01-02 15:04:05"))
+	case e.FromSource:
+		return refuse, fmt.Errorf("%w: the volume is a copy of a snapshot or of another volume, and it reads as empty; was the source ever used as %s?", errRefused, e.Asked)
+	case e.UsedBytes > 0 && !started:
+		return refuse, fmt.Errorf("%w: the array holds %d bytes written to this volume, and the device reads as empty: look at the array before anything is written", errRefused, e.UsedBytes)
+	case e.ReadOnly:
+		return refuse, fmt.Errorf("%w: the volume is empty and was asked for read-only; let a writer use it first", errRefused)
+	}
+	return makeNew, nil
+}
+
+// decideUnknown knows one thing that may be overwritten: what a mkfs of ours left
+// when it was killed. The record must say that it began, on this very device and
+// for this very file system; the device must look like it; and the array must not
+// hold more than a mkfs writes.
+func decideUnknown(e evidence) (verdict, error) {
+	began := e.Format.State == formatStarted && e.Format.Serial == e.Serial && e.Format.FSType == e.Asked
+	small := e.UsedBytes <= footprint(e.Bytes)
+	var looksLikeIt bool
+	switch e.Asked {
+	case fsXFS:
+		looksLikeIt = e.Content.InProgress && (e.Blkid.Nothing || e.Blkid.Type == fsXFS)
+	case fsExt4:
+		looksLikeIt = e.Content.Name == "" && e.Content.HeadWiped && e.Blkid.Nothing
+	}
+	if began && small && looksLikeIt && !e.FromSource && !e.ReadOnly {
+		return makeOver, nil
+	}
+	what := "something that is neither empty nor known"
+	if e.Content.Name != "" {
+		what = "a damaged or unfinished " + e.Content.Name
+		if e.Content.Name != nameXFS && e.Content.Name != nameExt {
+			what = e.Content.Name
+		}
+	}
+	return refuse, fmt.Errorf("%w: the device holds %s (first byte that is not zero in the sample at offset %d; blkid finds %s), and %s was asked for; nothing was written",
+		errRefused, what, e.Content.NonZeroAt, e.Blkid, e.Asked)
+}
+
+// footprint is more than any mkfs here writes to a device of this size: an xfs log
+// is at most 2 GiB and about 1/2048, the headers of groups and inode tables are
+// less.
+func footprint(bytes int64) int64 { return 256*mib + bytes/512 }
+
+// blkid is what blkid -p says of a device.
+type blkid struct {
+	Nothing   bool   // it looked and found nothing
+	Ambiguous bool   // it found more than one thing
+	Type      string // of a superblock, e.g. xfs
+	Table     string // of partitions, e.g. gpt
+}
+
+func (b blkid) String() string {
+	switch {
+	case b.Nothing:
+		return "nothing"
+	case b.Ambiguous:
+		return "more than one format"
+	case b.Type != "":
+		return b.Type
+	case b.Table != "":
+		return "a partition table " + b.Table
+	}
+	return "something without a name"
+}
+
+// probe asks blkid. Its exit code 2 means nothing found as well as not readable;
+// the caller has read the device before and knows which.
+func (s *Server) probe(ctx context.Context, device string) (blkid, error) {
+	const nothing, ambiguous = 2, 8
+	out, err := s.runner.Run(ctx, "blkid", "-p", "-o", "export", device)
+	var exit *iscsi.ExitError
+	switch {
+	case err == nil:
+		return parseBlkid(string(out)), nil
+	case errors.As(err, &exit) && exit.Code == nothing && len(out) == 0:
+		return blkid{Nothing: true}, nil
+	case errors.As(err, &exit) && exit.Code == ambiguous:
+		return blkid{Ambiguous: true}, nil
+	}
+	return blkid{}, fmt.Errorf("ask blkid what %s holds: %w", device, err)
+}
+
+func parseBlkid(out string) blkid {
+	var b blkid
+	for line := range strings.Lines(out) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch key {
+		case "TYPE":
+			b.Type = value
+		case "PTTYPE":
+			b.Table = value
+		}
+	}
+	return b
+}
+
+// look reads the device and asks blkid. It claims the device meanwhile: nothing
+// else uses it, or it is ErrHeld.
+func (s *Server) look(ctx context.Context, device iscsi.Device, least int64) (c content, b blkid, err error) {
+	disk, err := s.devices.Claim(device.Path)
+	if err != nil {
+		return content{}, blkid{}, err
+	}
+	defer func() { err = errors.Join(err, disk.Close()) }()
+	size, err := disk.Size()
+	if err != nil {
+		return content{}, blkid{}, fmt.Errorf("size of %s: %w", device.Path, err)
+	}
+	if size != device.Bytes || size < least {
+		return content{}, blkid{}, fmt.Errorf("%w: %s has %d bytes, attached were %d, promised are %d", errForeign, device.Path, size, device.Bytes, least)
+	}
+	if c, err = readContent(disk, size); err != nil {
+		return content{}, blkid{}, fmt.Errorf("read %s: %w", device.Path, err)
+	}
+	if b, err = s.probe(ctx, device.Path); err != nil {
+		return content{}, blkid{}, err
+	}
+	return c, b, nil
+}
+
+// ensureFilesystem makes the file system that was asked for, or finds it.
+func (s *Server) ensureFilesystem(ctx context.Context, rec *record, device iscsi.Device, r stageRequest) error {
+	c, b, err := s.look(ctx, device, rec.Target.Bytes)
+	if err != nil {
+		return err
+	}
+	v, err := decide(evidence{
+		Asked: rec.FSType, Content: c, Blkid: b,
+		Serial: rec.Target.Serial, Bytes: device.Bytes, Format: rec.Format,
+		FromSource: r.Context.FromSource, UsedBytes: r.Context.UsedBytes, ReadOnly: rec.ReadOnly,
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", device.Path, err)
+	}
+	if v == mountIt {
+		return s.noteFormat(rec, formatFinished)
+	}
+	if err := s.noteFormat(rec, formatStarted); err != nil {
+		return err
+	}
+	if err := s.makeFilesystem(ctx, rec.FSType, device.Path, v == makeOver); err != nil {
+		return err
+	}
+	if err := s.checkMade(ctx, rec, device); err != nil {
+		return err
+	}
+	return s.noteFormat(rec, formatFinished)
+}
+
+// noteFormat writes the state into the record, which is where a later stage of
+// this device finds it.
+func (s *Server) noteFormat(rec *record, state formatState) error {
+	now := format{State: state, FSType: rec.FSType, Serial: rec.Target.Serial}
+	before := rec.Format
+	before.Time = now.Time
+	if before == now && state != formatStarted {
+		return nil
+	}
+	now.Time = s.clock().UTC()
+	rec.Format = now
+	return s.records.save(rec)
+}
+
+// makeFilesystem runs mkfs. Discards are left out: on a thin LUN they take
+// minutes and gain nothing (FM 35). mkfs.xfs refuses by itself a device on which
+// it finds something; it is forced only over its own interrupted work.
+func (s *Server) makeFilesystem(ctx context.Context, fsType, device string, over bool) error {
+	ctx, cancel := context.WithTimeout(ctx, s.formatTimeout)
+	defer cancel()
+	var argv []string
+	switch fsType {
+	case fsXFS:
+		argv = []string{"mkfs.xfs", "-q", "-K", device}
+		if over {
+			argv = []string{"mkfs.xfs", "-q", "-K", "-f", device}
+		}
+	case fsExt4:
+		argv = []string{"mke2fs", "-q", "-t", "ext4", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", device}
+	default:
+		return fmt.Errorf("%w: no way to make %q", errRefused, fsType)
+	}
+	if _, err := s.runner.Run(ctx, argv...); err != nil {
+		return fmt.Errorf("make %s on %s: %w", fsType, device, err)
+	}
+	return nil
+}
+
+// checkMade looks again: what mkfs said is not yet what the device holds.
+func (s *Server) checkMade(ctx context.Context, rec *record, device iscsi.Device) error {
+	c, b, err := s.look(ctx, device, rec.Target.Bytes)
+	if err != nil {
+		return err
+	}
+	v, err := decide(evidence{Asked: rec.FSType, Content: c, Blkid: b, Serial: rec.Target.Serial, Bytes: device.Bytes, Format: rec.Format, ReadOnly: true})
+	if err != nil || v != mountIt {
+		return fmt.Errorf("%s was made on %s, but the device does not show it: %w", rec.FSType, device.Path, errors.Join(errUnreadable, err))
+	}
+	return nil
+}

@@ -1,0 +1,57 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// slack is how much smaller than its device a file system may stay: the last
+// group of blocks may be too small to be of use.
+const slack = 16 * mib
+
+// ensureGrown makes the file system mounted at path as large as its device: a
+// volume restored into a larger one brings the smaller file system along, and no
+// other RPC would grow it (FM 34).
+func (s *Server) ensureGrown(ctx context.Context, fsType, device, path string, deviceBytes int64) error {
+	bytes, err := s.devices.FilesystemBytes(fsType, device, path)
+	if err != nil {
+		return err
+	}
+	if bytes+slack > deviceBytes {
+		return nil
+	}
+	var argv []string
+	switch fsType {
+	case fsXFS:
+		argv = []string{"xfs_growfs", "-d", path}
+	case fsExt4:
+		argv = []string{"resize2fs", device}
+	default:
+		return fmt.Errorf("%w: no way to grow %q", errForeign, fsType)
+	}
+	if _, err := s.runner.Run(ctx, argv...); err != nil {
+		return fmt.Errorf("grow the %s on %s from %d to %d bytes: %w", fsType, device, bytes, deviceBytes, err)
+	}
+	if bytes, err = s.devices.FilesystemBytes(fsType, device, path); err != nil {
+		return err
+	}
+	if bytes+slack <= deviceBytes {
+		return fmt.Errorf("the %s on %s still has %d bytes after it was grown, the device has %d: %w", fsType, device, bytes, deviceBytes, errNotGrown)
+	}
+	return nil
+}
+
+// numbers of a device: of what is mounted, and of the paths beneath it.
+func (s *Server) numbers(device iscsi.Device) (map[Number]bool, error) {
+	set := make(map[Number]bool, 1+len(device.Paths))
+	for _, path := range append([]string{device.Path}, device.Paths...) {
+		n, err := s.devices.Number(path)
+		if err != nil {
+			return nil, err
+		}
+		set[n] = true
+	}
+	return set, nil
+}

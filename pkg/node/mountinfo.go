@@ -1,0 +1,112 @@
+package node
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Mount is one line of the kernel's mount table (proc(5), mountinfo).
+type Mount struct {
+	Device  Number   // of the file system; a bound device file shows that of devtmpfs
+	Root    string   // what of the file system is mounted: / or the path bound
+	Path    string   // where
+	Type    string   // e.g. xfs
+	Source  string   // what mount was told, e.g. /dev/sdb; never a proof
+	Options []string // of this mount point
+	Super   []string // of the file system, for all its mount points
+}
+
+// readOnly says whether writes through this mount point fail.
+func (m Mount) readOnly() bool { return has(m.Options, "ro") || has(m.Super, "ro") }
+
+func has(options []string, option string) bool {
+	for _, o := range options {
+		if o == option {
+			return true
+		}
+	}
+	return false
+}
+
+// Mountinfo returns a reader of a mountinfo file, for NewMounts. The kernel
+// writes the table page by page, and old kernels lose lines when it changes
+// meanwhile, so a table counts only when two readings agree.
+func Mountinfo(path string) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		const attempts = 10
+		last, err := os.ReadFile(path)
+		for range attempts {
+			if err != nil {
+				return nil, err
+			}
+			var again []byte
+			again, err = os.ReadFile(path)
+			if err == nil && bytes.Equal(last, again) {
+				return again, nil
+			}
+			last = again
+		}
+		return nil, errors.Join(err, fmt.Errorf("%s changed in each of %d readings", path, attempts))
+	}
+}
+
+// parseMountinfo reads lines such as
+//
+//	36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+func parseMountinfo(table []byte) ([]Mount, error) {
+	var mounts []Mount
+	for line := range strings.Lines(string(table)) {
+		m, err := parseMountLine(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, fmt.Errorf("mount table: line %q: %w", line, err)
+		}
+		mounts = append(mounts, m)
+	}
+	return mounts, nil
+}
+
+func parseMountLine(line string) (Mount, error) {
+	point, system, found := strings.Cut(line, " - ")
+	fields, rest := strings.Split(point, " "), strings.Split(system, " ")
+	if !found || len(fields) < 6 || len(rest) < 3 {
+		return Mount{}, errors.New("too few fields")
+	}
+	major, minor, _ := strings.Cut(fields[2], ":")
+	x, errX := strconv.ParseUint(major, 10, 32)
+	y, errY := strconv.ParseUint(minor, 10, 32)
+	if err := errors.Join(errX, errY); err != nil {
+		return Mount{}, fmt.Errorf("device number: %w", err)
+	}
+	return Mount{
+		Device:  Number{Major: uint32(x), Minor: uint32(y)},
+		Root:    unescape(fields[3]),
+		Path:    unescape(fields[4]),
+		Options: splitOptions(fields[5]),
+		Type:    unescape(rest[0]),
+		Source:  unescape(rest[1]),
+		Super:   splitOptions(unescape(rest[2])),
+	}, nil
+}
+
+// unescape undoes the kernel's \ooo for space, tab, newline, backslash and #.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

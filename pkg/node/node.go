@@ -1,0 +1,217 @@
+// Package node is the CSI node service: it stages a volume (attach, prove, make a
+// file system once, mount), publishes it into workloads, measures and grows it,
+// and takes all of it down again.
+//
+// Three things are promised above all. A file system is made only on a device
+// that is proven to be the promised one, readable and empty (FM 1). What is
+// mounted is proven by device number, never by name (FM 7, 8). And a record is on
+// disk before the first side effect, so that a plugin killed anywhere goes on
+// from there (FM 19).
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// Attacher makes a LUN a block device of this host and takes it away again;
+// *iscsi.Initiator is one. All four may be repeated.
+type Attacher interface {
+	Attach(ctx context.Context, t iscsi.Target, auth *iscsi.CHAP) (iscsi.Device, error)
+	Detach(ctx context.Context, t iscsi.Target) error
+	Find(ctx context.Context, t iscsi.Target) (iscsi.Device, error)
+	Rescan(ctx context.Context, t iscsi.Target) (bytes int64, err error)
+}
+
+// Mounts reads and changes the mount table of this process. Mount and Unmount
+// may wait for a device without end; no ctx can free them, so their callers keep
+// the volume locked until they return.
+type Mounts interface {
+	// List returns every mount, in the order of the kernel's table: of two mounts
+	// on one path the later hides the earlier.
+	List() ([]Mount, error)
+	Mount(source, target, fsType string, options []string) error
+	// Unmount is never lazy and never forced: a busy mount is an error (FM 13).
+	Unmount(target string) error
+}
+
+// Devices reads block devices without changing them.
+type Devices interface {
+	// Number says which block device the node at path stands for. A path that is
+	// no block device is ErrNotBlock.
+	Number(path string) (Number, error)
+	// Size is the capacity the kernel holds for the device, in bytes. It never
+	// waits for the device.
+	Size(n Number) (int64, error)
+	// Claim opens the device for reading, and for itself: a device that is
+	// mounted, or held by a map or by a running mkfs, is ErrHeld.
+	Claim(path string) (Disk, error)
+	// Origin says which iSCSI LUN the device is. A device the kernel no longer
+	// knows is fs.ErrNotExist; one that is not iSCSI is ErrNotISCSI.
+	Origin(n Number) (iscsi.Target, error)
+	// FilesystemBytes is the size of the file system of this type that is on
+	// device and mounted at path, as the kernel has it now.
+	FilesystemBytes(fsType, device, path string) (int64, error)
+	// Usage is statfs. It may wait for the device without end.
+	Usage(path string) (Usage, error)
+}
+
+// Disk is a device opened for reading. ReadAt takes offsets and lengths that are
+// multiples of 4096, except at the very end of the device.
+type Disk interface {
+	io.ReaderAt
+	io.Closer
+	Size() (int64, error)
+}
+
+// Usage of a mounted file system.
+type Usage struct {
+	TotalBytes, FreeBytes, AvailableBytes int64
+	TotalInodes, FreeInodes               int64
+}
+
+// Number is the major and minor number of a block device.
+type Number struct{ Major, Minor uint32 }
+
+func (n Number) String() string { return fmt.Sprintf("%d:%d", n.Major, n.Minor) }
+
+// Errors of Devices; match them with errors.Is.
+var (
+	ErrNotBlock = errors.New("not a block device")
+	ErrHeld     = errors.New("the device is held by a mount, a map or another program")
+	ErrNotISCSI = errors.New("not an iSCSI disk")
+)
+
+// Config of a Server. All fields without a default are needed.
+type Config struct {
+	NodeID    string // the initiator's IQN: what array ACLs admit
+	Attacher  Attacher
+	Mounts    Mounts       // NewMounts
+	Devices   Devices      // NewDevices
+	Runner    iscsi.Runner // runs blkid, mkfs.xfs, mke2fs, xfs_growfs, resize2fs
+	RecordDir string       // a directory that outlives this process and the pod, not on tmpfs
+
+	MaxVolumes    int64         // volumes this node takes; 0 means the scheduler may decide
+	FormatTimeout time.Duration // after this long a mkfs is killed; 0 means 30 min
+	StatsTimeout  time.Duration // after this long NodeGetVolumeStats gives up on a device; 0 means 10 s
+	Clock         func() time.Time
+}
+
+// Server is the node service. Its methods may be called in parallel; calls for
+// one volume are kept apart, the second hears Aborted.
+type Server struct {
+	csi.UnimplementedNodeServer
+
+	id            string
+	attacher      Attacher
+	mounts        Mounts
+	devices       Devices
+	runner        iscsi.Runner
+	records       recordStore
+	maxVolumes    int64
+	formatTimeout time.Duration
+	statsTimeout  time.Duration
+	clock         func() time.Time
+
+	operations operations
+	stats      measurements
+}
+
+// recordStore keeps the records; *records is the one, on disk.
+type recordStore interface {
+	load(volume string) (*record, error)
+	save(rec *record) error
+	remove(volume string) error
+	holderOf(t iscsi.Target, but string) (string, error)
+}
+
+// New returns a Server. It looks at nothing but cfg, and refuses a node id that
+// is no initiator name or one that every fresh installation carries: two such
+// nodes would be one to the array (FM 10).
+func New(cfg Config) (*Server, error) {
+	if err := checkNodeID(cfg.NodeID); err != nil {
+		return nil, err
+	}
+	switch {
+	case cfg.Attacher == nil || cfg.Mounts == nil || cfg.Devices == nil || cfg.Runner == nil || cfg.Clock == nil:
+		return nil, errors.New("node: Attacher, Mounts, Devices, Runner and Clock are needed")
+	case cfg.RecordDir == "":
+		return nil, errors.New("node: a directory for the records is needed; without one a restart would forget what is staged")
+	case cfg.MaxVolumes < 0:
+		return nil, fmt.Errorf("node: at most %d volumes make no sense", cfg.MaxVolumes)
+	}
+	s := &Server{
+		id:            cfg.NodeID,
+		attacher:      cfg.Attacher,
+		mounts:        cfg.Mounts,
+		devices:       cfg.Devices,
+		runner:        cfg.Runner,
+		records:       &records{dir: cfg.RecordDir},
+		maxVolumes:    cfg.MaxVolumes,
+		formatTimeout: orDefault(cfg.FormatTimeout, 30*time.Minute),
+		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
+		clock:         cfg.Clock,
+	}
+	return s, nil
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d <= 0 {
+		return otherwise
+	}
+	return d
+}
+
+// checkNodeID wants an iSCSI name (RFC 3720, 3.2.6) with a part of its own.
+func checkNodeID(id string) error {
+	const remedy = "write a unique InitiatorName into /etc/iscsi/initiatorname.iscsi, e.g. with iscsi-iname, and restart iscsid"
+	kind, rest, _ := strings.Cut(id, ".")
+	switch {
+	case id == "":
+		return errors.New("node: the initiator name is empty; " + remedy)
+	case len(id) > 223 || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return fmt.Errorf("node: %q is no initiator name; %s", id, remedy)
+	case kind == "eui" || kind == "naa":
+		if rest == "" || strings.Trim(rest, "0") == "" {
+			return fmt.Errorf("node: initiator name %q holds no number; %s", id, remedy)
+		}
+		return nil
+	case kind != "iqn":
+		return fmt.Errorf("node: %q is no initiator name, it does not begin with iqn., eui. or naa.; %s", id, remedy)
+	}
+	_, unique, found := strings.Cut(rest, ":")
+	if !found || strings.Trim(unique, ":0") == "" || strings.Contains(id, "@") {
+		return fmt.Errorf("node: initiator name %q has no part of its own, every host would carry it; %s", id, remedy)
+	}
+	return nil
+}
+
+// NodeGetInfo answers from the configuration: registration never waits for the
+// array or for iscsid (FM 25).
+func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+	return &csi.NodeGetInfoResponse{NodeId: s.id, MaxVolumesPerNode: s.maxVolumes}, nil
+}
+
+// NodeGetCapabilities lists what is whole.
+func (s *Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
+	resp := &csi.NodeGetCapabilitiesResponse{}
+	for _, c := range []csi.NodeServiceCapability_RPC_Type{
+		csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
+		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
+		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+	} {
+		resp.Capabilities = append(resp.Capabilities, &csi.NodeServiceCapability{
+			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: c}},
+		})
+	}
+	return resp, nil
+}

@@ -1,0 +1,113 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+
+	"github.com/datera-csi/datera-csi/internal/keylock"
+)
+
+// operations keeps two calls for one volume apart, and lets a step of a call
+// outlive the call: a kernel that waits for a device, or a mkfs, is not ended by
+// a caller that lost patience, and until it ends nobody else may touch the volume
+// (FM 35, 38).
+type operations struct {
+	keys    keylock.Keys
+	running sync.WaitGroup
+	mu      sync.Mutex
+	doing   map[string]string // by volume: what the holder of the key does
+}
+
+// begin takes the volume for one call, or says that it is taken.
+func (o *operations) begin(volume, what string) (*operation, error) {
+	unlock, ok := o.keys.TryLock(volume)
+	if !ok {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return nil, fmt.Errorf("%w: volume %s: %s is not over yet; ask again", errPending, volume, o.doing[volume])
+	}
+	op := &operation{all: o, volume: volume, unlock: unlock}
+	op.holders.Store(1)
+	op.now(what)
+	return op, nil
+}
+
+// operation is one call's hold on its volume. The hold ends when the call and
+// everything it started have.
+type operation struct {
+	all     *operations
+	volume  string
+	unlock  func()
+	holders atomic.Int32
+}
+
+func (op *operation) now(what string) {
+	op.all.mu.Lock()
+	defer op.all.mu.Unlock()
+	if op.all.doing == nil {
+		op.all.doing = make(map[string]string)
+	}
+	op.all.doing[op.volume] = what
+}
+
+func (op *operation) release() {
+	if op.holders.Add(-1) > 0 {
+		return
+	}
+	op.all.mu.Lock()
+	delete(op.all.doing, op.volume)
+	op.all.mu.Unlock()
+	op.unlock()
+}
+
+// own runs a step that may take longer than the caller waits. The step gets a
+// ctx with the caller's values that does not end with the caller; when the caller
+// is gone first, own returns its ctx's error, the step goes on, and the volume
+// stays locked until the step is over.
+func (op *operation) own(ctx context.Context, what string, step func(context.Context) error) error {
+	op.now(what)
+	op.holders.Add(1)
+	done := make(chan error, 1)
+	op.all.running.Go(func() {
+		defer op.release()
+		done <- survive(context.WithoutCancel(ctx), step)
+	})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%s of volume %s takes longer than the call and goes on: %w", what, op.volume, ctx.Err())
+	}
+}
+
+// survive turns a panic of step into an error, as the RPC server does for its
+// handlers: one volume's surprise must not end the calls of all others.
+func survive(ctx context.Context, step func(context.Context) error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return step(ctx)
+}
+
+// Drain waits until no step is left that outlived its call, or until ctx ends.
+// What is cut short then, a record tells the next process.
+func (s *Server) Drain(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		s.operations.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		s.operations.mu.Lock()
+		defer s.operations.mu.Unlock()
+		return fmt.Errorf("still at work on %d volumes: %v: %w", len(s.operations.doing), s.operations.doing, ctx.Err())
+	}
+}

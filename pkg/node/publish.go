@@ -1,0 +1,318 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"k8s.io/klog/v2"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// NodePublishVolume binds the staged volume onto the target path: its file system,
+// or the device file of a block volume. The staging path is proven to be a mount
+// of this volume first; without that a workload would write to the node's own
+// disk (FM 8).
+func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	r, err := parsePublish(req)
+	if err != nil {
+		return nil, err
+	}
+	op, err := s.operations.begin(r.Volume, "NodePublishVolume")
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	defer op.release()
+	if err := s.publish(ctx, op, r); err != nil {
+		return nil, statusOf(fmt.Errorf("publish volume %s: %w", r.Volume, err))
+	}
+	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) error {
+	rec, err := s.stagedRecord(ctx, r)
+	if err != nil {
+		return err
+	}
+	target, err := resolveOrMake(r.Target)
+	if err != nil {
+		return err
+	}
+	device, err := s.attacher.Find(ctx, rec.target())
+	if err != nil {
+		return fmt.Errorf("find the device: %w", err)
+	}
+	numbers, err := s.numbers(device)
+	if err != nil {
+		return err
+	}
+	p := &publication{record: rec, device: device, numbers: numbers, at: published{Path: target, ReadOnly: r.ReadOnly || rec.ReadOnly}, oneTarget: r.Capability.OneTarget}
+	return op.own(ctx, "binding the target path", func(context.Context) error { return s.ensurePublished(p) })
+}
+
+// stagedRecord returns the record of a staged volume that fits the request. When
+// it was lost, the publish context and the mount on the staging path bring it back.
+func (s *Server) stagedRecord(ctx context.Context, r publishRequest) (*record, error) {
+	staging, err := resolve(r.Staging)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errNotStaged, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	rec, err := s.records.load(r.Volume)
+	if errors.Is(err, fs.ErrNotExist) {
+		rec, err = s.derive(ctx, r.Volume, staging)
+		if errors.Is(err, errNotStaged) && r.Capability.Mode == modeBlock {
+			rec, err = s.adoptBlock(ctx, r, staging)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	asked := r.Context.Target
+	switch {
+	case rec.Staging != staging:
+		return nil, fmt.Errorf("%w: it is staged at %s, not at %s", errNotStaged, rec.Staging, staging)
+	case rec.Target.IQN != asked.IQN || rec.Target.LUN != asked.LUN || rec.Target.Serial != asked.Serial:
+		return nil, fmt.Errorf("%w: it is staged from target %s LUN %d, and attached as target %s LUN %d; unstage it first", errForeign, rec.Target.IQN, rec.Target.LUN, asked.IQN, asked.LUN)
+	case rec.Mode != r.Capability.Mode || rec.FSType != r.Capability.FSType:
+		return nil, fmt.Errorf("%w: it is staged as %s %s, and asked for as %s %s", errNotStaged, rec.Mode, rec.FSType, r.Capability.Mode, r.Capability.FSType)
+	}
+	return rec, nil
+}
+
+// adoptBlock makes the lost record of a block volume anew, when it is attached.
+func (s *Server) adoptBlock(ctx context.Context, r publishRequest, staging string) (*record, error) {
+	holder, err := s.records.holderOf(r.Context.Target, r.Volume)
+	if err != nil {
+		return nil, err
+	}
+	if holder != "" {
+		return nil, fmt.Errorf("%w: target %s LUN %d is staged here as volume %s", errForeign, r.Context.Target.IQN, r.Context.Target.LUN, holder)
+	}
+	if _, err := s.attacher.Find(ctx, r.Context.Target); err != nil {
+		return nil, fmt.Errorf("%w: there is no record, and: %w", errNotStaged, err)
+	}
+	rec := &record{Volume: r.Volume, Staging: staging, Target: recordTarget(r.Context.Target), Mode: modeBlock, ReadOnly: r.Capability.ReadOnly || r.Context.ReadOnly}
+	klog.FromContext(ctx).Info("The block volume's record was lost and is made anew from its publish context", "volume", r.Volume, "target", rec.Target.IQN, "lun", rec.Target.LUN)
+	return rec, s.records.save(rec)
+}
+
+// publication is one target path of one volume in the making.
+type publication struct {
+	record    *record
+	device    iscsi.Device
+	numbers   map[Number]bool
+	at        published
+	oneTarget bool
+}
+
+// ensurePublished makes the target path one bind of the volume.
+func (s *Server) ensurePublished(p *publication) error {
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
+	if p.record.Mode == modeMount {
+		if err := s.checkMount(p.record, p.numbers, at(mounts, p.record.Staging)); err != nil {
+			return err
+		}
+	}
+	done, err := s.publishedAlready(p, at(mounts, p.at.Path))
+	if err != nil {
+		return err
+	}
+	if !done && p.oneTarget {
+		if uses := s.usesOf(mounts, p.numbers, p.record.Staging, p.at.Path); len(uses) > 0 {
+			return fmt.Errorf("%w: its access mode allows one workload, and it is published on %v", errInUse, uses)
+		}
+	}
+	if before, known := p.record.publishedAt(p.at.Path); !known || before != p.at {
+		if err := s.records.save(p.record.with(p.at)); err != nil {
+			return err
+		}
+	}
+	if done {
+		return nil
+	}
+	return s.bind(p)
+}
+
+// publishedAlready says whether the target path is the bind it should be. A bind
+// of ours that a crash left writable, of a target that was always to be
+// read-only, is taken off; nothing used it yet, for no publish answered OK.
+func (s *Server) publishedAlready(p *publication, there []Mount) (bool, error) {
+	for _, m := range there {
+		if !p.shows(s, m) {
+			return false, fmt.Errorf("%w: %s is a mount of %s (device %s); unmount it, or use another path", errForeign, p.at.Path, m.Source, m.Device)
+		}
+	}
+	if len(there) == 0 {
+		return false, nil
+	}
+	if len(there) > 1 {
+		return false, fmt.Errorf("%w: %d mounts are stacked on %s; unpublish it first", errIncompatible, len(there), p.at.Path)
+	}
+	if there[0].readOnly() == p.at.ReadOnly {
+		return true, nil
+	}
+	if before, known := p.record.publishedAt(p.at.Path); known && before == p.at && p.at.ReadOnly {
+		return false, s.unmount(p.at.Path)
+	}
+	return false, fmt.Errorf("%w: %s is published read-only: %v, and asked for read-only: %v", errIncompatible, p.at.Path, there[0].readOnly(), p.at.ReadOnly)
+}
+
+// shows says whether a mount is one of the volume.
+func (p *publication) shows(s *Server, m Mount) bool {
+	if p.record.Mode == modeBlock {
+		return s.isBound(m, p.numbers)
+	}
+	return p.numbers[m.Device] && m.Root == "/"
+}
+
+// bind mounts the volume on the target path, and looks whether it did.
+func (s *Server) bind(p *publication) error {
+	source, prepare := p.record.Staging, ensureDir
+	if p.record.Mode == modeBlock {
+		source, prepare = p.device.Path, ensureFile
+	}
+	if err := prepare(p.at.Path); err != nil {
+		return err
+	}
+	options := []string{"bind"}
+	if p.at.ReadOnly {
+		options = append(options, "ro")
+	}
+	if err := s.mounts.Mount(source, p.at.Path, "", options); err != nil {
+		return err
+	}
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
+	there := at(mounts, p.at.Path)
+	if len(there) != 1 || !p.shows(s, there[0]) || p.at.ReadOnly && !there[0].readOnly() {
+		return fmt.Errorf("%w: %s was bound on %s, but the mount table shows %d mounts there and not that", errForeign, source, p.at.Path, len(there))
+	}
+	return nil
+}
+
+// NodeUnpublishVolume takes every bind of the volume off the target path and
+// removes the path. Nothing there is success.
+func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	r, err := parseUnpublish(req)
+	if err != nil {
+		return nil, err
+	}
+	op, err := s.operations.begin(r.Volume, "NodeUnpublishVolume")
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	defer op.release()
+	if err := s.unpublish(ctx, op, r); err != nil {
+		return nil, statusOf(fmt.Errorf("unpublish volume %s: %w", r.Volume, err))
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+func (s *Server) unpublish(ctx context.Context, op *operation, r unpublishRequest) error {
+	rec, err := s.records.load(r.Volume)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	target, err := resolve(r.Target)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // not even its directory: nothing is there
+		target = r.Target
+	case err != nil:
+		return err
+	default:
+		numbers, err := s.knownNumbers(ctx, rec)
+		if err != nil {
+			return err
+		}
+		err = op.own(ctx, "unmounting the target path", func(context.Context) error { return s.takeOffTarget(rec, numbers, target) })
+		if err != nil {
+			return err
+		}
+	}
+	if rec == nil {
+		return nil
+	}
+	if _, known := rec.publishedAt(target); !known {
+		return nil
+	}
+	return s.records.save(rec.without(target))
+}
+
+// knownNumbers are the numbers of the recorded volume's device; none when it is
+// not attached or has no record.
+func (s *Server) knownNumbers(ctx context.Context, rec *record) (map[Number]bool, error) {
+	if rec == nil {
+		return nil, nil //nolint:nilnil // an empty set
+	}
+	device, err := s.attacher.Find(ctx, rec.target())
+	if errors.Is(err, iscsi.ErrNotAttached) {
+		return nil, nil //nolint:nilnil // an empty set
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find the device: %w", err)
+	}
+	return s.numbers(device)
+}
+
+// takeOffTarget unmounts what a publish bound, however often, and removes the
+// target. The volume itself stays mounted, so the unmount of a bind is quick.
+func (s *Server) takeOffTarget(rec *record, numbers map[Number]bool, target string) error {
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
+	there := at(mounts, target)
+	for _, m := range there {
+		if err := s.checkTargetMount(rec, numbers, m); err != nil {
+			return err
+		}
+	}
+	for range there {
+		if err := s.unmount(target); err != nil {
+			return err
+		}
+	}
+	if mounts, err = s.mounts.List(); err != nil {
+		return err
+	}
+	if left := at(mounts, target); len(left) > 0 {
+		return fmt.Errorf("%w: %s was unmounted and still is a mount of %s", errInUse, target, left[0].Source)
+	}
+	return removeTarget(target)
+}
+
+// checkTargetMount proves that a mount on a target path is one that this plugin
+// may take off: of the recorded device, of its target by sysfs, or of a device
+// that is gone. Without a record any iSCSI disk's will do: the path is the
+// workload's, and the caller has named it.
+func (s *Server) checkTargetMount(rec *record, numbers map[Number]bool, m Mount) error {
+	number := m.Device
+	if m.Root != "/" && (m.Type == "devtmpfs" || m.Type == "tmpfs") {
+		n, err := s.devices.Number(m.Path)
+		if err != nil {
+			return fmt.Errorf("%w: %s is a mount of %s: %w", errForeign, m.Path, m.Source, err)
+		}
+		number = n
+	}
+	if numbers[number] {
+		return nil
+	}
+	if rec != nil {
+		return s.checkOrigin(rec, Mount{Device: number, Path: m.Path, Source: m.Source})
+	}
+	if _, err := s.devices.Origin(number); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: volume has no record here, and %s is a mount of %s: %w; unmount it by hand", errForeign, m.Path, m.Source, err)
+	}
+	return nil
+}

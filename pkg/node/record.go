@@ -1,0 +1,225 @@
+package node
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+const recordVersion = 1
+
+// record is what this node must know of a volume to take it down again, whatever
+// happened in between. It is on disk before the first side effect of a stage and
+// leaves after the last of an unstage (FM 5, 6, 19). It never holds a secret
+// (FM 40).
+type record struct {
+	Version  int          `json:"version"`
+	Volume   string       `json:"volume"`
+	Staging  string       `json:"stagingPath"`
+	Target   recordTarget `json:"target"`
+	Mode     mode         `json:"mode"`
+	FSType   string       `json:"fsType,omitempty"`
+	Flags    []string     `json:"mountFlags,omitempty"`
+	ReadOnly bool         `json:"readOnly"`
+	Format   format       `json:"format"`
+	Targets  []published  `json:"targets,omitempty"`
+}
+
+// published is a target path that was bound, or was about to be.
+type published struct {
+	Path     string `json:"path"`
+	ReadOnly bool   `json:"readOnly"`
+}
+
+// formatState is how far a mkfs of ours came.
+type formatState string
+
+const (
+	formatNone     formatState = ""
+	formatStarted  formatState = "started"
+	formatFinished formatState = "finished"
+)
+
+// format remembers a mkfs. It speaks of one device only, the one with Serial.
+type format struct {
+	State  formatState `json:"state,omitempty"`
+	FSType string      `json:"fsType,omitempty"`
+	Serial string      `json:"serial,omitempty"`
+	Time   time.Time   `json:"time,omitzero"` // of the last change of State
+}
+
+// recordTarget is iscsi.Target on disk.
+type recordTarget struct {
+	IQN     string           `json:"iqn"`
+	Portals []netip.AddrPort `json:"portals"`
+	LUN     int              `json:"lun"`
+	Serial  string           `json:"serial"`
+	Bytes   int64            `json:"bytes"`
+}
+
+func (r *record) target() iscsi.Target { return iscsi.Target(r.Target) }
+
+// publishedAt finds a target path among those of the record.
+func (r *record) publishedAt(path string) (published, bool) {
+	i := slices.IndexFunc(r.Targets, func(p published) bool { return p.Path == path })
+	if i < 0 {
+		return published{}, false
+	}
+	return r.Targets[i], true
+}
+
+// without returns a copy of the record that does not know the target path.
+func (r *record) without(path string) *record {
+	changed := *r
+	changed.Targets = slices.DeleteFunc(slices.Clone(r.Targets), func(p published) bool { return p.Path == path })
+	return &changed
+}
+
+// with returns a copy of the record that knows the target path.
+func (r *record) with(p published) *record {
+	changed := r.without(p.Path)
+	changed.Targets = append(changed.Targets, p)
+	return changed
+}
+
+// records is the directory of records, one file a volume. The caller holds the
+// volume's lock.
+type records struct{ dir string }
+
+// path names the file readably, and by a hash too, so that no two ids share one
+// and none can point elsewhere.
+func (r *records) path(volume string) string {
+	sum := sha256.Sum256([]byte(volume))
+	readable := strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' {
+			return c
+		}
+		return '_'
+	}, volume)
+	return filepath.Join(r.dir, readable[:min(len(readable), 80)]+"-"+hex.EncodeToString(sum[:8])+".json")
+}
+
+// load returns fs.ErrNotExist when there is no record, and errRecord when there
+// is one that cannot be understood: then nothing is known, and nothing may be
+// done as if nothing had been there.
+func (r *records) load(volume string) (*record, error) {
+	rec, err := read(r.path(volume))
+	if err != nil {
+		return nil, err
+	}
+	if rec.Volume != volume {
+		return nil, fmt.Errorf("%w: %s is of volume %s, not of %s; restore the file or move it away", errRecord, r.path(volume), rec.Volume, volume)
+	}
+	return rec, nil
+}
+
+func read(path string) (*record, error) {
+	const remedy = "if the volume is still in use, repair the file; else move it away, and the mount table will do"
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the volume's record: %w", err)
+	}
+	var rec record
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w; %s", errRecord, path, err, remedy)
+	}
+	if rec.Version != recordVersion {
+		return nil, fmt.Errorf("%w: %s has version %d, this plugin knows %d; was it written by a newer release?", errRecord, path, rec.Version, recordVersion)
+	}
+	if rec.Volume == "" || rec.Staging == "" || rec.Target.IQN == "" || rec.Mode != modeBlock && rec.Mode != modeMount {
+		return nil, fmt.Errorf("%w: %s lacks the volume, its staging path, its target or its mode; %s", errRecord, path, remedy)
+	}
+	return &rec, nil
+}
+
+// save replaces the record: after it has returned nil, power may fail.
+func (r *records) save(rec *record) error {
+	rec.Version = recordVersion
+	data, err := json.MarshalIndent(rec, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the record of volume %s: %w", rec.Volume, err)
+	}
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return fmt.Errorf("make the directory of records: %w", err)
+	}
+	path := r.path(rec.Volume)
+	if err := writeSynced(path+".new", append(data, '\n')); err != nil {
+		return fmt.Errorf("write the record of volume %s: %w", rec.Volume, err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("write the record of volume %s: %w", rec.Volume, err)
+	}
+	return syncDir(r.dir)
+}
+
+// remove forgets the volume. No record is success.
+func (r *records) remove(volume string) error {
+	if err := os.Remove(r.path(volume)); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("remove the record of volume %s: %w", volume, err)
+	}
+	return syncDir(r.dir)
+}
+
+// holderOf names the volume, other than this one, whose record speaks of the
+// same LUN; "" when there is none. A record that cannot be read is an error: it
+// may be the one.
+func (r *records) holderOf(t iscsi.Target, but string) (string, error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("list the records: %w", err)
+	}
+	for _, entry := range entries {
+		if filepath.Ext(entry.Name()) != ".json" {
+			continue
+		}
+		rec, err := read(filepath.Join(r.dir, entry.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return "", err
+		}
+		if rec.Volume != but && rec.Target.IQN == t.IQN && rec.Target.LUN == t.LUN {
+			return rec.Volume, nil
+		}
+	}
+	return "", nil
+}
+
+func writeSynced(path string, data []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func syncDir(dir string) (err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync the directory of records: %w", err)
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync the directory of records: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,306 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"reflect"
+	"slices"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// NodeStageVolume attaches the volume and, unless it is a raw block volume,
+// mounts it on the staging path, with a file system made on the first use. Repeats
+// answer alike; a repeat while a mkfs or a mount of an earlier call still runs
+// hears Aborted.
+func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	r, err := parseStage(req)
+	if err != nil {
+		return nil, err
+	}
+	op, err := s.operations.begin(r.Volume, "NodeStageVolume")
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	defer op.release()
+	if err := s.stage(ctx, op, r); err != nil {
+		return nil, statusOf(fmt.Errorf("stage volume %s: %w", r.Volume, err))
+	}
+	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error {
+	staging, err := resolveOrMake(r.Staging)
+	if err != nil {
+		return err
+	}
+	if err := checkDir(staging); err != nil {
+		return err
+	}
+	rec, err := s.intend(ctx, r, staging)
+	if err != nil {
+		return err
+	}
+	device, err := s.attacher.Attach(ctx, rec.target(), r.CHAP)
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	if err := ensureDir(staging); err != nil {
+		return err
+	}
+	if rec.Mode == modeBlock {
+		return nil
+	}
+	return op.own(ctx, "preparing and mounting the file system", func(ctx context.Context) error {
+		return s.ensureStaged(ctx, rec, device, r)
+	})
+}
+
+// intend writes down what is going to be done, merged with what is known of the
+// volume from before. What contradicts it and is still in use is refused.
+func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*record, error) {
+	rec := &record{
+		Version: recordVersion, Volume: r.Volume, Staging: staging, Target: recordTarget(r.Context.Target),
+		Mode: r.Capability.Mode, FSType: r.Capability.FSType, Flags: r.Capability.Flags, ReadOnly: r.Capability.ReadOnly,
+	}
+	if err := s.checkStagingFree(rec); err != nil {
+		return nil, err
+	}
+	old, err := s.records.load(r.Volume)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		holder, err := s.records.holderOf(rec.target(), r.Volume)
+		if err != nil {
+			return nil, err
+		}
+		if holder != "" {
+			return nil, fmt.Errorf("%w: target %s LUN %d is staged here as volume %s", errForeign, rec.Target.IQN, rec.Target.LUN, holder)
+		}
+		return rec, s.records.save(rec)
+	case err != nil:
+		return nil, err
+	}
+	if err := s.compatible(ctx, old, rec); err != nil {
+		return nil, err
+	}
+	if old.Target.Serial == rec.Target.Serial {
+		rec.Format, rec.Targets = old.Format, old.Targets
+		rec.Target.Bytes = max(rec.Target.Bytes, old.Target.Bytes)
+	}
+	if reflect.DeepEqual(old, rec) {
+		return rec, nil
+	}
+	return rec, s.records.save(rec)
+}
+
+// compatible says whether a stage may take over from an earlier one of the same
+// volume. It may when that one asked for the same, or left nothing in use.
+func (s *Server) compatible(ctx context.Context, old, asked *record) error {
+	sameTarget := old.Target.IQN == asked.Target.IQN && old.Target.LUN == asked.Target.LUN && old.Target.Serial == asked.Target.Serial
+	same := old.Mode == asked.Mode && old.FSType == asked.FSType && old.ReadOnly == asked.ReadOnly && slices.Equal(old.Flags, asked.Flags)
+	if sameTarget && same && old.Staging == asked.Staging {
+		return nil
+	}
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
+	inUse := len(at(mounts, old.Staging)) > 0
+	for _, p := range old.Targets {
+		inUse = inUse || len(at(mounts, p.Path)) > 0
+	}
+	switch {
+	case !sameTarget:
+		if _, err := s.attacher.Find(ctx, old.target()); !errors.Is(err, iscsi.ErrNotAttached) || inUse {
+			return fmt.Errorf("%w: it is still staged here from target %s LUN %d, serial %s; unstage it first", errForeign, old.Target.IQN, old.Target.LUN, old.Target.Serial)
+		}
+	case inUse && old.Staging != asked.Staging:
+		return fmt.Errorf("%w: it is staged at %s; unstage it first", errIncompatible, old.Staging)
+	case inUse && !same:
+		return fmt.Errorf("%w: it is staged as %s %s, flags %q, read-only %v", errIncompatible, old.Mode, old.FSType, old.Flags, old.ReadOnly)
+	}
+	return nil
+}
+
+// checkStagingFree says early, before anything is done, that the staging path is
+// a mount of something else.
+func (s *Server) checkStagingFree(rec *record) error {
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
+	there := at(mounts, rec.Staging)
+	if len(there) > 0 && rec.Mode == modeBlock {
+		return fmt.Errorf("%w: %s is a mount of %s; a block volume has none there", errForeign, rec.Staging, there[len(there)-1].Source)
+	}
+	for _, m := range there {
+		if err := s.checkOrigin(rec, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ensureStaged makes the staging path one mount of the device, proven by its
+// number, and the file system as large as the device.
+func (s *Server) ensureStaged(ctx context.Context, rec *record, device iscsi.Device, r stageRequest) error {
+	mounted, err := s.stagedAlready(rec, device)
+	if err != nil {
+		return err
+	}
+	if !mounted {
+		if err := s.ensureFilesystem(ctx, rec, device, r); err != nil {
+			return err
+		}
+		if err := s.mounts.Mount(device.Path, rec.Staging, rec.FSType, stageOptions(rec, r.Capability.ManyReader || r.Context.ReadOnly)); err != nil {
+			return err
+		}
+		if err := s.checkStaged(rec, device); err != nil {
+			return err
+		}
+	}
+	if rec.ReadOnly {
+		return nil
+	}
+	return s.ensureGrown(ctx, rec.FSType, device.Path, rec.Staging, device.Bytes)
+}
+
+// stageOptions are the mount options. xfs always gets nouuid: a snapshot carries
+// the UUID of its source, and the kernel mounts a UUID only once (FM 17). Where
+// others may read at the same time, or the LUN cannot be written, the journal is
+// not replayed (FM 18).
+func stageOptions(rec *record, noReplay bool) []string {
+	options := slices.DeleteFunc(slices.Clone(rec.Flags), func(f string) bool { return f == "ro" || f == "rw" })
+	if rec.FSType == fsXFS && !slices.Contains(options, "nouuid") {
+		options = append(options, "nouuid")
+	}
+	if !rec.ReadOnly {
+		return options
+	}
+	options = append(options, "ro")
+	switch {
+	case noReplay && rec.FSType == fsXFS:
+		options = append(options, "norecovery")
+	case noReplay && rec.FSType == fsExt4:
+		options = append(options, "noload")
+	}
+	return options
+}
+
+// stagedAlready says whether the staging path is the mount it should be. A mount
+// of ours whose device is gone, or that the kernel shut down, is taken off when
+// nothing else uses it; anything else that is there is an error (FM 7).
+func (s *Server) stagedAlready(rec *record, device iscsi.Device) (bool, error) {
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return false, err
+	}
+	there := at(mounts, rec.Staging)
+	if len(there) == 0 {
+		return false, nil
+	}
+	numbers, err := s.numbers(device)
+	if err != nil {
+		return false, err
+	}
+	if !numbers[there[0].Device] {
+		return false, s.clearStale(rec, mounts, there)
+	}
+	if err := s.checkMount(rec, numbers, there); err != nil {
+		return false, err
+	}
+	if err := alive(rec.Staging); isDead(err) {
+		return false, s.clearStale(rec, mounts, there)
+	} else if err != nil {
+		return false, fmt.Errorf("read %s: %w", rec.Staging, err)
+	}
+	return true, nil
+}
+
+// checkStaged proves that the staging path is one mount of the device.
+func (s *Server) checkStaged(rec *record, device iscsi.Device) error {
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
+	numbers, err := s.numbers(device)
+	if err != nil {
+		return err
+	}
+	return s.checkMount(rec, numbers, at(mounts, rec.Staging))
+}
+
+// checkMount compares the mounts on the staging path with the record.
+func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount) error {
+	if len(there) == 0 {
+		return fmt.Errorf("%w: nothing is mounted on %s", errNotStaged, rec.Staging)
+	}
+	m := there[len(there)-1]
+	switch {
+	case len(there) > 1:
+		return fmt.Errorf("%w: %d mounts are stacked on %s; unmount all but the one of %s", errForeign, len(there), rec.Staging, rec.Target.IQN)
+	case !numbers[m.Device]:
+		return fmt.Errorf("%w: %s is a mount of %s (device %s), not of target %s LUN %d", errForeign, rec.Staging, m.Source, m.Device, rec.Target.IQN, rec.Target.LUN)
+	case m.Root != "/":
+		return fmt.Errorf("%w: %s is a mount of %s within the file system, not of the whole", errForeign, rec.Staging, m.Root)
+	case m.Type != rec.FSType:
+		return fmt.Errorf("%w: %s is mounted as %s, and %s was asked for", errIncompatible, rec.Staging, m.Type, rec.FSType)
+	case !rec.ReadOnly && has(m.Super, "ro") && !has(m.Options, "ro"):
+		return fmt.Errorf("%w: the kernel found an error in the file system on %s and made it read-only; see the kernel's log", errUnhealthy, rec.Staging)
+	case m.readOnly() != rec.ReadOnly:
+		return fmt.Errorf("%w: %s is mounted read-only: %v; asked for read-only: %v", errIncompatible, rec.Staging, m.readOnly(), rec.ReadOnly)
+	}
+	return nil
+}
+
+// clearStale takes dead mounts of this volume off its staging path: those whose
+// device the kernel no longer knows, or which it shut down. The unmount is a
+// plain one.
+func (s *Server) clearStale(rec *record, mounts, there []Mount) error {
+	for _, m := range there {
+		if err := s.checkOrigin(rec, m); err != nil {
+			return err
+		}
+		if others := otherUses(mounts, m.Device, rec.Staging); len(others) > 0 {
+			return fmt.Errorf("%w: the mount on %s is dead, and %v still use it; end those workloads first", errInUse, rec.Staging, others)
+		}
+	}
+	for range there {
+		if err := s.unmount(rec.Staging); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkOrigin proves that a mount is of the record's LUN, from the device's own
+// place in sysfs, or that its device is gone for good.
+func (s *Server) checkOrigin(rec *record, m Mount) error {
+	origin, err := s.devices.Origin(m.Device)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, ErrNotISCSI) {
+		return fmt.Errorf("what is mounted on %s: %w", m.Path, err)
+	}
+	if err != nil || origin.IQN != rec.Target.IQN || origin.LUN != rec.Target.LUN {
+		return fmt.Errorf("%w: %s is a mount of %s (device %s), not of target %s LUN %d; unmount it, or use another path", errForeign, m.Path, m.Source, m.Device, rec.Target.IQN, rec.Target.LUN)
+	}
+	return nil
+}
+
+// otherUses lists the paths, but for one, where the file system of a device is
+// mounted.
+func otherUses(mounts []Mount, device Number, but string) []string {
+	var paths []string
+	for _, m := range mounts {
+		if m.Device == device && m.Path != but {
+			paths = append(paths, m.Path)
+		}
+	}
+	return paths
+}

@@ -1,0 +1,77 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// The kinds of failure that are born in this package.
+var (
+	errPending      = errors.New("the volume is busy with another call")
+	errNotFound     = errors.New("no such volume on this node")
+	errNotStaged    = errors.New("the volume is not staged")
+	errIncompatible = errors.New("exists, but not as asked")
+	errForeign      = errors.New("not this volume's")
+	errPath         = errors.New("unsuitable path")
+	errInUse        = errors.New("the volume is in use")
+	errUnhealthy    = errors.New("the file system is damaged")
+	errRefused      = errors.New("refused to make a file system")
+	errOtherFS      = errors.New("another file system")
+	errUnreadable   = errors.New("the device cannot be read")
+	errNotGrown     = errors.New("the device is smaller than asked")
+	errRecord       = errors.New("bad record")
+	errNoAnswer     = errors.New("the device does not answer")
+)
+
+// codeOf is the one table from error to code, first match wins.
+//
+//nolint:gochecknoglobals // a constant table
+var codeOf = []struct {
+	kind error
+	code codes.Code
+}{
+	{errPending, codes.Aborted},
+	{errNotFound, codes.NotFound},
+	{errIncompatible, codes.AlreadyExists},
+	{errNotStaged, codes.FailedPrecondition},
+	{errForeign, codes.FailedPrecondition},
+	{errPath, codes.FailedPrecondition},
+	{errInUse, codes.FailedPrecondition},
+	{errUnhealthy, codes.FailedPrecondition},
+	{errRefused, codes.FailedPrecondition},
+	{errOtherFS, codes.FailedPrecondition},
+	{errRecord, codes.Internal},
+	{errUnreadable, codes.Unavailable},
+	{errNotGrown, codes.Unavailable},
+	{errNoAnswer, codes.Unavailable},
+	{iscsi.ErrForeign, codes.FailedPrecondition},
+	{iscsi.ErrBusy, codes.FailedPrecondition},
+	{ErrHeld, codes.FailedPrecondition},
+	{iscsi.ErrNotAttached, codes.FailedPrecondition},
+	{iscsi.ErrAuth, codes.Unauthenticated},
+	{iscsi.ErrNotReady, codes.Unavailable},
+	{iscsi.ErrUnavailable, codes.Unavailable},
+	{iscsi.ErrStuck, codes.Unavailable},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{context.Canceled, codes.Canceled},
+}
+
+// statusOf gives err its code. What no line of the table knows is a surprise:
+// Internal.
+func statusOf(err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	for _, line := range codeOf {
+		if errors.Is(err, line.kind) {
+			return status.Error(line.code, err.Error())
+		}
+	}
+	return status.Error(codes.Internal, fmt.Sprintf("unexpected: %v", err))
+}

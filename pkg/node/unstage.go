@@ -1,0 +1,184 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"k8s.io/klog/v2"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// NodeUnstageVolume unmounts the staging path, detaches the volume and forgets
+// it, in this order; what fails keeps the record and is an error (FM 5). A volume
+// of which nothing is there is success.
+func (s *Server) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
+	r, err := parseUnstage(req)
+	if err != nil {
+		return nil, err
+	}
+	op, err := s.operations.begin(r.Volume, "NodeUnstageVolume")
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	defer op.release()
+	if err := s.unstage(ctx, op, r); err != nil {
+		return nil, statusOf(fmt.Errorf("unstage volume %s: %w", r.Volume, err))
+	}
+	return &csi.NodeUnstageVolumeResponse{}, nil
+}
+
+func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) error {
+	staging, err := resolve(r.Staging)
+	if errors.Is(err, fs.ErrNotExist) {
+		staging = r.Staging // nothing can be mounted there, but the record may know more
+	} else if err != nil {
+		return err
+	}
+	rec, err := s.records.load(r.Volume)
+	if errors.Is(err, fs.ErrNotExist) {
+		rec, err = s.derive(ctx, r.Volume, staging)
+	}
+	if errors.Is(err, errNotStaged) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	device, err := s.attacher.Find(ctx, rec.target())
+	if err != nil && !errors.Is(err, iscsi.ErrNotAttached) {
+		return fmt.Errorf("find the device: %w", err)
+	}
+	err = op.own(ctx, "unmounting", func(context.Context) error { return s.takeOff(rec, staging, device) })
+	if err != nil {
+		return err
+	}
+	if err := s.attacher.Detach(ctx, rec.target()); err != nil {
+		return fmt.Errorf("detach: %w", err)
+	}
+	return s.records.remove(r.Volume)
+}
+
+// derive makes a record out of what is mounted on the staging path: the mount
+// names the device, and the device's place in sysfs the target, the LUN and the
+// portals. That is all a detach needs. A raw block volume leaves no mount there;
+// without a record nothing on this host ties it to its id, and its session ends
+// when the controller takes this node out of the volume's ACL.
+func (s *Server) derive(ctx context.Context, volume, staging string) (*record, error) {
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return nil, err
+	}
+	there := at(mounts, staging)
+	if len(there) == 0 {
+		return nil, fmt.Errorf("%w: there is neither a record nor a mount on %s", errNotStaged, staging)
+	}
+	m := there[len(there)-1]
+	origin, err := s.devices.Origin(m.Device)
+	if err != nil {
+		return nil, fmt.Errorf("%w: volume %s has no record here, and the mount of %s on %s leads to no target: %w; unmount it by hand", errForeign, volume, m.Source, staging, err)
+	}
+	holder, err := s.records.holderOf(origin, volume)
+	if err != nil {
+		return nil, err
+	}
+	if holder != "" {
+		return nil, fmt.Errorf("%w: what is mounted on %s is volume %s", errForeign, staging, holder)
+	}
+	rec := &record{
+		Volume: volume, Staging: staging, Target: recordTarget(origin), Mode: modeMount, FSType: m.Type, ReadOnly: m.readOnly(),
+		Format: format{State: formatFinished, FSType: m.Type, Serial: origin.Serial, Time: s.clock().UTC()},
+	}
+	klog.FromContext(ctx).Info("The volume's record was lost and is made anew from its mount", "volume", volume, "path", staging, "target", origin.IQN, "lun", origin.LUN)
+	return rec, s.records.save(rec)
+}
+
+// takeOff unmounts the staging path after proving that nothing else uses the
+// volume, and then proves that the device is free: another mount namespace may
+// hold a mount that this one does not see.
+func (s *Server) takeOff(rec *record, staging string, device iscsi.Device) error {
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
+	attached := device.Path != ""
+	numbers := map[Number]bool{}
+	if attached {
+		if numbers, err = s.numbers(device); err != nil {
+			return err
+		}
+	}
+	there := at(mounts, staging)
+	if staging != rec.Staging {
+		there = append(there, at(mounts, rec.Staging)...)
+	}
+	for _, m := range there {
+		if numbers[m.Device] {
+			continue
+		}
+		if err := s.checkOrigin(rec, m); err != nil {
+			return err
+		}
+		numbers[m.Device] = true
+	}
+	if uses := s.usesOf(mounts, numbers, staging, rec.Staging); len(uses) > 0 {
+		return fmt.Errorf("%w: it is still mounted on %v; unpublish it there first", errInUse, uses)
+	}
+	for _, m := range slices.Backward(there) {
+		if err := s.unmount(m.Path); err != nil {
+			return err
+		}
+	}
+	if !attached {
+		return nil
+	}
+	return s.checkFree(device)
+}
+
+// unmount takes the topmost mount off path. One that stays is in use, as far as
+// anybody can tell: the tool's words are all there is.
+func (s *Server) unmount(path string) error {
+	if err := s.mounts.Unmount(path); err != nil {
+		return fmt.Errorf("%w: %w", errInUse, err)
+	}
+	return nil
+}
+
+// usesOf lists where a device is mounted, or bound as a device file, but for the
+// paths given.
+func (s *Server) usesOf(mounts []Mount, numbers map[Number]bool, but ...string) []string {
+	var paths []string
+	for _, m := range mounts {
+		if !slices.Contains(but, m.Path) && (numbers[m.Device] || s.isBound(m, numbers)) {
+			paths = append(paths, m.Path)
+		}
+	}
+	return paths
+}
+
+// isBound says whether a mount is a device file, bound onto another path, of one
+// of these devices. Such a mount shows the number of the file system the file
+// lives in, so the file itself is asked; only those of memory are, because asking
+// others might wait for a dead server.
+func (s *Server) isBound(m Mount, numbers map[Number]bool) bool {
+	if m.Root == "/" || m.Type != "devtmpfs" && m.Type != "tmpfs" {
+		return false
+	}
+	n, err := s.devices.Number(m.Path)
+	return err == nil && numbers[n]
+}
+
+func (s *Server) checkFree(device iscsi.Device) error {
+	disk, err := s.devices.Claim(device.Path)
+	if err != nil {
+		if errors.Is(err, errUnreadable) {
+			return nil // it does not open at all; whether it can be taken away is Detach's to find
+		}
+		return fmt.Errorf("%s is unmounted here, but %w; is it mounted in another container?", device.Path, err)
+	}
+	return disk.Close()
+}
