@@ -1,0 +1,149 @@
+package image
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+// archive is where Debian itself says its packages are, for hosts that have no source of the suite.
+var archive = []source{
+	{"http://deb.debian.org/debian", Suite},
+	{"http://deb.debian.org/debian", Suite + "-updates"},
+	{"http://deb.debian.org/debian-security", Suite + "-security"},
+}
+
+// source is one suite of one mirror.
+type source struct{ uri, suite string }
+
+func (s source) line() string {
+	if _, err := os.Stat(keyring); err != nil {
+		return "deb " + s.uri + " " + s.suite + " main"
+	}
+	return "deb [signed-by=" + keyring + "] " + s.uri + " " + s.suite + " main"
+}
+
+// hostSuite is the code name of the Debian release that this host runs, or "".
+func hostSuite() string {
+	content, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		return ""
+	}
+	found := regexp.MustCompile(`(?m)^VERSION_CODENAME="?([a-z]+)`).FindSubmatch(content)
+	if found == nil {
+		return ""
+	}
+	return string(found[1])
+}
+
+// hostSources are the mirrors that this host itself uses for the suite, or Debian's own.
+func hostSources() ([]string, error) {
+	found, err := readSources(os.DirFS("/etc/apt"))
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(found, func(s source) bool { return s.suite == Suite }) {
+		found = archive
+	}
+	lines := make([]string, 0, len(found))
+	for _, s := range found {
+		lines = append(lines, s.line())
+	}
+	return lines, nil
+}
+
+// readSources reads an /etc/apt directory, in both of apt's formats.
+func readSources(apt fs.FS) ([]source, error) {
+	var all []source
+	for _, pattern := range []string{"sources.list", "sources.list.d/*.list", "sources.list.d/*.sources"} {
+		names, err := fs.Glob(apt, pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			content, err := fs.ReadFile(apt, name)
+			if err != nil {
+				return nil, err
+			}
+			parse := parseLines
+			if filepath.Ext(name) == ".sources" {
+				parse = parseStanzas
+			}
+			all = append(all, parse(content)...)
+		}
+	}
+	all = slices.DeleteFunc(all, func(s source) bool { return !serves(s) })
+	slices.SortFunc(all, func(a, b source) int { return strings.Compare(a.uri+" "+a.suite, b.uri+" "+b.suite) })
+	return slices.Compact(all), nil
+}
+
+// serves tells Debian's own archive from others that use the same suite names.
+func serves(s source) bool {
+	switch s.suite {
+	case Suite, Suite + "-updates", Suite + "-security":
+		return strings.Contains(s.uri, "debian")
+	}
+	return false
+}
+
+// parseLines reads the one-line format: deb [options] uri suite component...
+func parseLines(content []byte) []source {
+	options := regexp.MustCompile(`\[[^]]*\]`)
+	var all []source
+	lines := bufio.NewScanner(bytes.NewReader(content))
+	for lines.Scan() {
+		words := strings.Fields(options.ReplaceAllString(lines.Text(), " "))
+		if len(words) >= 4 && words[0] == "deb" && slices.Contains(words[3:], "main") {
+			all = append(all, source{strings.TrimSuffix(words[1], "/"), words[2]})
+		}
+	}
+	return all
+}
+
+// parseStanzas reads the deb822 format; a field may go on in indented lines.
+func parseStanzas(content []byte) []source {
+	var all []source
+	for stanza := range bytes.SplitSeq(append(content, '\n'), []byte("\n\n")) {
+		fields := map[string][]string{}
+		key := ""
+		for line := range strings.Lines(string(stanza)) {
+			if strings.HasPrefix(line, "#") {
+				continue
+			}
+			value := line
+			if line[0] != ' ' && line[0] != '\t' {
+				key, value, _ = strings.Cut(line, ":")
+				key = strings.ToLower(key)
+			}
+			fields[key] = append(fields[key], strings.Fields(value)...)
+		}
+		if !slices.Contains(fields["types"], "deb") || !slices.Contains(fields["components"], "main") || slices.Contains(fields["enabled"], "no") {
+			continue
+		}
+		for _, uri := range fields["uris"] {
+			for _, suite := range fields["suites"] {
+				all = append(all, source{strings.TrimSuffix(uri, "/"), suite})
+			}
+		}
+	}
+	return all
+}
+
+// hostAptOptions are this host's settings on how to reach mirrors: proxies, and the checks of dates.
+func hostAptOptions(ctx context.Context) ([]string, error) {
+	dump, err := run(ctx, "apt-config", "dump")
+	if err != nil {
+		return nil, errors.Join(errors.New("guest images are made of Debian packages, which needs apt"), err)
+	}
+	wanted := regexp.MustCompile(`(?im)^Acquire::(?:https?::Proxy(?:-Auto-Detect)?|https?::Proxy::\S+|Check-Valid-Until|Check-Date) ".+";$`)
+	return wanted.FindAllString(string(dump), -1), nil
+}

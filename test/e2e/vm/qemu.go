@@ -1,0 +1,131 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/datera-csi/datera-csi/test/e2e/vm/bootline"
+	"github.com/datera-csi/datera-csi/test/e2e/vm/image"
+)
+
+// Accelerators.
+const (
+	accelKVM = "kvm"
+	accelTCG = "tcg"
+)
+
+// probeLimit bounds the try to boot under KVM: there are hosts whose /dev/kvm opens and whose guests hang.
+const probeLimit = 15 * time.Second
+
+const qemuProgram = "qemu-system-x86_64"
+
+func baseArgs(accel string, image *image.Image, initramfs, line string) []string {
+	processor := "host"
+	if accel == accelTCG {
+		accel, processor = "tcg,thread=multi", "max"
+	}
+	return []string{
+		qemuProgram, "-M", "q35,usb=off,vmport=off", "-accel", accel, "-cpu", processor,
+		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot",
+		"-kernel", image.Kernel, "-initrd", initramfs,
+		"-append", "console=ttyS0 loglevel=5 panic=-1 mitigations=off net.ifnames=0 rdinit=/init " + line,
+	}
+}
+
+func (g *Guest) qemuArgs() []string {
+	identity := bootline.Machine{Name: g.Name, Initiator: g.Initiator}
+	for nic := range Networks {
+		identity.Addresses = append(identity.Addresses, netip.PrefixFrom(g.Addr(nic), 24))
+	}
+	args := append(baseArgs(g.lab.accel, g.lab.image, g.lab.initramfs, identity.String()),
+		"-name", g.Name, "-m", strconv.Itoa(g.spec.MemoryMB), "-smp", strconv.Itoa(g.spec.CPUs),
+		"-chardev", "file,id=console,append=on,path="+escape(g.console()), "-serial", "chardev:console",
+		"-device", "virtio-rng-pci",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=3",
+		"-device", "virtserialport,chardev=agent,name="+bootline.Port,
+	)
+	args = append(args, disk(bootline.RootDisk, g.lab.image.Root, "readonly=on")...)
+	for _, d := range append([]Disk{{Name: bootline.StateDisk}}, g.spec.Disks...) {
+		// Unsafe means only that flushes do not reach the host's disk: a killed guest loses no more than a
+		// machine without power does.
+		args = append(args, disk(d.Name, g.diskFile(d.Name), "cache=unsafe,discard=unmap")...)
+	}
+	for nic := range Networks {
+		args = append(args,
+			"-netdev", fmt.Sprintf("tap,id=net%d,ifname=%s,script=no,downscript=no,vhost=off", nic, g.tap(nic)),
+			"-device", fmt.Sprintf("virtio-net-pci,netdev=net%d,romfile=,mac=52:54:00:88:%02x:%02x", nic, nic+1, g.index))
+	}
+	return args
+}
+
+func disk(name, path, options string) []string {
+	return []string{
+		"-drive", fmt.Sprintf("if=none,id=%s,format=raw,%s,file=%s", name, options, escape(path)),
+		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s", name, name),
+	}
+}
+
+// escape lets a value with commas through QEMU's option syntax.
+func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }
+
+// probeAccel finds out whether guests boot under KVM here, by booting one. The answer is kept until the
+// host boots again or the kernel of the image changes.
+func probeAccel(ctx context.Context, cache string, img *image.Image, initramfs string) (string, error) {
+	device, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return accelTCG, nil //nolint:nilerr // no KVM is an answer
+	}
+	if err := device.Close(); err != nil {
+		return "", err
+	}
+	unlock, err := image.Lock(ctx, filepath.Join(cache, "kvm.lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	asked := img.Key + " " + strings.TrimSpace(string(boot))
+	known := filepath.Join(cache, "kvm.known")
+	if content, err := os.ReadFile(known); err == nil {
+		if answer, ok := strings.CutPrefix(string(content), asked+" "); ok {
+			return answer, nil
+		}
+	}
+	answer, err := bootsUnderKVM(ctx, img, initramfs)
+	if err != nil {
+		return "", err
+	}
+	return answer, os.WriteFile(known, []byte(asked+" "+answer), 0o644)
+}
+
+func bootsUnderKVM(ctx context.Context, img *image.Image, initramfs string) (string, error) {
+	limited, cancel := context.WithTimeout(ctx, probeLimit)
+	defer cancel()
+	args := append(baseArgs(accelKVM, img, initramfs, bootline.Machine{Probe: true}.String()), "-m", "256", "-serial", "stdio")
+	qemu := exec.CommandContext(limited, args[0], args[1:]...)
+	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	qemu.WaitDelay = time.Second
+	out, err := qemu.Output()
+	switch {
+	case ctx.Err() != nil:
+		return "", context.Cause(ctx)
+	case errors.Is(err, exec.ErrNotFound):
+		return "", err
+	case strings.Contains(string(out), bootline.ProbeMark):
+		return accelKVM, nil
+	default:
+		return accelTCG, nil
+	}
+}
