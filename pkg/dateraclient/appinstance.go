@@ -110,6 +110,7 @@ func (a *appInstance) volume() (*Volume, error) {
 		Name: string(a.Name), ID: string(a.ID), Tenant: string(a.Tenant),
 		Description: string(a.Descr), CreateMode: string(a.CreateMode), Template: a.Template.name(),
 		Online:          a.AdminState != offline && si.AdminState != offline,
+		OpState:         string(a.OpState),
 		Exported:        si.OpState == available,
 		StorageInstance: string(si.Name), Child: string(vol.Name),
 		Size: size, Replicas: int(vol.Replicas),

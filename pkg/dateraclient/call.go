@@ -30,6 +30,8 @@ type request struct {
 	// once forbids to send it again when the answer was lost: a POST, and a PUT
 	// with an op, would not do the same thing twice.
 	once bool
+	// notice, if set, hears of every attempt that fails.
+	notice func(*Error)
 }
 
 func get(path string) request { return request{method: http.MethodGet, path: path} }
@@ -93,6 +95,9 @@ func (c *Client) send(ctx context.Context, s *session, r request, decode func([]
 		if !errors.As(err, &e) {
 			return err
 		}
+		if r.notice != nil {
+			r.notice(e)
+		}
 		if !r.replay(e, nonsense) || !wait.wait(ctx) {
 			return conclude(r, e)
 		}
@@ -110,7 +115,7 @@ func conclude(r request, e *Error) error {
 	}
 	out := *e
 	out.kind = ErrAnswerLost
-	if e.kind != ErrUnavailable {
+	if !errors.Is(e.kind, ErrUnavailable) {
 		out.Message = e.kind.Error() + ": " + e.Message
 	}
 	return &out
@@ -131,17 +136,15 @@ func (c *Client) attempt(ctx context.Context, s *session, r request, decode func
 	if err != nil {
 		return err
 	}
-	res, err := c.http.Do(req) //nolint:bodyclose // finish closes it
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err == nil {
+	res, err := c.http.Do(req)
+	switch {
+	case err == nil:
 		return finish(ctx, s, r, res, decode)
-	}
-	if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return ended(ctx, r, wrote.Load())
+	default:
+		return transportError(r, err, wrote.Load())
 	}
-	return transportError(r, err, wrote.Load())
 }
 
 // httpRequest makes the request that goes over the wire.

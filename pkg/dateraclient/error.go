@@ -97,8 +97,8 @@ func (e *Error) Unwrap() []error {
 }
 
 // kinds is the only place that knows how the array names its failures. The first
-// row that fits decides; a zero field fits anything. Codes other than 15 are not
-// documented anywhere.
+// row that fits decides; a zero field fits anything. Of the codes only 15 has a
+// meaning that is known, so that some things must be told by the array's words.
 func kinds() []kindRow {
 	return []kindRow{
 		{name: "AuthFailedError", kind: ErrAuth},
@@ -116,6 +116,9 @@ func kinds() []kindRow {
 		{http: http.StatusInsufficientStorage, named: true, kind: ErrNoSpace},
 		{http: http.StatusForbidden, named: true, kind: ErrPermission},
 		{http: http.StatusConflict, named: true, kind: ErrConflict},
+		{name: "InvalidRequestError", says: "limit", kind: ErrNoSpace}, // of app instances, of the tenant's quota…
+		{name: "InvalidRequestError", says: "quota", kind: ErrNoSpace},
+		{name: "InvalidRequestError", says: " space", kind: ErrNoSpace},
 		{name: "InvalidRequestError", kind: ErrInvalid},
 		{name: "ValidationFailedError", kind: ErrInvalid},
 		{name: "InvalidRouteError", kind: ErrInvalid},
@@ -126,31 +129,38 @@ type kindRow struct {
 	name  string
 	http  int
 	code  int
-	says  string // part of the array's message
+	says  string // part of the array's message, in lower case
 	named bool   // only when the body is an error of the array, by any name
 	kind  error
 	fate  fate
 }
 
-// classify finds the kind of an answer that is not a success. A status alone is
+// verdict is what a failure means.
+type verdict struct {
+	kind    error
+	fate    fate
+	message string // what to do about it, if anything can be
+}
+
+// classify finds the meaning of an answer that is not a success. A status alone is
 // believed where a half-started array may send nothing more; 404 never is: only
 // the array's own NotFoundError means that an object is gone, not some proxy's
 // idea of a path.
-func classify(status int, body errorBody) (error, fate) {
+func classify(status int, body errorBody) verdict {
 	for _, k := range kinds() {
 		if (k.name == "" || k.name == string(body.Name)) && (k.http == 0 || k.http == status) &&
 			(k.code == 0 || k.code == int(body.Code)) && (!k.named || body.isError()) &&
-			strings.Contains(string(body.Message), k.says) {
-			return k.kind, k.fate
+			strings.Contains(strings.ToLower(string(body.Message)), k.says) {
+			return verdict{kind: k.kind, fate: k.fate}
 		}
 	}
 	switch {
 	case !body.isError():
-		return ErrNotDatera, final
+		return verdict{kind: ErrNotDatera}
 	case status >= http.StatusInternalServerError:
-		return ErrFault, faulted
+		return verdict{kind: ErrFault, fate: faulted}
 	default:
-		return ErrInvalid, final
+		return verdict{kind: ErrInvalid}
 	}
 }
 
@@ -189,9 +199,11 @@ func answerError(r request, status int, raw []byte, secrets []string) *Error {
 	if !decoded {
 		body = errorBody{}
 	}
-	e := &Error{Op: r.method, Path: r.path, HTTP: status, Name: string(body.Name), Code: int(body.Code)}
-	e.kind, e.fate = classify(status, body)
-	e.Message = blank(string(body.Message), secrets)
+	found := classify(status, body)
+	e := &Error{
+		Op: r.method, Path: r.path, HTTP: status, Name: string(body.Name), Code: int(body.Code),
+		Message: blank(string(body.Message), secrets), kind: found.kind, fate: found.fate,
+	}
 	if e.Message == "" && !body.isError() {
 		e.Message = "it answered " + blank(excerpt(raw), secrets)
 	}

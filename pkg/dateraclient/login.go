@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 )
 
 // session is what one login teaches: it is never changed, a new login makes a
@@ -35,6 +37,13 @@ type flight struct {
 
 	waiters int // guarded by Client.mu
 	cancel  context.CancelFunc
+	trouble atomic.Pointer[Error] // why it takes so long, if that is known
+}
+
+// watched is a request of the login whose failures those who wait can learn of.
+func (f *flight) watched(r request) request {
+	r.notice = func(e *Error) { f.trouble.Store(e) }
+	return r
 }
 
 // login gives the shared session, or logs in when there is none or when stale is
@@ -56,6 +65,20 @@ func (c *Client) login(ctx context.Context, stale *session) (*session, error) {
 	f.waiters++
 	c.mu.Unlock()
 
+	soon := time.NewTimer(untilSoon(ctx))
+	defer soon.Stop()
+	select {
+	case <-f.done:
+		return f.session, f.err
+	case <-soon.C:
+	case <-ctx.Done():
+	}
+	// Shortly before its end a caller is told what the login has met so far,
+	// which is worth more than a deadline.
+	if trouble := f.trouble.Load(); trouble != nil && ctx.Err() == nil {
+		c.leave(f)
+		return nil, fmt.Errorf("log in: %w", trouble)
+	}
 	select {
 	case <-f.done:
 		return f.session, f.err
@@ -65,13 +88,23 @@ func (c *Client) login(ctx context.Context, stale *session) (*session, error) {
 	}
 }
 
+// untilSoon is the time until ctx is about to end.
+func untilSoon(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return patience
+	}
+	left := time.Until(deadline)
+	return left - min(left/10, time.Second)
+}
+
 // takeOff starts a login; c.mu is held.
 func (c *Client) takeOff(ctx context.Context) *flight {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), patience, errImpatient)
 	f := &flight{done: make(chan struct{}), cancel: cancel}
 	go func() {
 		defer cancel()
-		f.session, f.err = c.connect(ctx)
+		f.session, f.err = c.connect(ctx, f)
 		c.mu.Lock()
 		if c.flight == f {
 			c.flight = nil
@@ -103,8 +136,8 @@ func (c *Client) leave(f *flight) {
 func apiVersions() []string { return []string{"v2.3", "v2.2"} }
 
 // connect asks what the array speaks, logs in and asks what the array is.
-func (c *Client) connect(ctx context.Context) (*session, error) {
-	versions, err := c.negotiate(ctx)
+func (c *Client) connect(ctx context.Context, f *flight) (*session, error) {
+	versions, err := c.negotiate(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +147,7 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 	}
 	var s *session
 	for _, version := range versions {
-		if s, err = c.authenticate(ctx, version, user, password); !unspoken(err) {
+		if s, err = c.authenticate(ctx, f, version, user, password); !unspoken(err) {
 			break
 		}
 	}
@@ -126,7 +159,7 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.product, err = c.askProduct(ctx, s); err != nil {
+	if s.product, err = c.askProduct(ctx, f, s); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -134,11 +167,11 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 
 // negotiate gives the API versions to try. Arrays too old for the question
 // answer it with an error of their own; there, logging in will tell.
-func (c *Client) negotiate(ctx context.Context) ([]string, error) {
+func (c *Client) negotiate(ctx context.Context, f *flight) ([]string, error) {
 	var offer struct {
 		Versions *[]string `json:"api_versions"`
 	}
-	err := c.send(ctx, &session{}, get("/api_versions"), func(raw []byte) error {
+	err := c.send(ctx, &session{}, f.watched(get("/api_versions")), func(raw []byte) error {
 		if err := json.Unmarshal(raw, &offer); err != nil {
 			return err
 		}
@@ -176,13 +209,13 @@ func unspoken(err error) bool {
 
 // authenticate logs in. A refused login is never repeated: it would only help to
 // lock the account.
-func (c *Client) authenticate(ctx context.Context, version, user, password string) (*session, error) {
+func (c *Client) authenticate(ctx context.Context, f *flight, version, user, password string) (*session, error) {
 	r := put("/login", map[string]string{"name": user, "password": password})
 	r.secrets, r.hidden = []string{password}, true
 	var answer struct {
 		Key string `json:"key"`
 	}
-	err := c.send(ctx, &session{version: version}, r, func(raw []byte) error {
+	err := c.send(ctx, &session{version: version}, f.watched(r), func(raw []byte) error {
 		if err := json.Unmarshal(raw, &answer); err != nil {
 			return err
 		}
@@ -202,9 +235,9 @@ func (c *Client) authenticate(ctx context.Context, version, user, password strin
 
 // askProduct asks for the product version. A user without the right to ask is
 // believed to sit before the oldest product that has this API version.
-func (c *Client) askProduct(ctx context.Context, s *session) (product, error) {
+func (c *Client) askProduct(ctx context.Context, f *flight, s *session) (product, error) {
 	var answer envelope[systemWire]
-	err := c.send(ctx, s, get("/system"), func(raw []byte) error { return json.Unmarshal(raw, &answer) })
+	err := c.send(ctx, s, f.watched(get("/system")), func(raw []byte) error { return json.Unmarshal(raw, &answer) })
 	if errors.Is(err, ErrPermission) || errors.Is(err, ErrNotFound) {
 		return oldestWith(s.version), nil
 	}

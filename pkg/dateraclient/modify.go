@@ -88,6 +88,10 @@ func allLimits(q QoS) map[string]int {
 func (c *Client) Conform(ctx context.Context, v *Volume, spec VolumeSpec) (*Volume, error) {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
+	v, err := c.rested(ctx, v)
+	if err != nil {
+		return nil, err
+	}
 	changed := false
 	steps := []func(context.Context, *Volume, VolumeSpec) (bool, error){c.conformCHAP}
 	if spec.Template == "" {
@@ -107,6 +111,23 @@ func (c *Client) Conform(ctx context.Context, v *Volume, spec VolumeSpec) (*Volu
 		return v, nil
 	}
 	return c.reread(ctx, v)
+}
+
+// rested waits until a clone is complete: until then the array may refuse to
+// change it.
+func (c *Client) rested(ctx context.Context, v *Volume) (*Volume, error) {
+	err := poll(ctx, v.Name+" to be cloned", func(ctx context.Context) (bool, error) {
+		if v.OpState != "cloning" {
+			return true, nil
+		}
+		var err error
+		v, err = c.reread(ctx, v)
+		return false, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
 }
 
 func (c *Client) conformCHAP(ctx context.Context, v *Volume, spec VolumeSpec) (bool, error) {

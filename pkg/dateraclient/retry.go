@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/url"
 	"syscall"
 	"time"
@@ -81,18 +82,17 @@ func transportError(r request, err error, wrote bool) *Error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err // the path is in our own error already
 	}
-	e := &Error{Op: r.method, Path: r.path, cause: err}
-	e.kind, e.fate, e.Message = diagnose(err, wrote)
-	return e
+	found := diagnose(err, wrote)
+	return &Error{Op: r.method, Path: r.path, Message: found.message, kind: found.kind, fate: found.fate, cause: err}
 }
 
 // diagnose finds out what a transport's error says about the array.
-func diagnose(err error, wrote bool) (error, fate, string) {
+func diagnose(err error, wrote bool) verdict {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return ErrUntrusted, final, "put the certificate of the authority that signed it into the backend's ca.crt"
+		return verdict{ErrUntrusted, final, "put the certificate of the authority that signed it into the backend's ca.crt"}
 	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return ErrNotDatera, final, "it does not speak TLS: is the endpoint's scheme http, or its port 7718?"
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
+		return verdict{ErrNotDatera, final, "it does not speak TLS: is the endpoint's scheme http, or its port 7718?"}
 	}
 	op := ""
 	if e, ok := errors.AsType[*net.OpError](err); ok {
@@ -100,17 +100,17 @@ func diagnose(err error, wrote bool) (error, fate, string) {
 	}
 	switch {
 	case op == "remote error", op == "local error":
-		return ErrUnreachable, final, "the TLS handshake failed"
+		return verdict{ErrUnreachable, final, "the TLS handshake failed"}
 	case op == "dial" && !dropped(err):
-		return ErrUnreachable, final, ""
+		return verdict{ErrUnreachable, final, ""}
 	case !wrote && isTimeout(err):
-		return ErrUnreachable, final, ""
+		return verdict{ErrUnreachable, final, ""}
 	case !wrote:
-		return ErrUnavailable, refused, ""
+		return verdict{ErrUnavailable, refused, ""}
 	case dropped(err), isTimeout(err):
-		return ErrUnavailable, lost, ""
+		return verdict{ErrUnavailable, lost, ""}
 	default:
-		return ErrNotDatera, garbled, ""
+		return verdict{ErrNotDatera, garbled, ""}
 	}
 }
 

@@ -40,14 +40,17 @@ func (c *Client) CreateSnapshot(ctx context.Context, v *Volume, uuid string) (*S
 		if s.Available {
 			return true, nil
 		}
-		seen, err := c.Snapshot(ctx, v, s.UTCTS)
-		if err != nil {
-			return false, err
+		seen, readErr := c.Snapshot(ctx, v, s.UTCTS)
+		if readErr != nil {
+			return false, readErr
 		}
 		s = *seen
 		return s.Available, nil
 	})
-	return &s, err
+	if err != nil {
+		return nil, err
+	}
+	return &s, nil
 }
 
 // snapshotByUUID finds out what became of a snapshot whose creation ended with

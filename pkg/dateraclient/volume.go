@@ -20,6 +20,7 @@ type Volume struct {
 	CreateMode  string // kubernetes for what this driver made
 	Template    string // name of the AppTemplate it was made from, or ""
 	Online      bool   // admin state of the app instance and of its storage instance
+	OpState     string // what the array is doing with the app instance, e.g. cloning; "" at rest
 	Exported    bool   // the storage instance's op_state is available
 
 	// Names of the two children: storage-1 and volume-1 in what this driver
