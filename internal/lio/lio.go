@@ -77,7 +77,7 @@ func New(ctx context.Context, cfg Config) (*Exporter, error) {
 		hba:    filepath.Join(cfg.Root, "core", hbaName),
 	}
 	if e.tree == nil {
-		e.tree = configfs{}
+		e.tree = Configfs{}
 		var err error
 		if e.host, err = prepare(ctx, cfg); err != nil {
 			return nil, err

@@ -24,16 +24,21 @@ type Tree interface {
 	List(dir string) (dirs, links []string, err error) // attributes are left out
 }
 
-// configfs is the real Tree.
-type configfs struct{}
+// Configfs is the real Tree, as the kernel mounts it.
+type Configfs struct{}
 
-func (configfs) Mkdir(dir string) error            { return os.Mkdir(dir, 0o750) }
-func (configfs) Remove(path string) error          { return os.Remove(path) }
-func (configfs) Symlink(target, link string) error { return os.Symlink(target, link) }
+// Mkdir makes an object of the kernel; its files appear with it.
+func (Configfs) Mkdir(dir string) error { return os.Mkdir(dir, 0o750) }
+
+// Remove takes back a Mkdir or a Symlink.
+func (Configfs) Remove(path string) error { return os.Remove(path) }
+
+// Symlink tells one object of another.
+func (Configfs) Symlink(target, link string) error { return os.Symlink(target, link) }
 
 // Write never creates a file, as configfs has only those the kernel made, and
 // its error never holds the value, which may be a secret.
-func (configfs) Write(file, value string) error {
+func (Configfs) Write(file, value string) error {
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -42,12 +47,14 @@ func (configfs) Write(file, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-func (configfs) Read(file string) (string, error) {
+// Read reads a whole file.
+func (Configfs) Read(file string) (string, error) {
 	b, err := os.ReadFile(file)
 	return string(b), err
 }
 
-func (configfs) List(dir string) (dirs, links []string, err error) {
+// List reads one directory.
+func (Configfs) List(dir string) (dirs, links []string, err error) {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
 		switch {
