@@ -24,8 +24,10 @@ type Config struct {
 
 	AccessIPs []netip.Addr // portals of every target; 172.28.0.9 and 172.29.0.9
 	Nodes     int          // storage nodes; 3
-	Capacity  int64        // raw bytes of all nodes; 64 TiB
-	Limits    Limits       // product limits
+
+	AllFlashNodes int    // how many of them, the last ones, are all-flash; 0
+	Capacity      int64  // raw bytes of all nodes; 64 TiB
+	Limits        Limits // product limits
 
 	DataDir  string   // where state and backing files live; "" keeps all in memory
 	Exporter Exporter // data plane; nil for none. Needs DataDir.
@@ -46,9 +48,9 @@ type Config struct {
 }
 
 // User may log in. Tenant is where the user acts; "" is /root, which may act
-// everywhere.
+// everywhere. Role is admin or viewer; "" is admin.
 type User struct {
-	Name, Password, Tenant string
+	Name, Password, Tenant, Role string
 }
 
 // Limits are the product's limits. A zero field takes the product's own, a
@@ -87,9 +89,9 @@ func New(cfg Config) (*Array, error) {
 	a := &Array{cfg: cfg, product: p, state: newState(cfg.Nodes), started: cfg.Clock()}
 	a.log.on = cfg.Record
 	a.router = newRouter(a.routes())
-	for _, u := range cfg.Users {
-		a.state.addUser(u)
-	}
+	a.state.addAccounts(cfg.Users)
+	a.state.addDefaultPool(a.accessIPs())
+	a.state.addDefaultPlacement()
 	return a, nil
 }
 

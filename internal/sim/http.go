@@ -141,7 +141,10 @@ func (r *request) read() error {
 	c := checker{version: r.version, product: r.array.product}
 	r.checkQuery(&c)
 	if r.op.free {
-		return c.error()
+		if err := c.error(); err != nil {
+			return err
+		}
+		return r.decodeFree()
 	}
 	in, form, err := r.decode()
 	if err != nil {

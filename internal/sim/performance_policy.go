@@ -80,18 +80,6 @@ func deletePerformance(r *request) (any, error) {
 	return shown, nil
 }
 
-// merged is old with the members of changes put over it.
-func merged(old, changes body) body {
-	out := make(body, len(old)+len(changes))
-	for k, v := range old {
-		out[k] = v
-	}
-	for k, v := range changes {
-		out[k] = v
-	}
-	return out
-}
-
 func renderPerformance(base string, limits body) object {
 	o := object{{"path", base + "/performance_policy"}}
 	for _, name := range append(iopsLimits(), bandwidthLimits()...) {

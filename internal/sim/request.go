@@ -23,10 +23,11 @@ type request struct {
 	params  params
 	query   url.Values
 	body    body
+	free    map[string]any // a body whose keys are free
 
 	tenant string // effective tenant, e.g. /root/prod
 	all    bool   // the tenant header said "all"
-	user   *user
+	user   account
 
 	now     time.Time
 	changed changes

@@ -20,8 +20,9 @@ type op struct {
 	query  []field // query parameters besides those of a list
 	list   bool    // answers a collection: limit, offset, sort and filter are known
 	public bool    // needs no key
+	anyone bool    // no privilege to write is needed
 	bare   bool    // the answer has no envelope
-	free   bool    // the body is not JSON; the operation reads it
+	free   bool    // the keys of the body are free
 	descr  string
 }
 

@@ -14,5 +14,15 @@ func (a *Array) routes() []route {
 		a.volumeRoutes(),
 		a.performanceRoutes(),
 		a.initiatorRoutes(),
+		a.groupRoutes(),
+		a.policyRoutes(),
+		a.snapshotRoutes(),
+		a.metadataRoutes(),
+		a.tenantRoutes(),
+		a.accountRoutes(),
+		a.nodeRoutes(),
+		resourceRoutes(poolResource(), groupResource(), templateResource()),
+		resourceRoutes(placementResources()...),
+		resourceRoutes(accountResources()...),
 	)
 }

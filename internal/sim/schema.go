@@ -40,6 +40,11 @@ type field struct {
 	min, max int64
 	of       []field
 	gate     gate
+
+	createOnly bool // not in a PUT
+	updateOnly bool // not in a POST
+	secret     bool // never shown
+	whole      bool // a reference that answers show resolved
 }
 
 func text(name string) field                   { return field{name: name, kind: kindText} }
@@ -56,6 +61,10 @@ func keyed(name string, of ...field) field     { return field{name: name, kind: 
 func integer(name string, lo, hi int64) field {
 	return field{name: name, kind: kindInteger, min: lo, max: hi}
 }
+func (f field) fixed() field          { f.createOnly = true; return f }
+func (f field) onUpdate() field       { f.updateOnly = true; return f }
+func (f field) hidden() field         { f.secret = true; return f }
+func (f field) shownWhole() field     { f.whole = true; return f }
 func (f field) must() field           { f.required = true; return f }
 func (f field) orNull() field         { f.null = true; return f }
 func (f field) loosely() field        { f.loose = true; return f }
@@ -65,26 +74,6 @@ func (f field) since(r release) field { f.gate.since = r; return f }
 func (f field) like(re *regexp.Regexp, help string) field {
 	f.pattern, f.help = re, help
 	return f
-}
-
-// body is a request body that has been checked: texts are string, integers
-// int64, flags bool, references their path.
-type body map[string]any
-
-func (b body) has(key string) bool      { _, ok := b[key]; return ok }
-func (b body) str(key string) string    { s, _ := b[key].(string); return s }
-func (b body) int(key string) int64     { n, _ := b[key].(int64); return n }
-func (b body) flag(key string) bool     { t, _ := b[key].(bool); return t }
-func (b body) obj(key string) body      { o, _ := b[key].(body); return o }
-func (b body) list(key string) []body   { l, _ := b[key].([]body); return l }
-func (b body) strs(key string) []string { l, _ := b[key].([]string); return l }
-
-// or is the text at key, or what it defaults to.
-func (b body) or(key, otherwise string) string {
-	if s := b.str(key); s != "" {
-		return s
-	}
-	return otherwise
 }
 
 // checker checks request bodies against fields.

@@ -2,56 +2,11 @@ package sim
 
 import (
 	"crypto/subtle"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
 )
-
-// user is an account of the REST API.
-type user struct {
-	Seq      uint64
-	ID       string
-	Name     string
-	Password string
-	Email    string
-	Disabled bool
-	Roles    []string
-	Tenants  []string
-	Version  int
-}
-
-func (u *user) key() string      { return u.ID }
-func (u *user) sequence() uint64 { return u.Seq }
-
-// home is the tenant in which the user acts.
-func (u *user) home() string {
-	if len(u.Tenants) == 0 {
-		return rootTenant
-	}
-	return u.Tenants[0]
-}
-
-// may says whether the user may act in a tenant: in its own ones and those
-// below them.
-func (u *user) may(tenant string) bool {
-	if len(u.Tenants) == 0 {
-		return true
-	}
-	for _, t := range u.Tenants {
-		if tenant == t || strings.HasPrefix(tenant, t+"/") {
-			return true
-		}
-	}
-	return false
-}
-
-func (s *state) addUser(u User) {
-	added := &user{Seq: s.next(), ID: u.Name, Name: u.Name, Password: u.Password, Roles: []string{"/roles/admin"}}
-	if u.Tenant != "" && u.Tenant != rootTenant {
-		added.Tenants = []string{u.Tenant}
-	}
-	s.users.add(added)
-}
 
 // session is a key that was handed out.
 type session struct {
@@ -119,17 +74,17 @@ func (a *Array) sessionRoutes() []route {
 	return []route{
 		{path: "/login", ops: map[string]op{"PUT": {do: login, public: true, bare: true, descr: "open a session",
 			in: []field{text("name").must(), text("password").must(), text("remote_server")}}}},
-		{path: "/logout", ops: map[string]op{"PUT": {do: logout, descr: "end the session"}}},
+		{path: "/logout", ops: map[string]op{"PUT": {do: logout, anyone: true, descr: "end the session"}}},
 		{path: "/userinfo", ops: map[string]op{"GET": {do: userinfo, descr: "who the key belongs to"}}},
 	}
 }
 
 func login(r *request) (any, error) {
-	u, ok := r.array.state.users.get(r.body.str("name"))
-	if !ok || u.Disabled || subtle.ConstantTimeCompare([]byte(u.Password), []byte(r.body.str("password"))) == 0 {
+	u, ok := r.array.state.account(r.body.str("name"))
+	if !ok || u.disabled() || subtle.ConstantTimeCompare([]byte(u.Values.str("password")), []byte(r.body.str("password"))) == 0 {
 		return nil, errAuth()
 	}
-	key := r.array.keys.open(u.ID, r.now, r.array.cfg.TokenLifetime)
+	key := r.array.keys.open(u.Key, r.now, r.array.cfg.TokenLifetime)
 	return object{{"key", key}, {"version", r.version.String()}, {"request_time", r.array.now().Sub(r.started).Milliseconds()}}, nil
 }
 
@@ -139,17 +94,8 @@ func logout(r *request) (any, error) {
 }
 
 func userinfo(r *request) (any, error) {
-	u := r.user
-	tenants := []ref{}
-	for _, t := range u.Tenants {
-		tenants = append(tenants, ref("/tenants"+t))
-	}
-	roles := []ref{}
-	for _, role := range u.Roles {
-		roles = append(roles, ref(role))
-	}
-	return object{{"path", "/users/" + u.ID}, {"user_id", u.ID}, {"full_name", u.Name}, {"email", u.Email},
-		{"enabled", !u.Disabled}, {"roles", roles}, {"tenants", tenants}}, nil
+	res := accountResources()[0]
+	return r.renderDoc(&res, "/users/"+r.user.Key, r.user.doc, r.user.Values), nil
 }
 
 // authorise finds out who asks and in which tenant.
@@ -168,8 +114,11 @@ func (a *Array) authorise(r *request) error {
 	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	if r.user, ok = a.state.users.get(name); !ok || r.user.Disabled {
+	if r.user, ok = a.state.account(name); !ok || r.user.disabled() {
 		return errSession()
+	}
+	if r.http.Method != http.MethodGet && !a.state.writes(r.user) && !r.op.anyone {
+		return errPermission("user %s may only read", name)
 	}
 	return a.chooseTenant(r)
 }
@@ -187,7 +136,7 @@ func (a *Array) chooseTenant(r *request) error {
 		r.tenant = strings.TrimSuffix(header, "/")
 	}
 	if !r.user.may(r.tenant) {
-		return errPermission("user %s may not act in tenant %s", r.user.ID, r.tenant)
+		return errPermission("user %s may not act in tenant %s", r.user.Key, r.tenant)
 	}
 	if _, ok := a.state.tenants.get(r.tenant); !ok {
 		return errPermission("there is no tenant %s", r.tenant)

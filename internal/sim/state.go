@@ -11,8 +11,9 @@ import (
 type state struct {
 	seq     uint64 // of the last row made
 	lastTS  int64  // nanoseconds of the last snapshot's utc_ts: no two are equal
-	users   table[*user]
 	tenants table[*tenant]
+
+	documents map[docKey]*table[*doc]
 
 	volumes map[string]*volume          // by uuid
 	targets map[string]*storageInstance // by IQN
@@ -24,7 +25,6 @@ type state struct {
 // counts are kept while things come and go, so that asking is free.
 type counts struct {
 	apps, storage, volumes, snapshots, initiators int
-	provisionedGiB                                int64 // sizes times replicas
 }
 
 // tenant is a tenant and what belongs to it.
@@ -33,6 +33,8 @@ type tenant struct {
 	Path  string // /root/prod
 	Name  string
 	Descr string
+
+	Settings body
 
 	apps       appTable
 	initiators table[*initiator]
@@ -49,8 +51,9 @@ type appTable struct {
 
 func newState(nodes int) *state {
 	s := &state{
-		volumes: map[string]*volume{},
-		targets: map[string]*storageInstance{},
+		documents: map[docKey]*table[*doc]{},
+		volumes:   map[string]*volume{},
+		targets:   map[string]*storageInstance{},
 	}
 	s.system.UUID = newUUID()
 	for range nodes {

@@ -4,9 +4,10 @@ import "time"
 
 // systemState is what the array knows about itself.
 type systemState struct {
-	UUID      string
-	NodeUUIDs []string
-	Changed   body // members that clients have set
+	UUID         string
+	NodeUUIDs    []string
+	NodeSettings map[string]body // what clients have set, by uuid
+	Changed      body            // members that clients have set
 }
 
 func (a *Array) systemRoutes() []route {
@@ -23,17 +24,30 @@ type capacity struct{ total, used, provisioned int64 }
 
 func (c capacity) available() int64 { return max(0, c.total-c.used) }
 
-func (a *Array) capacity() capacity {
-	return capacity{
-		total:       a.cfg.Capacity,
-		used:        a.usedTotal(),
-		provisioned: a.state.count.provisionedGiB << 30,
+// capacities are those of the hybrid and of the all-flash nodes. Volumes are
+// counted by what they ask for, nodes by what they are.
+func (a *Array) capacities() (hybrid, flash capacity) {
+	for i := range a.cfg.Nodes {
+		if a.allFlash(i) {
+			flash.total += a.nodeCapacity(i)
+		} else {
+			hybrid.total += a.nodeCapacity(i)
+		}
 	}
+	for _, v := range a.state.volumes {
+		c := &hybrid
+		if v.Placement == "all_flash" && a.cfg.AllFlashNodes > 0 {
+			c = &flash
+		}
+		c.used += a.usedBytes(v) * v.Replicas
+		c.provisioned += v.SizeGiB << 30 * v.Replicas
+	}
+	return hybrid, flash
 }
 
 func (r *request) renderSystem() object {
 	a := r.array
-	c := a.capacity()
+	hybrid, flash := a.capacities()
 	uptime := r.now.Sub(a.started)
 	return object{
 		{"path", "/system"},
@@ -44,15 +58,15 @@ func (r *request) renderSystem() object {
 		{"health", "ok"},
 		{"causes", []string{}},
 		{"op_state", "running"},
-		{"total_capacity", c.total},
-		{"available_capacity", c.available()},
-		{"total_provisioned_capacity", c.provisioned},
-		{"hybrid_total_capacity", c.total},
-		{"hybrid_available_capacity", c.available()},
-		{"hybrid_provisioned_capacity", c.provisioned},
-		{"all_flash_total_capacity", int64(0)},
-		{"all_flash_available_capacity", int64(0)},
-		{"all_flash_provisioned_capacity", int64(0)},
+		{"total_capacity", hybrid.total + flash.total},
+		{"available_capacity", hybrid.available() + flash.available()},
+		{"total_provisioned_capacity", hybrid.provisioned + flash.provisioned},
+		{"hybrid_total_capacity", hybrid.total},
+		{"hybrid_available_capacity", hybrid.available()},
+		{"hybrid_provisioned_capacity", hybrid.provisioned},
+		{"all_flash_total_capacity", flash.total},
+		{"all_flash_available_capacity", flash.available()},
+		{"all_flash_provisioned_capacity", flash.provisioned},
 		{"compression_enabled", false},
 		{"compression_ratio", "1.0"},
 		{"last_reboot_timestamp", a.started.UTC().Format(time.RFC3339)},
@@ -64,14 +78,4 @@ func (r *request) renderSystem() object {
 		{"ntp_servers", []string{}},
 		{"network_devices", []string{}},
 	}
-}
-
-func (a *Array) nodeRefs(first int, count int64) []ref {
-	nodes := a.state.system.NodeUUIDs
-	count = min(count, int64(len(nodes)))
-	out := make([]ref, count)
-	for i := range out {
-		out[i] = ref("/storage_nodes/" + nodes[(first+i)%len(nodes)])
-	}
-	return out
 }

@@ -226,11 +226,8 @@ func (v *volume) change(b body) {
 }
 
 func (r *request) applyVolume(v *volume, b body) {
-	s := r.array.state
 	before := *v
-	s.count.provisionedGiB -= v.SizeGiB * v.Replicas
 	v.change(b)
-	s.count.provisionedGiB += v.SizeGiB * v.Replicas
 	if v.SizeGiB != before.SizeGiB {
 		v.busy(r.now, r.array.cfg.ResizeDelay, "volume_resize_in_progress")
 		r.export(v.si)
@@ -270,13 +267,11 @@ func deleteVolume(r *request) (any, error) {
 func (s *state) knowVolume(v *volume) {
 	s.volumes[v.UUID] = v
 	s.count.volumes++
-	s.count.provisionedGiB += v.SizeGiB * v.Replicas
 	s.count.snapshots += len(v.Snapshots)
 }
 
 func (s *state) forgetVolume(v *volume) {
 	delete(s.volumes, v.UUID)
 	s.count.volumes--
-	s.count.provisionedGiB -= v.SizeGiB * v.Replicas
 	s.count.snapshots -= len(v.Snapshots)
 }

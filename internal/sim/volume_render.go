@@ -46,10 +46,3 @@ func (r *request) renderVolume(v *volume) object {
 	}
 	return o
 }
-
-func or(s, otherwise string) string {
-	if s != "" {
-		return s
-	}
-	return otherwise
-}

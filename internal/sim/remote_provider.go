@@ -1,0 +1,3 @@
+package sim
+
+const providersPath = "remote_providers"

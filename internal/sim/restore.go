@@ -1,0 +1,50 @@
+package sim
+
+// planRestore takes all volumes of an app instance back to one of its own
+// snapshots. Like every restore it needs the app instance to be offline.
+func (r *request) planRestore(a *appInstance, p *plan) error {
+	ts := r.body.str("restore_point")
+	if ts == "" {
+		return nil
+	}
+	s := findSnapshot(a.Snapshots, ts)
+	if s == nil {
+		return errNotFound("snapshot", ts)
+	}
+	if !a.Offline {
+		return errRefused("app_instance %s is online: set its admin_state to offline before it is restored", a.Name)
+	}
+	if !s.available(r.now) {
+		return errRefused("snapshot %s is not available yet", ts)
+	}
+	p.add(func() {
+		a.RestorePoint = ts
+		for _, v := range a.volumes() {
+			if _, had := s.Sizes[v.UUID]; had {
+				r.restoreFile(v, s)
+			}
+		}
+	})
+	return nil
+}
+
+func (r *request) planVolumeRestore(v *volume, ts string, p *plan) error {
+	if ts == "" {
+		return nil
+	}
+	s := findSnapshot(v.Snapshots, ts)
+	if s == nil {
+		return errNotFound("snapshot", ts)
+	}
+	if !v.si.off() {
+		return errRefused("volume %s is online: set the admin_state of app_instance %s to offline before it is restored", v.Name, v.si.app.Name)
+	}
+	if !s.available(r.now) {
+		return errRefused("snapshot %s is not available yet", ts)
+	}
+	p.add(func() {
+		v.RestoredTo = ts
+		r.restoreFile(v, s)
+	})
+	return nil
+}
