@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,6 +145,15 @@ func (g *Guest) DialUnix(ctx context.Context, path string) (net.Conn, error) {
 // DialTCP connects to an address as the guest sees it, such as 127.0.0.1:7717, through the command channel.
 func (g *Guest) DialTCP(ctx context.Context, address string) (net.Conn, error) {
 	return g.dial(ctx, "tcp", address)
+}
+
+// Proxy serves the guest's command channel to other processes, see command.NewProxiedClient.
+func (g *Guest) Proxy() (http.Handler, error) {
+	m, err := g.running()
+	if err != nil {
+		return nil, err
+	}
+	return m.client.Proxy(), nil
 }
 
 func (g *Guest) dial(ctx context.Context, network, address string) (net.Conn, error) {

@@ -125,7 +125,7 @@ func (g *Guest) makeDisks(ctx context.Context) error {
 }
 
 func (g *Guest) diskFile(name string) string { return filepath.Join(g.dir, name+".disk") }
-func (g *Guest) console() string             { return filepath.Join(g.dir, "console.log") }
+func (g *Guest) consoleFile() string         { return filepath.Join(g.dir, "console.log") }
 func (g *Guest) tap(nic int) string          { return fmt.Sprintf("tap%d-%d", g.index, nic) }
 
 // Addr is the guest's address in an access network (0 or 1).
@@ -242,6 +242,12 @@ func (g *Guest) Shutdown(ctx context.Context) error {
 	}
 }
 
+// Console is what the guest's consoles of all its lives have shown.
+func (g *Guest) Console() (string, error) {
+	content, err := os.ReadFile(g.consoleFile())
+	return string(content), err
+}
+
 func (g *Guest) running() (*machine, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -256,7 +262,7 @@ func (g *Guest) explain(err error) error {
 	if err == nil || !errors.Is(err, command.ErrLost) {
 		return err
 	}
-	tail := lastWords(g.console())
+	tail := lastWords(g.consoleFile())
 	if words := lastWords(filepath.Join(g.dir, "qemu.log")); words != "" {
 		tail += "\nQEMU says:\n" + words
 	}

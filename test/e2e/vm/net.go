@@ -167,6 +167,17 @@ func (n *Net) Listen(ctx context.Context, network, addr string) (net.Listener, e
 // Path names the namespace for nsenter --net=PATH while this process lives.
 func (n *Net) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.file.Fd()) }
 
+// EnterAndExec makes this process a program in the namespace that file is. It returns only to say why it
+// could not.
+func EnterAndExec(file *os.File, program string, argv, env []string) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the network namespace: %w", err)
+	}
+	return unix.Exec(program, argv, env)
+}
+
 // Close kills what runs in the namespace and lets go of it.
 func (n *Net) Close() error {
 	var err error

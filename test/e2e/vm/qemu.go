@@ -48,7 +48,7 @@ func (g *Guest) qemuArgs() []string {
 	}
 	args := append(baseArgs(g.lab.accel, g.lab.image, g.lab.initramfs, identity.String()),
 		"-name", g.Name, "-m", strconv.Itoa(g.spec.MemoryMB), "-smp", strconv.Itoa(g.spec.CPUs),
-		"-chardev", "file,id=console,append=on,path="+escape(g.console()), "-serial", "chardev:console",
+		"-chardev", "file,id=console,append=on,path="+escape(g.consoleFile()), "-serial", "chardev:console",
 		"-device", "virtio-rng-pci",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=3",
 		"-device", "virtserialport,chardev=agent,name="+bootline.Port,

@@ -110,7 +110,7 @@ func switchRoot() error {
 	}
 	err = mountAll([]mount{
 		{root, "/image", "ext4", unix.MS_RDONLY, ""},
-		{state, "/state", "ext4", 0, ""},
+		{state, "/state", "ext4", 0, "noinit_itable"},
 	})
 	if err != nil {
 		return err

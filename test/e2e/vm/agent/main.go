@@ -74,6 +74,7 @@ func powerOff() {
 // nobody waits for, and would take those of the commands too.
 func superviseAgent(port string) error {
 	server := exec.Command("/proc/self/exe", port) //nolint:noctx // lives as long as the machine
+	server.Args[0] = "agent"
 	server.Stdout, server.Stderr = os.Stdout, os.Stderr
 	if err := server.Start(); err != nil {
 		return fmt.Errorf("start the command server: %w", err)

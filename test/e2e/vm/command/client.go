@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"strconv"
@@ -18,8 +19,9 @@ import (
 
 // Client asks the far side. It may be used by many goroutines.
 type Client struct {
-	http *http.Client
-	conn net.Conn
+	http   *http.Client
+	conn   net.Conn // nil when the transport dials by itself
+	prefix string   // of every path
 }
 
 // NewClient speaks over conn, which it owns from now on.
@@ -42,19 +44,26 @@ func NewClient(conn net.Conn) *Client {
 	return &Client{http: &http.Client{Transport: transport}, conn: conn}
 }
 
-// NewDialingClient speaks to a Handler at the address that dial reaches, by as many connections as it likes.
-func NewDialingClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
+// NewProxiedClient speaks to a Handler that a proxy serves under a path prefix, at the address that dial
+// reaches, by as many connections as it likes.
+func NewProxiedClient(prefix string, dial func(ctx context.Context) (net.Conn, error)) *Client {
 	transport := &http.Transport{
 		Protocols:          protocols(),
 		HTTP2:              windows(),
 		DisableCompression: true,
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 	}
-	return &Client{http: &http.Client{Transport: transport}}
+	return &Client{http: &http.Client{Transport: transport}, prefix: prefix}
 }
 
-// Transport is the way to the far side, for a proxy.
-func (c *Client) Transport() http.RoundTripper { return c.http.Transport }
+// Proxy serves the far side's Handler to others, who speak to it with NewProxiedClient.
+func (c *Client) Proxy() http.Handler {
+	return &httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "guest" },
+		Transport:     c.http.Transport,
+		FlushInterval: -1, // at once
+	}
+}
 
 // Close breaks the channel: everything under way fails with ErrLost.
 func (c *Client) Close() error {
@@ -73,7 +82,7 @@ type Streams struct {
 
 // do sends one request and turns a refusal into an error.
 func (c *Client) do(ctx context.Context, method, path string, query url.Values, header http.Header, body io.Reader) (*http.Response, error) {
-	target := url.URL{Scheme: "http", Host: "guest", Path: path, RawQuery: query.Encode()}
+	target := url.URL{Scheme: "http", Host: "guest", Path: c.prefix + path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), body)
 	if err != nil {
 		return nil, err
