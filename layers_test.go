@@ -30,6 +30,7 @@ const (
 	grpcModule = "google.golang.org/grpc"
 	klog       = "k8s.io/klog/v2"
 	mountUtils = "k8s.io/mount-utils"
+	pflag      = "github.com/spf13/pflag"
 	protobuf   = "google.golang.org/protobuf"
 	xSync      = "golang.org/x/sync"
 	xSys       = "golang.org/x/sys"
@@ -43,7 +44,7 @@ func arrows() map[string][]string {
 	return map[string][]string{
 		"cmd/datera-csi": {
 			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/rpc",
-			csiSpec, cobra, grpcModule, klog, mountUtils,
+			csiSpec, cobra, pflag, grpcModule, klog, mountUtils,
 		},
 		"cmd/datera-sim":       {"internal/sim", "internal/lio", cobra, klog},
 		"pkg/identity":         {csiSpec, klog, protobuf},

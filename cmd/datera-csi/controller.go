@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/datera-csi/datera-csi/pkg/controller"
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
+)
+
+// controllerFlags are the flags of the controller service.
+type controllerFlags struct {
+	backends    string
+	concurrency int
+}
+
+func (f *controllerFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.backends, "backends-dir", "/etc/datera-csi/backends",
+		"directory with one directory a backend, see above; files that change are picked up without a restart")
+	flags.IntVar(&f.concurrency, "array-concurrency", dateraclient.DefaultConcurrency,
+		"requests under way to one array at any moment, at most")
+}
+
+func (f *controllerFlags) check() error {
+	if f.concurrency < 1 {
+		return fmt.Errorf("--array-concurrency: %d: at least one request must be allowed", f.concurrency)
+	}
+	info, err := os.Stat(f.backends)
+	if err != nil {
+		return fmt.Errorf("--backends-dir: %w: is the Secret mounted?", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("--backends-dir: %s is not a directory", f.backends)
+	}
+	return nil
+}
+
+// build makes the controller service and the backends beneath it.
+func (f *controllerFlags) build() (*controller.Server, *controller.Backends) {
+	backends := controller.OpenBackends(controller.BackendsConfig{
+		Dir:         f.backends,
+		Concurrency: f.concurrency,
+		Agent:       "datera-csi-" + readVersion().Version,
+	})
+	return controller.New(controller.Config{Backends: backends}), backends
+}
+
+// backendsReady says what is wrong with the backends' files. It never calls an
+// array (FM 32).
+func backendsReady(b *controller.Backends) func(context.Context) error {
+	return func(context.Context) error { return b.Check() }
+}
+
+const backendsHelp = `A backend is an array, a tenant on it and the credentials to use: a directory of
+small files, as a Kubernetes Secret mounts. --backends-dir holds one such
+directory a backend; the StorageClass parameter "backend" names one, and
+"default" is the default.
+
+  default/endpoint    https://10.0.0.5:7718, the array's management address
+  default/tenant      /root/prod; absent means /root
+  default/username    read again at every login, so a rotated Secret just works
+  default/password
+  default/ca.crt      PEM; absent means that the system's roots must know the array`
+
+func controllerCommand() *cobra.Command {
+	var (
+		common serveFlags
+		flags  controllerFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "controller",
+		Short: "Serve CSI's controller service: make, delete, grow and fence volumes",
+		Long: `Serve CSI's identity and controller services. Run it beside the external
+provisioner, attacher and resizer. Two replicas do each other no harm.
+
+` + backendsHelp,
+		Example: `  # in a pod, with the Secret mounted at /etc/datera-csi/backends/default
+  datera-csi controller
+
+  # on this machine, against the simulator
+  datera-csi controller --endpoint=unix:///tmp/csi/csi.sock --backends-dir=/tmp/backends`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := errors.Join(common.check(), flags.check()); err != nil {
+				return err
+			}
+			service, backends := flags.build()
+			return serve(cmd.Context(), &common, services{controller: service, ready: backendsReady(backends)})
+		},
+	}
+	common.add(cmd.Flags())
+	flags.add(cmd.Flags())
+	return cmd
+}

@@ -1,0 +1,395 @@
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// binary is the plugin, built once with the flags of the Makefile.
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "datera-csi")
+	if err != nil {
+		panic(err)
+	}
+	binary = filepath.Join(dir, "datera-csi")
+	out, err := exec.Command("go", "build", "-trimpath", "-buildvcs=false",
+		"-ldflags", "-s -w -X main.version=v1.2.3 -X main.commit=0123abc", "-o", binary, ".").CombinedOutput()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "build the plugin: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// run runs the plugin to its end.
+func run(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// specVersion is the version of the CSI specification in go.mod.
+func specVersion(t *testing.T) string {
+	t.Helper()
+	mod, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^\s*github.com/container-storage-interface/spec (\S+)`).FindSubmatch(mod)
+	if m == nil {
+		t.Fatal("go.mod does not require the CSI specification")
+	}
+	return string(m[1])
+}
+
+func TestVersionPrintsWhatTheLinkerSet(t *testing.T) {
+	stdout, stderr, code := run(t, "version")
+	want := fmt.Sprintf("datera-csi  v1.2.3\ncommit      0123abc\nCSI spec    %s\nGo          %s\nplatform    %s/%s\n",
+		specVersion(t), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	if d := cmp.Diff(stdout, want); d != "" || code != 0 || stderr != "" {
+		t.Errorf("exit %d, stderr %q, stdout: got (-), want (+):\n%s", code, stderr, d)
+	}
+}
+
+func TestVersionAsJSON(t *testing.T) {
+	stdout, _, code := run(t, "version", "--output=json")
+	var got map[string]string
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 0 {
+		t.Fatalf("exit %d, %v:\n%s", code, err, stdout)
+	}
+	want := map[string]string{
+		"version": "v1.2.3", "commit": "0123abc", "csiSpec": specVersion(t),
+		"go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
+	}
+	if d := cmp.Diff(got, want); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestBadFlagsExitNonZeroAndAreNamed(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root := hostRoot(t, "iqn.1993-08.org.debian:01:abc")
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no command":                 {nil, "controller, node, all or version"},
+		"unknown command":            {[]string{"contoller"}, `unknown command "contoller"`},
+		"unknown flag":               {[]string{"controller", "--backend-dir=/x"}, "--backend-dir"},
+		"stray argument":             {[]string{"controller", "all"}, "all"},
+		"bad output":                 {[]string{"version", "--output=yaml"}, "--output"},
+		"bad level":                  {[]string{"version", "-v=loud"}, "-v"},
+		"tcp endpoint":               {[]string{"controller", "--endpoint=tcp://:1", "--backends-dir=" + dir}, "--endpoint"},
+		"endpoint is a file":         {[]string{"controller", "--endpoint=" + file, "--backends-dir=" + dir}, "--endpoint"},
+		"bad driver name":            {[]string{"controller", "--driver-name=a/b", "--backends-dir=" + dir}, "--driver-name"},
+		"no backends directory":      {[]string{"controller", "--backends-dir=" + dir + "/none"}, "--backends-dir"},
+		"backends are a file":        {[]string{"controller", "--backends-dir=" + file}, "--backends-dir"},
+		"no request allowed":         {[]string{"controller", "--array-concurrency=0", "--backends-dir=" + dir}, "--array-concurrency"},
+		"concurrency is no number":   {[]string{"controller", "--array-concurrency=many"}, "--array-concurrency"},
+		"unknown host-exec":          {[]string{"node", "--host-root=" + root, "--host-exec=ssh"}, "--host-exec"},
+		"unknown multipath mode":     {[]string{"node", "--host-root=" + root, "--multipath=yes"}, "--multipath"},
+		"negative volumes":           {[]string{"node", "--host-root=" + root, "--max-volumes-per-node=-1"}, "--max-volumes-per-node"},
+		"relative record directory":  {[]string{"node", "--host-root=" + root, "--record-dir=records"}, "--record-dir"},
+		"record directory is a file": {[]string{"node", "--host-root=" + root, "--record-dir=" + file}, "--record-dir"},
+		"no format time":             {[]string{"node", "--host-root=" + root, "--format-timeout=0s"}, "--format-timeout"},
+		"relative host root":         {[]string{"node", "--host-root=root"}, "--host-root"},
+		"host without initiator":     {[]string{"node", "--host-root=" + dir, "--record-dir=" + dir}, "initiatorname.iscsi"},
+		"two bad flags, both named":  {[]string{"all", "--array-concurrency=0", "--multipath=yes", "--backends-dir=" + dir}, "--array-concurrency: 0: at least one request must be allowed\n--multipath"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, stderr, code := run(t, c.args...)
+			if code == 0 || !strings.Contains(stderr, c.want) {
+				t.Errorf("exit %d, stderr:\n%swant it to say %q", code, stderr, c.want)
+			}
+			if strings.Contains(stderr, "panic") {
+				t.Error("the plugin panicked")
+			}
+		})
+	}
+}
+
+func TestHelpExplainsWithExamples(t *testing.T) {
+	for _, command := range []string{"controller", "node", "all", "version"} {
+		stdout, _, code := run(t, command, "--help")
+		if code != 0 || !strings.Contains(stdout, "Examples:\n") || !strings.Contains(stdout, "datera-csi "+command) {
+			t.Errorf("%s --help: exit %d, no example of the command:\n%s", command, code, stdout)
+		}
+	}
+}
+
+// hostRoot makes a host's root directory with what the node reads below it.
+func hostRoot(t *testing.T, initiator string) string {
+	t.Helper()
+	root := t.TempDir()
+	dir := filepath.Join(root, "etc", "iscsi")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "initiatorname.iscsi"), []byte("InitiatorName="+initiator+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// backendsDir makes a directory with one backend, whose array nobody reaches.
+func backendsDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	backend := filepath.Join(dir, "default")
+	if err := os.Mkdir(backend, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"endpoint": "https://192.0.2.1:7718", "tenant": "/root", "username": "admin", "password": "canary-password"} {
+		if err := os.WriteFile(filepath.Join(backend, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+type plugin struct {
+	cmd  *exec.Cmd
+	conn *grpc.ClientConn
+	sock string
+	log  *bytes.Buffer
+	read chan struct{} // closed when the log has been read to its end
+}
+
+// start starts the plugin and waits until it serves.
+func start(t *testing.T, args ...string) *plugin {
+	t.Helper()
+	p := &plugin{sock: filepath.Join(t.TempDir(), "csi.sock"), log: &bytes.Buffer{}, read: make(chan struct{})}
+	p.cmd = exec.Command(binary, append(args, "--endpoint=unix://"+p.sock)...)
+	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "DRIVER_NAME=from.environment", "ENDPOINT=/nowhere"}
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.cmd.Process.Kill(); <-p.read; _ = p.cmd.Wait() })
+	serving := make(chan struct{})
+	go func() {
+		defer close(p.read)
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			fmt.Fprintln(p.log, lines.Text())
+			if strings.Contains(lines.Text(), `"Serving"`) {
+				close(serving)
+			}
+		}
+	}()
+	select {
+	case <-serving:
+	case <-p.read:
+		t.Fatalf("the plugin ended before it served:\n%s", p.log)
+	case <-time.After(20 * time.Second):
+		t.Fatal("the plugin does not serve after 20 s")
+	}
+	if p.conn, err = grpc.NewClient("unix:"+p.sock, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.conn.Close() })
+	return p
+}
+
+// end sends the signal and waits for the end.
+func (p *plugin) end(t *testing.T, sig os.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.read:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the plugin does not end")
+	}
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("the plugin ended with %v:\n%s", err, p.log)
+	}
+}
+
+func controllerArgs(t *testing.T) []string {
+	t.Helper()
+	return []string{"controller", "--backends-dir=" + backendsDir(t)}
+}
+
+func nodeArgs(t *testing.T) []string {
+	t.Helper()
+	return []string{"node", "--host-exec=direct", "--host-root=" + hostRoot(t, "iqn.1993-08.org.debian:01:abc"), "--record-dir=" + t.TempDir()}
+}
+
+func allArgs(t *testing.T) []string {
+	t.Helper()
+	return append(append([]string{"all"}, controllerArgs(t)[1:]...), nodeArgs(t)[1:]...)
+}
+
+func TestEachCommandServesItsServices(t *testing.T) {
+	for _, c := range []struct {
+		args             []string
+		controller, node bool
+	}{
+		{controllerArgs(t), true, false},
+		{nodeArgs(t), false, true},
+		{allArgs(t), true, true},
+	} {
+		t.Run(c.args[0], func(t *testing.T) {
+			p := start(t, c.args...)
+			identity := csi.NewIdentityClient(p.conn)
+			info, err := identity.GetPluginInfo(t.Context(), &csi.GetPluginInfoRequest{})
+			if err != nil || info.GetName() != "dsp.csi.daterainc.io" || info.GetVendorVersion() != "v1.2.3" {
+				t.Errorf("GetPluginInfo = %v, %v", info, err)
+			}
+			caps, err := identity.GetPluginCapabilities(t.Context(), &csi.GetPluginCapabilitiesRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			advertised := false
+			for _, pc := range caps.GetCapabilities() {
+				advertised = advertised || pc.GetService().GetType() == csi.PluginCapability_Service_CONTROLLER_SERVICE
+			}
+			_, err = csi.NewControllerClient(p.conn).ControllerGetCapabilities(t.Context(), &csi.ControllerGetCapabilitiesRequest{})
+			if served := err == nil; served != c.controller || advertised != c.controller {
+				t.Errorf("controller served %v, advertised %v, want %v (%v)", served, advertised, c.controller, err)
+			}
+			_, err = csi.NewNodeClient(p.conn).NodeGetCapabilities(t.Context(), &csi.NodeGetCapabilitiesRequest{})
+			if served := err == nil; served != c.node {
+				t.Errorf("node served %v, want %v (%v)", served, c.node, err)
+			}
+		})
+	}
+}
+
+func TestNodeIdIsTheInitiatorName(t *testing.T) {
+	p := start(t, nodeArgs(t)...)
+	info, err := csi.NewNodeClient(p.conn).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
+	if err != nil || info.GetNodeId() != "iqn.1993-08.org.debian:01:abc" {
+		t.Errorf("NodeGetInfo = %v, %v", info, err)
+	}
+}
+
+// FM 32: an array that nobody reaches does not make the controller unready.
+func TestControllerIsReadyWithoutItsArray(t *testing.T) {
+	p := start(t, controllerArgs(t)...)
+	resp, err := csi.NewIdentityClient(p.conn).Probe(t.Context(), &csi.ProbeRequest{})
+	if err != nil || !resp.GetReady().GetValue() {
+		t.Errorf("Probe = %v, %v, want ready", resp, err)
+	}
+}
+
+func TestControllerWithoutBackendsIsNotReadyAndSaysWhy(t *testing.T) {
+	p := start(t, "controller", "--backends-dir="+t.TempDir())
+	resp, err := csi.NewIdentityClient(p.conn).Probe(t.Context(), &csi.ProbeRequest{})
+	if err != nil || resp.GetReady().GetValue() {
+		t.Errorf("Probe = %v, %v, want not ready", resp, err)
+	}
+	p.end(t, syscall.SIGTERM)
+	if !strings.Contains(p.log.String(), "holds no backend") {
+		t.Errorf("the log does not say what is missing:\n%s", p.log)
+	}
+}
+
+func TestSIGTERMEndsThePluginAndItsSocket(t *testing.T) {
+	for _, sig := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		p := start(t, controllerArgs(t)...)
+		p.end(t, sig)
+		if _, err := os.Stat(p.sock); !os.IsNotExist(err) {
+			t.Errorf("%v: the socket is still there: %v", sig, err)
+		}
+	}
+}
+
+func TestASecondPluginDoesNotTakeTheSocket(t *testing.T) {
+	p := start(t, controllerArgs(t)...)
+	_, stderr, code := run(t, append(controllerArgs(t), "--endpoint=unix://"+p.sock)...)
+	if code == 0 || !strings.Contains(stderr, "somebody listens on "+p.sock) {
+		t.Errorf("exit %d:\n%s", code, stderr)
+	}
+	if _, err := csi.NewIdentityClient(p.conn).Probe(t.Context(), &csi.ProbeRequest{}); err != nil {
+		t.Errorf("the first plugin: %v", err)
+	}
+}
+
+// Resident memory of an idle plugin, in MiB, at most.
+const (
+	maxControllerRSS = 40
+	maxNodeRSS       = 30
+)
+
+func TestIdleMemory(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		max  float64
+	}{
+		{controllerArgs(t), maxControllerRSS},
+		{nodeArgs(t), maxNodeRSS},
+	} {
+		t.Run(c.args[0], func(t *testing.T) {
+			p := start(t, c.args...)
+			identity := csi.NewIdentityClient(p.conn)
+			for range 100 { // idle means probed, not untouched
+				if _, err := identity.Probe(t.Context(), &csi.ProbeRequest{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := residentMiB(t, p.cmd.Process.Pid)
+			t.Logf("%s: %.1f MiB resident", c.args[0], got)
+			if got > c.max {
+				t.Errorf("%s: %.1f MiB resident, want at most %.0f", c.args[0], got, c.max)
+			}
+		})
+	}
+}
+
+func residentMiB(t *testing.T, pid int) float64 {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Skipf("resident memory is read from /proc: %v", err)
+	}
+	m := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(status)
+	if m == nil {
+		t.Fatalf("no VmRSS in:\n%s", status)
+	}
+	kib, err := strconv.Atoi(string(m[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return float64(kib) / 1024
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	mount "k8s.io/mount-utils"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+	"github.com/datera-csi/datera-csi/pkg/node"
+)
+
+const (
+	execNsenter = "nsenter"
+	execDirect  = "direct"
+)
+
+// nodeFlags are the flags of the node service.
+type nodeFlags struct {
+	hostExec      string
+	hostRoot      string
+	records       string
+	multipath     string
+	maxVolumes    int64
+	formatTimeout time.Duration
+}
+
+func (f *nodeFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.hostExec, "host-exec", execNsenter,
+		"how to run the host's iscsiadm, multipathd and mkfs: nsenter (from a pod with hostPID and privileges) or direct (this is the host)")
+	flags.StringVar(&f.hostRoot, "host-root", "",
+		"where the host's root directory is, for /etc/iscsi and /run (default /proc/1/root with nsenter, / with direct)")
+	flags.StringVar(&f.records, "record-dir", "/var/lib/datera-csi",
+		"directory for one small file a staged volume; it must outlive this process, its pod and a reboot")
+	flags.StringVar(&f.multipath, "multipath", string(iscsi.MultipathAuto),
+		"auto (a map over every portal when multipathd runs, else one session), require (a map or an error) or off (one session)")
+	flags.Int64Var(&f.maxVolumes, "max-volumes-per-node", 128,
+		"volumes that this host takes, each with one session a portal; 0 sets no limit")
+	flags.DurationVar(&f.formatTimeout, "format-timeout", 30*time.Minute,
+		"after this long a mkfs is killed; it goes on when the call that began it is over")
+}
+
+func (f *nodeFlags) check() error {
+	var errs []error
+	if !slices.Contains([]string{execNsenter, execDirect}, f.hostExec) {
+		errs = append(errs, fmt.Errorf("--host-exec: %q is neither %s nor %s", f.hostExec, execNsenter, execDirect))
+	}
+	if !slices.Contains([]iscsi.MultipathMode{iscsi.MultipathAuto, iscsi.MultipathRequire, iscsi.MultipathOff}, iscsi.MultipathMode(f.multipath)) {
+		errs = append(errs, fmt.Errorf("--multipath: %q is not %s, %s or %s", f.multipath, iscsi.MultipathAuto, iscsi.MultipathRequire, iscsi.MultipathOff))
+	}
+	if f.maxVolumes < 0 {
+		errs = append(errs, fmt.Errorf("--max-volumes-per-node: %d is negative; 0 sets no limit", f.maxVolumes))
+	}
+	if f.formatTimeout <= 0 {
+		errs = append(errs, fmt.Errorf("--format-timeout: %v leaves mkfs no time", f.formatTimeout))
+	}
+	if !filepath.IsAbs(f.records) {
+		errs = append(errs, fmt.Errorf("--record-dir: %q is not an absolute path", f.records))
+	}
+	if f.hostRoot != "" && !filepath.IsAbs(f.hostRoot) {
+		errs = append(errs, fmt.Errorf("--host-root: %q is not an absolute path", f.hostRoot))
+	}
+	return errors.Join(errs...)
+}
+
+// build makes the node service and the initiator beneath it. The host's
+// initiator must have a name: it is the node's id.
+func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
+	host, root := iscsi.Nsenter(), "/proc/1/root"
+	if f.hostExec == execDirect {
+		host, root = iscsi.Direct(), "/"
+	}
+	if f.hostRoot != "" {
+		root = f.hostRoot
+	}
+	if err := os.MkdirAll(f.records, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("--record-dir: %w", err)
+	}
+	initiator := iscsi.New(iscsi.Config{Host: host, Root: root, Multipath: iscsi.MultipathMode(f.multipath)})
+	name, err := initiator.Name()
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the id of this node: %w", err)
+	}
+	service, err := node.New(node.Config{
+		NodeID:        name,
+		Attacher:      initiator,
+		Mounts:        node.NewMounts(mount.NewWithoutSystemd(""), node.Mountinfo("/proc/self/mountinfo")),
+		Devices:       node.NewDevices("/sys"),
+		Runner:        host,
+		RecordDir:     f.records,
+		MaxVolumes:    f.maxVolumes,
+		FormatTimeout: f.formatTimeout,
+		Clock:         time.Now,
+	})
+	return service, initiator, err
+}
+
+const hostHelp = `The host's own iscsid, iscsiadm and, if it runs, multipathd do the work. The
+host's initiator name in /etc/iscsi/initiatorname.iscsi is the node's id and must
+be the host's own; it is what the array admits to a volume.`
+
+func nodeCommand() *cobra.Command {
+	var (
+		common serveFlags
+		flags  nodeFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Serve CSI's node service: attach, format, mount and grow volumes on this host",
+		Long: `Serve CSI's identity and node services. Run it on every host, beside the node
+driver registrar. It holds no array credentials and never calls the array;
+volumes that are mounted go on without it.
+
+` + hostHelp,
+		Example: `  # in a privileged pod with hostPID, /dev and the kubelet's directory
+  datera-csi node
+
+  # on the host itself
+  datera-csi node --host-exec=direct --endpoint=unix:///run/datera-csi/csi.sock`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := errors.Join(common.check(), flags.check()); err != nil {
+				return err
+			}
+			service, initiator, err := flags.build()
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), &common, services{node: service, ready: initiator.Ready, drain: service.Drain})
+		},
+	}
+	common.add(cmd.Flags())
+	flags.add(cmd.Flags())
+	return cmd
+}
