@@ -2,6 +2,12 @@ package iscsi
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -9,9 +15,15 @@ import (
 type MultipathMode string
 
 const (
-	MultipathAuto    MultipathMode = "auto"    // a map when multipathd runs and wants the device, else one path
-	MultipathRequire MultipathMode = "require" // a map or an error
-	MultipathOff     MultipathMode = "off"     // one path, whatever runs
+	// MultipathAuto uses a map when multipathd runs and does not blacklist the
+	// device: every portal then carries a session. Otherwise it uses one session
+	// to one portal, because two disks that are one LUN and have no map above
+	// them invite a write to both.
+	MultipathAuto MultipathMode = "auto"
+	// MultipathRequire uses a map or fails with ErrNotReady.
+	MultipathRequire MultipathMode = "require"
+	// MultipathOff uses one session, whatever runs.
+	MultipathOff MultipathMode = "off"
 )
 
 // Config of an Initiator. The zero value works on a bare host.
@@ -22,37 +34,192 @@ type Config struct {
 	Dev       string        // "" means /dev
 	Multipath MultipathMode // "" means MultipathAuto
 
-	LoginTimeout time.Duration // for one login to one portal; 0 means 10 s
+	LoginTimeout time.Duration // for one login to one portal, in whole seconds; 0 means 10 s
 	DiskTimeout  time.Duration // for a disk to appear once its portal is logged in; 0 means 30 s
 	MapTimeout   time.Duration // for multipathd to make, change or remove a map; 0 means 20 s
-	FlushTimeout time.Duration // for a device to write out what it buffers; 0 means 60 s
+	FlushTimeout time.Duration // for a device to write out what the kernel buffers; 0 means 60 s
 }
 
 // Initiator attaches and detaches LUNs with this host's iSCSI initiator. Its
-// methods may be called in parallel; for one Target the caller keeps calls apart.
-type Initiator struct{ cfg Config }
+// methods may be called in parallel; calls for one target wait for each other.
+// For one volume the caller keeps calls apart.
+type Initiator struct {
+	cfg     Config
+	sysfs   sysfs
+	admin   *admin
+	kernel  kernel
+	bounds  bounds
+	targets gates // by IQN: LUNs of one target share its sessions
+}
 
 // New returns an Initiator; it looks at nothing yet.
-func New(cfg Config) *Initiator { return &Initiator{cfg: cfg} }
+func New(cfg Config) *Initiator { return newInitiator(cfg, linux{}) }
 
-// Attach makes the LUN a block device of this host, or finds that it is one.
-func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, error) {
-	return Device{}, ErrNotReady
+func newInitiator(cfg Config, k kernel) *Initiator {
+	if cfg.Host == nil {
+		cfg.Host = Direct()
+	}
+	setDefault(&cfg.Root, "/")
+	setDefault(&cfg.Sysfs, "/sys")
+	setDefault(&cfg.Dev, "/dev")
+	setDefault(&cfg.Multipath, MultipathAuto)
+	setDefault(&cfg.LoginTimeout, 10*time.Second)
+	setDefault(&cfg.DiskTimeout, 30*time.Second)
+	setDefault(&cfg.MapTimeout, 20*time.Second)
+	setDefault(&cfg.FlushTimeout, time.Minute)
+	return &Initiator{
+		cfg:    cfg,
+		sysfs:  sysfs{root: cfg.Sysfs},
+		admin:  &admin{host: cfg.Host, root: cfg.Root, records: records{root: cfg.Root}},
+		kernel: k,
+	}
 }
 
-// Detach takes the LUN away from this host. Nothing there is success.
-func (i *Initiator) Detach(ctx context.Context, t Target) error { return ErrNotReady }
-
-// Find returns the device that Attach made, from sysfs alone.
-func (i *Initiator) Find(ctx context.Context, t Target) (Device, error) {
-	return Device{}, ErrNotReady
+func setDefault[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
 }
 
-// Rescan makes growth of the LUN visible and returns the bytes the host sees now.
-func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) { return 0, ErrNotReady }
+// Name returns the name of this host's initiator, which the array admits or
+// refuses. A missing, empty or placeholder name is ErrNotReady.
+func (i *Initiator) Name() (string, error) {
+	const file = "etc/iscsi/initiatorname.iscsi"
+	b, err := os.ReadFile(filepath.Join(i.cfg.Root, file))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: no /%s; install open-iscsi on the host", ErrNotReady, file)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: read the initiator name: %w", ErrNotReady, err)
+	}
+	name := initiatorName(string(b))
+	if err := checkName(name); err != nil {
+		return "", fmt.Errorf("%w: /%s: %w; generate a name with iscsi-iname and restart iscsid", ErrNotReady, file, err)
+	}
+	return name, nil
+}
 
-// Name returns the IQN of this host's initiator.
-func (i *Initiator) Name() (string, error) { return "", ErrNotReady }
+func initiatorName(text string) string {
+	for line := range strings.Lines(text) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.TrimSpace(key) == "InitiatorName" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
 
-// Ready says whether this host can attach at all; ErrNotReady says what is missing.
-func (i *Initiator) Ready(ctx context.Context) error { return ErrNotReady }
+func checkName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("no InitiatorName is set")
+	case !validName(name):
+		return fmt.Errorf("InitiatorName %q is not an iSCSI name", name)
+	case strings.Contains(name, ".example"):
+		return fmt.Errorf("InitiatorName %q is the example of a manual, other hosts may have it too", name)
+	}
+	return nil
+}
+
+// validName holds for iSCSI names (RFC 7143, 4.2.7) in their normal form. Such a
+// name is also a safe file name, which node records need.
+func validName(name string) bool {
+	const longest = 223
+	prefixed := strings.HasPrefix(name, "iqn.") || strings.HasPrefix(name, "eui.") || strings.HasPrefix(name, "naa.")
+	return prefixed && len(name) <= longest && len(name) > len("iqn.") && strings.IndexFunc(name, func(r rune) bool {
+		lower := r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == ':'
+		return !lower && (r < 'A' || r > 'Z') && r != '_'
+	}) < 0
+}
+
+// Ready says whether this host can attach at all; ErrNotReady says what is
+// missing and what to do. It runs a tool only to load a module that is missing.
+func (i *Initiator) Ready(ctx context.Context) error {
+	if _, err := i.Name(); err != nil {
+		return err
+	}
+	if err := i.daemonListens(); err != nil {
+		return err
+	}
+	return i.transport(ctx)
+}
+
+// daemonListens looks for the socket on which iscsid, or systemd for it, waits
+// for iscsiadm. PID 1 tells, because the socket lives in the host's network
+// namespace.
+func (i *Initiator) daemonListens() error {
+	const socket = "@ISCSIADM_ABSTRACT_NAMESPACE"
+	b, err := os.ReadFile(filepath.Join(i.cfg.Root, "proc/1/net/unix"))
+	if err != nil {
+		return fmt.Errorf("%w: cannot look for iscsid: %w; does the container share the host's PID namespace?", ErrNotReady, err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if fields := strings.Fields(line); len(fields) > 0 && fields[len(fields)-1] == socket {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: iscsid does not run; start it: systemctl enable --now iscsid.socket", ErrNotReady)
+}
+
+func (i *Initiator) transport(ctx context.Context) error {
+	const module = "iscsi_tcp"
+	dir := filepath.Join(i.cfg.Sysfs, "class/iscsi_transport/tcp")
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	_, err := i.cfg.Host.Run(ctx, "modprobe", module)
+	if _, statErr := os.Stat(dir); statErr == nil {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("%w: the kernel has no module %s; install the kernel's extra modules", ErrNotReady, module), err)
+}
+
+// check refuses a target that no array promises, before anything is touched.
+func (t Target) check() error {
+	const mostLUNs = 256 // beyond, LUNs are numbered in another format (SAM-5, 4.7)
+	switch {
+	case !validName(t.IQN):
+		return fmt.Errorf("target name %q is not an iSCSI name", t.IQN)
+	case t.LUN < 0 || t.LUN >= mostLUNs:
+		return fmt.Errorf("target %s: LUN %d is not between 0 and %d", t.IQN, t.LUN, mostLUNs-1)
+	}
+	return nil
+}
+
+// checkPromise is check for a target that is about to be attached.
+func (t Target) checkPromise() error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	switch {
+	case len(t.Portals) == 0:
+		return fmt.Errorf("target %s has no portal", t.IQN)
+	case t.Serial == "":
+		return fmt.Errorf("target %s: no serial number is promised, so no device could be proven to be it", t.IQN)
+	case t.Bytes <= 0:
+		return fmt.Errorf("target %s: %d bytes are not a size", t.IQN, t.Bytes)
+	}
+	for _, p := range t.Portals {
+		if !p.IsValid() || p.Addr().Zone() != "" || p.Addr().IsUnspecified() {
+			return fmt.Errorf("target %s: %q is not a portal", t.IQN, p)
+		}
+	}
+	return nil
+}
+
+// check refuses secrets that cannot stand in a line of a node record.
+func (c *CHAP) check() error {
+	if c == nil {
+		return nil
+	}
+	const longest = 255
+	for what, v := range map[string]string{"user": c.User, "password": c.Password, "mutual user": c.UserIn, "mutual password": c.PasswordIn} {
+		if len(v) > longest || strings.TrimSpace(v) != v || strings.IndexFunc(v, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0 {
+			return fmt.Errorf("CHAP %s: longer than %d bytes, or with control characters or blanks at its ends", what, longest)
+		}
+	}
+	if c.User == "" || c.Password == "" || (c.UserIn == "") != (c.PasswordIn == "") {
+		return errors.New("CHAP needs a user and a password, and for mutual CHAP both of the target too")
+	}
+	return nil
+}

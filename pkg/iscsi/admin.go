@@ -1,0 +1,280 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// admin changes the initiator's state with the host's iscsiadm, and only
+// changes it. It never runs a discovery, because that would bring the records of
+// every target of the array to this host (FM 27).
+type admin struct {
+	host    Runner
+	records records
+	root    string
+	gate    gates // one writer to the database in this process; the lock file keeps other processes apart
+}
+
+// iscsiadm's exit status (iscsiadm(8) and open-iscsi's iscsi_err.h).
+const (
+	exitSessionNotFound = 2
+	exitNoMemory        = 3
+	exitTransport       = 4
+	exitLogin           = 5
+	exitDatabase        = 6
+	exitInvalid         = 7
+	exitTimeout         = 8
+	exitInternal        = 9
+	exitPDUTimeout      = 11
+	exitNoTransport     = 12
+	exitAccess          = 13
+	exitSessionExists   = 15
+	exitDaemonComm      = 18
+	exitFatalLogin      = 19
+	exitNoDaemon        = 20
+	exitNothingFound    = 21
+	exitSysfsLookup     = 22
+	exitAuth            = 24
+	exitBusy            = 28
+	exitAgain           = 29
+)
+
+// adminError says what a failed iscsiadm means and what to do about it.
+func adminError(err error) error {
+	var exit *ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	kind, remedy := meaning(exit.Code)
+	return fmt.Errorf("%w: %s: %w", kind, remedy, exit)
+}
+
+func meaning(code int) (kind error, remedy string) {
+	switch code {
+	case exitAuth:
+		return ErrAuth, "check the CHAP secrets and that the array admits this initiator"
+	case exitFatalLogin:
+		return ErrAuth, "the target ended the login for good; check the mutual CHAP secrets and that the array admits this initiator"
+	case exitDaemonComm, exitNoDaemon:
+		return ErrNotReady, "iscsid does not answer; start it: systemctl enable --now iscsid.socket"
+	case exitNoTransport:
+		return ErrNotReady, "the kernel lacks iSCSI over TCP; load it: modprobe iscsi_tcp"
+	case exitAccess:
+		return ErrNotReady, "iscsiadm must run as root"
+	case exitNoSuchTool, exitNoSuchTool - 1:
+		return ErrNotReady, "install open-iscsi on the host"
+	case exitTransport, exitLogin, exitTimeout, exitPDUTimeout:
+		return ErrUnavailable, "check the network between this host and the portal"
+	case exitDatabase, exitInvalid, exitNothingFound:
+		return ErrUnavailable, "the node record cannot be used; it is written anew at the next attempt"
+	}
+	return ErrUnavailable, "iscsiadm failed"
+}
+
+// transient failures go away by themselves: the record database or the daemon is
+// busy with another call.
+func transient(err error) bool {
+	var exit *ExitError
+	return errors.As(err, &exit) && slices.Contains([]int{exitDatabase, exitNoMemory, exitBusy, exitAgain}, exit.Code)
+}
+
+func exitedWith(err error, codes ...int) bool {
+	var exit *ExitError
+	return errors.As(err, &exit) && slices.Contains(codes, exit.Code)
+}
+
+const (
+	// A killed iscsiadm may leave the database's lock behind, and then every later
+	// one waits 30 s for it before it goes on (measured). So a call that touches
+	// the database gets more time than that, and is not cut short by its caller.
+	databaseTimeout = 45 * time.Second
+
+	attempts = 6
+)
+
+// patient runs iscsiadm to its end although the caller gives up, but not for
+// ever: killed half way it leaves a lock, half a record, or a login that iscsid
+// goes on with unseen.
+func (a *admin) patient(ctx context.Context, limit time.Duration, args ...string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	_, err := a.host.Run(ctx, append([]string{"iscsiadm"}, args...)...)
+	return err
+}
+
+// retry repeats what failed for a moment, with growing pauses that differ from
+// caller to caller.
+func retry(ctx context.Context, fn func() error) error {
+	pause := 50 * time.Millisecond
+	for n := 1; ; n++ {
+		err := fn()
+		if err == nil || !transient(err) || n == attempts {
+			return err
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause)) //nolint:gosec // jitter, not a secret
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return errors.Join(err, ctx.Err())
+		}
+		pause *= 2
+	}
+}
+
+// create makes the record of one portal as iscsid.conf of this host has it, with
+// the settings on top.
+func (a *admin) create(ctx context.Context, iqn string, portal netip.AddrPort, settings []setting) error {
+	unlock, err := a.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := a.discard(iqn, func(r record) bool { return !r.sound(iqn) }); err != nil {
+		return err
+	}
+	err = retry(ctx, func() error {
+		return a.patient(ctx, databaseTimeout, "-m", "node", "-T", iqn, "-p", portal.String(), "-I", "default", "-o", "new")
+	})
+	if err != nil {
+		return fmt.Errorf("make the node record of %s at %s: %w", iqn, portal, adminError(err))
+	}
+	all, err := a.records.list(iqn)
+	if err != nil {
+		return err
+	}
+	written := false
+	for _, r := range all {
+		if r.portal != portal {
+			continue
+		}
+		if err := r.replace(r.with(settings)); err != nil {
+			return err
+		}
+		written = true
+	}
+	if !written {
+		return fmt.Errorf("%w: iscsiadm made no node record for %s at %s in %v", ErrNotReady, iqn, portal, a.records.databases())
+	}
+	return nil
+}
+
+// login logs in to one portal. A session that exists already is success; the
+// caller looks at it.
+func (a *admin) login(ctx context.Context, iqn string, portal netip.AddrPort, timeout time.Duration) error {
+	err := retry(ctx, func() error {
+		return a.patient(ctx, timeout+databaseTimeout, "-m", "node", "-T", iqn, "-p", portal.String(), "-I", "default", "--login")
+	})
+	if err == nil || exitedWith(err, exitSessionExists) {
+		return nil
+	}
+	return fmt.Errorf("log in to %s at %s: %w", iqn, portal, adminError(err))
+}
+
+// logout ends one session. One that is not there any more is success.
+func (a *admin) logout(ctx context.Context, s session) error {
+	const timeout = 60 * time.Second
+	err := retry(ctx, func() error {
+		return a.patient(ctx, timeout, "-m", "session", "-r", strconv.Itoa(s.id), "--logout")
+	})
+	if err == nil || exitedWith(err, exitSessionNotFound, exitNothingFound, exitSysfsLookup) {
+		return nil
+	}
+	return fmt.Errorf("log out of %s: %w", s, adminError(err))
+}
+
+// forget deletes every record of a target; none is success.
+func (a *admin) forget(ctx context.Context, iqn string) error {
+	unlock, err := a.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if all, err := a.records.list(iqn); err != nil || len(all) == 0 {
+		return err
+	}
+	err = retry(ctx, func() error {
+		return a.patient(ctx, databaseTimeout, "-m", "node", "-T", iqn, "-o", "delete")
+	})
+	if exitedWith(err, exitNoSuchTool) {
+		return adminError(err)
+	}
+	// What iscsiadm says about a delete says little about the files. A record that
+	// is still there is one that it cannot read.
+	if discardErr := a.discard(iqn, func(record) bool { return true }); discardErr != nil {
+		return errors.Join(discardErr, err)
+	}
+	return nil
+}
+
+func (a *admin) discard(iqn string, which func(record) bool) error {
+	all, err := a.records.list(iqn)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if !which(r) {
+			continue
+		}
+		if err := r.remove(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lock admits one writer to the record database, of this process and of any
+// other that uses the same lock file. iscsiadm's own lock does not cover its
+// walks through the tree: parallel deletes fail with exit 6 (measured).
+func (a *admin) lock(ctx context.Context) (unlock func(), err error) {
+	leave, err := a.gate.lock(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("wait for the node records: %w", err)
+	}
+	f, err := a.lockFile(ctx)
+	if err != nil {
+		leave()
+		return nil, fmt.Errorf("lock the node records: %w", err)
+	}
+	return func() {
+		_ = f.Close() // which also unlocks it
+		leave()
+	}, nil
+}
+
+func (a *admin) lockFile(ctx context.Context) (*os.File, error) {
+	dir := filepath.Join(a.root, "run/lock")
+	if _, err := os.Stat(dir); err != nil {
+		dir = filepath.Join(a.root, "run")
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "iscsi-node-records.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	ok, err := until(ctx, databaseTimeout, func() (bool, error) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EINTR) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if ok {
+		return f, nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%w: another process holds %s", ErrUnavailable, f.Name())
+	}
+	return nil, errors.Join(err, f.Close())
+}

@@ -1,0 +1,292 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// Attach makes the LUN a block device of this host, or finds that it is one. It
+// logs in to the portals that have no session yet, of which one must work, looks
+// for this LUN only, and hands out a device only when every path to it proved,
+// when asked now, to be the LUN that the array promised. A repeat with the same
+// target returns the same device.
+//
+// Errors: ErrAuth, ErrUnavailable, ErrNotReady, ErrForeign, ErrBusy.
+func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, error) {
+	if err := errors.Join(t.checkPromise(), auth.check()); err != nil {
+		return Device{}, err
+	}
+	if err := i.Ready(ctx); err != nil {
+		return Device{}, err
+	}
+	unlock, err := i.targets.lock(ctx, t.IQN)
+	if err != nil {
+		return Device{}, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+	}
+	defer unlock()
+	wantsMap, err := i.wantsMap(t)
+	if err != nil {
+		return Device{}, err
+	}
+	if err := i.connect(ctx, t, auth, wantsMap); err != nil {
+		return Device{}, err
+	}
+	disks, err := i.reveal(ctx, t)
+	if err != nil {
+		return Device{}, err
+	}
+	paths, err := i.verify(ctx, t, disks)
+	if err != nil {
+		return Device{}, err
+	}
+	return i.assemble(ctx, t, paths, wantsMap)
+}
+
+// reveal makes the kernel look for the LUN behind every live session and waits
+// for the disks. It is content with fewer disks than sessions once it has waited
+// a while for the rest.
+func (i *Initiator) reveal(ctx context.Context, t Target) ([]disk, error) {
+	const again = 2 * time.Second // an array may export the LUN a little after it admitted us
+	start, scanned := time.Now(), time.Time{}
+	var disks []disk
+	var scanErr error
+	_, err := until(ctx, i.cfg.DiskTimeout, func() (bool, error) {
+		var missing []session
+		var err error
+		disks, missing, err = i.liveDisks(t)
+		if err != nil || len(missing) == 0 {
+			return len(disks) > 0, err
+		}
+		if len(disks) > 0 && time.Since(start) > i.cfg.DiskTimeout/4 {
+			return true, nil
+		}
+		if time.Since(scanned) > again {
+			scanned = time.Now()
+			scanErr = i.scan(ctx, missing, t.LUN)
+		}
+		return false, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wait for LUN %d of %s: %w", t.LUN, t.IQN, err)
+	}
+	if len(disks) == 0 {
+		return nil, errors.Join(fmt.Errorf("%w: no disk for LUN %d of %s appeared; does the array export it to this initiator?", ErrUnavailable, t.LUN, t.IQN), scanErr)
+	}
+	return disks, nil
+}
+
+// liveDisks lists the disks of the LUN behind live sessions, and the live
+// sessions that show none.
+func (i *Initiator) liveDisks(t Target) (disks []disk, missing []session, err error) {
+	sessions, err := i.sysfs.sessions(t.IQN)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, s := range sessions {
+		if !s.live() {
+			continue
+		}
+		behind, err := i.sysfs.disks(s)
+		if err != nil {
+			return nil, nil, err
+		}
+		n := slices.IndexFunc(behind, func(d disk) bool { return d.lun == t.LUN })
+		if n < 0 {
+			missing = append(missing, s)
+			continue
+		}
+		disks = append(disks, behind[n])
+	}
+	return disks, missing, nil
+}
+
+// scan makes the kernel look for one LUN behind each session. The sessions were
+// made with manual scan, so nobody else does.
+func (i *Initiator) scan(ctx context.Context, sessions []session, lun int) error {
+	ctx, cancel := context.WithTimeout(ctx, i.cfg.DiskTimeout/2)
+	defer cancel()
+	return each(sessions, func(s session) error {
+		return i.set(ctx, i.sysfs.scanFile(s), scanRequest(s, lun))
+	})
+}
+
+// set writes an attribute of sysfs and gives up when ctx ends: what the kernel
+// does upon such a write may wait for a device.
+func (i *Initiator) set(ctx context.Context, path, value string) error {
+	_, err := bounded(ctx, &i.bounds, "write "+path, func() (struct{}, error) {
+		return struct{}{}, i.kernel.Set(path, value)
+	})
+	return err
+}
+
+// assemble picks what to mount: the map when there is one or will be one, or the
+// only path.
+func (i *Initiator) assemble(ctx context.Context, t Target, paths []path, wantsMap bool) (Device, error) {
+	m, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	if err == nil && !found && wantsMap {
+		m, found, err = i.awaitMap(ctx, t, paths)
+	}
+	switch {
+	case err != nil:
+		return Device{}, err
+	case found && i.cfg.Multipath == MultipathOff:
+		return Device{}, fmt.Errorf("%w: multipathd made a map %s over %s although multipath is off; blacklist the array in multipath.conf", ErrBusy, m.name, paths[0].name)
+	case found:
+		return i.mapped(ctx, t, m, paths)
+	case i.cfg.Multipath == MultipathRequire:
+		return Device{}, fmt.Errorf("%w: multipath is required, but %s has no map: multipath.conf blacklists it, or it was in use before", ErrNotReady, paths[0].name)
+	}
+	return i.single(ctx, t, paths)
+}
+
+// mapped hands out a map, once it is as large as its paths and has all of them.
+func (i *Initiator) mapped(ctx context.Context, t Target, m dmap, paths []path) (Device, error) {
+	m, err := i.completeMap(ctx, t, m, paths)
+	if err != nil {
+		return Device{}, err
+	}
+	bytes, err := size(m.dir)
+	if err != nil {
+		return Device{}, err
+	}
+	if bytes > paths[0].fresh.Bytes {
+		return Device{}, fmt.Errorf("%w: map %s has %d bytes, its paths have %d", ErrForeign, m.name, bytes, paths[0].fresh.Bytes)
+	}
+	if err := i.growMap(ctx, m, paths[0].fresh.Bytes); err != nil {
+		return Device{}, err
+	}
+	i.setReplacement(ctx, paths, replacementUnderMap)
+	return i.device(ctx, m.blockDevice, m.wwid, m.slaves)
+}
+
+// single hands out the one path there is. When there are more, without a map
+// above them, all but one are given up, because two devices that are one LUN
+// invite a write to both (FM 28).
+func (i *Initiator) single(ctx context.Context, t Target, paths []path) (Device, error) {
+	chosen, err := i.chooseOne(t, paths)
+	if err != nil {
+		return Device{}, err
+	}
+	if err := i.giveUpAllBut(ctx, t, chosen.session); err != nil {
+		return Device{}, err
+	}
+	// What something else is built on is not ours to mount.
+	holders, err := chosen.blockDevice().holders()
+	if err != nil {
+		return Device{}, err
+	}
+	if len(holders) > 0 {
+		return Device{}, fmt.Errorf("%w: %s is part of %s", ErrBusy, chosen.name, strings.Join(holders, ", "))
+	}
+	i.setReplacement(ctx, []path{chosen}, replacementAlone)
+	return i.device(ctx, chosen.blockDevice(), chosen.fresh.WWID, []string{chosen.name})
+}
+
+// chooseOne prefers the path that is in use, since that is the device an earlier
+// Attach handed out; else the path to the portal that is named first.
+func (i *Initiator) chooseOne(t Target, paths []path) (path, error) {
+	var used []path
+	for _, p := range paths {
+		users, err := i.users(p.blockDevice())
+		if err != nil {
+			return path{}, err
+		}
+		if len(users) > 0 {
+			used = append(used, p)
+		}
+	}
+	if len(used) > 1 {
+		return path{}, fmt.Errorf("%w: %s and %s are the same LUN and both in use", ErrForeign, used[0].name, used[1].name)
+	}
+	if len(used) == 1 {
+		return used[0], nil
+	}
+	return slices.MinFunc(paths, func(a, b path) int { return t.rank(a.session) - t.rank(b.session) }), nil
+}
+
+// giveUpAllBut ends every session of the target but one, unless somebody uses a
+// disk behind it or another LUN.
+func (i *Initiator) giveUpAllBut(ctx context.Context, t Target, keep session) error {
+	sessions, err := i.sysfs.sessions(t.IQN)
+	if err != nil {
+		return err
+	}
+	for _, s := range sessions {
+		if s.id == keep.id {
+			continue
+		}
+		disks, err := i.sysfs.disks(s)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(disks, func(d disk) bool { return d.lun != t.LUN }) {
+			continue
+		}
+		for _, d := range disks {
+			users, err := i.users(d.blockDevice())
+			if err != nil {
+				return err
+			}
+			if len(users) > 0 {
+				return fmt.Errorf("%w: a second path to the LUN is in use: %s", ErrBusy, strings.Join(users, ", "))
+			}
+		}
+		if err := i.end(ctx, s, disks); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setReplacement sets for how long the kernel waits for a lost session before it
+// fails what was sent to it. The node record carries a guess made before the
+// login; a failure here leaves that guess in force.
+func (i *Initiator) setReplacement(ctx context.Context, paths []path, seconds int) {
+	want := strconv.Itoa(seconds)
+	for _, p := range paths {
+		if now, err := attribute(p.session.class, "recovery_tmo"); err == nil && now == want {
+			continue
+		}
+		if err := i.set(ctx, filepath.Join(p.session.class, "recovery_tmo"), want); err != nil {
+			klog.FromContext(ctx).Info("The session keeps its replacement timeout", "session", p.session.id, "err", err)
+		}
+	}
+}
+
+// device describes a block device, once its node in /dev is there and is it.
+func (i *Initiator) device(ctx context.Context, b blockDevice, wwid string, disks []string) (Device, error) {
+	const nodeTimeout = 5 * time.Second
+	node := filepath.Join(i.cfg.Dev, b.name)
+	var last error
+	ok, err := until(ctx, min(nodeTimeout, i.cfg.DiskTimeout), func() (bool, error) {
+		last = i.kernel.Node(node, b.dev)
+		return last == nil, nil
+	})
+	if err != nil {
+		return Device{}, fmt.Errorf("wait for %s: %w", node, err)
+	}
+	if !ok {
+		return Device{}, fmt.Errorf("%w: %w; is the host's /dev mounted into the container?", ErrUnavailable, last)
+	}
+	return i.describe(b, wwid, disks)
+}
+
+func (i *Initiator) describe(b blockDevice, wwid string, disks []string) (Device, error) {
+	bytes, err := size(b.dir)
+	if err != nil {
+		return Device{}, err
+	}
+	d := Device{Path: filepath.Join(i.cfg.Dev, b.name), WWID: wwid, Bytes: bytes}
+	for _, name := range slices.Sorted(slices.Values(disks)) {
+		d.Paths = append(d.Paths, filepath.Join(i.cfg.Dev, name))
+	}
+	return d, nil
+}

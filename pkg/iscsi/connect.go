@@ -1,0 +1,246 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+
+	"k8s.io/klog/v2"
+)
+
+// How long the SCSI layer keeps what it was given while a session is down, in
+// seconds. With a map above, a dead path should fail soon, because another is
+// there; without one, waiting is all that can be done.
+const (
+	replacementUnderMap = 5
+	replacementAlone    = 120
+)
+
+// connect sees to it that at least one portal carries a live session. When a map
+// will combine the paths, every portal should; else the first that works is
+// enough.
+func (i *Initiator) connect(ctx context.Context, t Target, auth *CHAP, wantsMap bool) error {
+	l := login{Initiator: i, target: t, auth: auth, replacement: replacementAlone}
+	if !wantsMap {
+		return l.one(ctx)
+	}
+	l.replacement = replacementUnderMap
+	return l.all(ctx)
+}
+
+// login is one attempt to reach a target.
+type login struct {
+	*Initiator
+	target      Target
+	auth        *CHAP
+	replacement int
+}
+
+// all reaches for every portal at the same time. One dead portal is no reason to
+// fail (FM 25).
+func (l login) all(ctx context.Context) error {
+	portals := l.target.portals()
+	errs := make([]error, len(portals))
+	var wait sync.WaitGroup
+	for n, p := range portals {
+		wait.Go(func() { errs[n] = l.reach(ctx, p) })
+	}
+	wait.Wait()
+	if !slices.Contains(errs, nil) {
+		return errors.Join(errs...)
+	}
+	if err := errors.Join(errs...); err != nil {
+		klog.FromContext(ctx).Info("Not every portal could be reached, going on with the others", "target", l.target.IQN, "err", err)
+	}
+	return nil
+}
+
+// one is content with one live session, the one whose disk is in use above all.
+func (l login) one(ctx context.Context) error {
+	sessions, err := l.sysfs.sessions(l.target.IQN)
+	if err != nil {
+		return err
+	}
+	live := false
+	for _, s := range sessions {
+		used, err := l.inUse(s)
+		if err != nil {
+			return err
+		}
+		if used {
+			return l.awaitLive(ctx, s) // another path would be another device
+		}
+		live = live || s.live()
+	}
+	if live {
+		return nil
+	}
+	var errs []error
+	for _, p := range l.target.portals() {
+		err := l.reach(ctx, p)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// reach makes a portal carry a live session. A session that iscsid is trying to
+// bring back gets time for that; when it does not come back and nothing uses it,
+// it is ended and made anew, for its secrets may be out of date.
+func (l login) reach(ctx context.Context, portal netip.AddrPort) error {
+	s, found, err := l.sessionTo(portal)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return l.open(ctx, portal)
+	}
+	liveErr := l.awaitLive(ctx, s)
+	if liveErr == nil || ctx.Err() != nil {
+		return liveErr
+	}
+	used, err := l.inUse(s)
+	if err != nil || used {
+		return errors.Join(liveErr, err)
+	}
+	disks, err := l.sysfs.disks(s)
+	if err != nil {
+		return err
+	}
+	if err := l.end(ctx, s, disks); err != nil {
+		return errors.Join(liveErr, err)
+	}
+	return l.open(ctx, portal)
+}
+
+// open makes the node record and logs in.
+func (l login) open(ctx context.Context, portal netip.AddrPort) error {
+	if err := l.admin.create(ctx, l.target.IQN, portal, l.settings()); err != nil {
+		return err
+	}
+	if err := l.admin.login(ctx, l.target.IQN, portal, l.cfg.LoginTimeout); err != nil {
+		return err
+	}
+	ok, err := until(ctx, l.cfg.LoginTimeout, func() (bool, error) {
+		s, found, err := l.sessionTo(portal)
+		return found && s.live(), err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the session of %s at %s: %w", l.target.IQN, portal, err)
+	}
+	if !ok {
+		return fmt.Errorf("%w: no session of %s at %s although the login went well", ErrUnavailable, l.target.IQN, portal)
+	}
+	return nil
+}
+
+// settings go into a node record. Manual startup and manual scan keep a reboot
+// from bringing back sessions, and a session from bringing strangers' LUNs
+// (FM 29). One login attempt is enough, because the caller comes again.
+func (l login) settings() []setting {
+	all := []setting{
+		{"node.startup", "manual"},
+		{"node.conn[0].startup", "manual"},
+		{"node.session.scan", "manual"},
+		{"node.session.nr_sessions", "1"},
+		{"node.session.initial_login_retry_max", "1"},
+		{"node.session.reopen_max", "0"}, // a lost session is tried again for ever
+		{"node.session.timeo.replacement_timeout", strconv.Itoa(l.replacement)},
+		{"node.conn[0].timeo.login_timeout", strconv.Itoa(max(1, int(l.cfg.LoginTimeout.Seconds())))},
+	}
+	if l.auth == nil {
+		return all // as iscsid.conf has it
+	}
+	return append(all,
+		setting{"node.session.auth.authmethod", "CHAP"},
+		setting{"node.session.auth.username", l.auth.User},
+		setting{"node.session.auth.password", l.auth.Password},
+		setting{"node.session.auth.username_in", l.auth.UserIn},
+		setting{"node.session.auth.password_in", l.auth.PasswordIn},
+	)
+}
+
+func (l login) sessionTo(portal netip.AddrPort) (session, bool, error) {
+	sessions, err := l.sysfs.sessions(l.target.IQN)
+	if err != nil {
+		return session{}, false, err
+	}
+	n := slices.IndexFunc(sessions, func(s session) bool { return s.portal == portal })
+	if n < 0 {
+		return session{}, false, nil
+	}
+	return sessions[n], true, nil
+}
+
+// awaitLive gives iscsid time to bring a session back.
+func (i *Initiator) awaitLive(ctx context.Context, s session) error {
+	state := s.state
+	ok, err := until(ctx, i.cfg.LoginTimeout, func() (bool, error) {
+		now, err := attribute(s.class, "state")
+		if err != nil {
+			return false, err
+		}
+		state = now
+		return state == stateLoggedIn, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for %s to come back: %w", s, err)
+	}
+	if !ok {
+		return fmt.Errorf("%w: %s is %s and does not come back", ErrUnavailable, s, state)
+	}
+	return nil
+}
+
+// inUse says whether any disk behind a session is mounted or part of another
+// device.
+func (i *Initiator) inUse(s session) (bool, error) {
+	disks, err := i.sysfs.disks(s)
+	if err != nil {
+		return false, err
+	}
+	for _, d := range disks {
+		users, err := i.users(d.blockDevice())
+		if err != nil || len(users) > 0 {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// portals lists the target's portals once each, in the order of the target.
+func (t Target) portals() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, p := range t.Portals {
+		p = netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+		if !slices.Contains(all, p) {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// rank orders sessions by the place of their portal in the target.
+func (t Target) rank(s session) int {
+	if n := slices.Index(t.portals(), s.portal); n >= 0 {
+		return n
+	}
+	return len(t.Portals)
+}
+
+// each runs fn for all items at the same time and joins the errors.
+func each[T any](items []T, fn func(T) error) error {
+	errs := make([]error, len(items))
+	var wait sync.WaitGroup
+	for n, item := range items {
+		wait.Go(func() { errs[n] = fn(item) })
+	}
+	wait.Wait()
+	return errors.Join(errs...)
+}

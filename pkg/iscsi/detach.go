@@ -1,0 +1,304 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// Detach takes the LUN away from this host: it writes out what the kernel
+// buffers, removes the map, the paths and the sessions, and deletes the node
+// records, in this order (FM 21). A device that is in use is refused with
+// ErrBusy and stays as it is. Sessions that also carry another LUN stay (FM 3).
+//
+// Detach is safe to repeat from whatever state an earlier call left; nothing
+// there is success. Of t only IQN and LUN are needed; with Serial it also finds
+// a map whose paths are all gone.
+func (i *Initiator) Detach(ctx context.Context, t Target) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	unlock, err := i.targets.lock(ctx, t.IQN)
+	if err != nil {
+		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+	}
+	defer unlock()
+	if err := i.quiesce(ctx, t); err != nil {
+		return err
+	}
+	if err := i.removeMaps(ctx, t); err != nil {
+		return err
+	}
+	return i.disconnect(ctx, t)
+}
+
+// quiesce proves that nothing uses the device and writes out what is buffered.
+func (i *Initiator) quiesce(ctx context.Context, t Target) error {
+	m, mapped, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	if err != nil {
+		return err
+	}
+	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	if err != nil {
+		return err
+	}
+	tops := make([]blockDevice, len(disks))
+	for n, d := range disks {
+		tops[n] = d.blockDevice()
+	}
+	if mapped {
+		if err := i.usedBesides(tops, m.name); err != nil {
+			return err
+		}
+		if err := i.wake(ctx, m); err != nil {
+			return err
+		}
+		tops = []blockDevice{m.blockDevice}
+	}
+	for _, b := range tops {
+		if err := i.unused(ctx, b); err != nil {
+			return err
+		}
+	}
+	if !slices.ContainsFunc(disks, disk.running) {
+		return i.resign(ctx, t, m, mapped, len(disks))
+	}
+	for _, b := range tops {
+		if err := i.flush(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// usedBesides refuses disks that something other than their map uses.
+func (i *Initiator) usedBesides(disks []blockDevice, mapName string) error {
+	for _, d := range disks {
+		users, err := i.users(d, mapName)
+		if err != nil {
+			return err
+		}
+		if len(users) > 0 {
+			return fmt.Errorf("%w: %s", ErrBusy, strings.Join(users, ", "))
+		}
+	}
+	return nil
+}
+
+// wake resumes a map that a failed removal left suspended: whoever touched it
+// would wait for ever (FM 21).
+func (i *Initiator) wake(ctx context.Context, m dmap) error {
+	if !m.suspended {
+		return nil
+	}
+	var last error
+	ok, err := untilSlowly(ctx, i.cfg.MapTimeout, 100*time.Millisecond, 2*time.Second, func() (bool, error) {
+		now, err := readMap(m.dir)
+		if err != nil || !now.suspended {
+			return true, ignoreGone(err)
+		}
+		last = i.multipath(ctx, "multipathd", "resume", "map", m.alias)
+		return false, fatal(last)
+	})
+	if err != nil || !ok {
+		return errors.Join(fmt.Errorf("%w: map %s is suspended and cannot be resumed", ErrBusy, m.name), err, last)
+	}
+	return nil
+}
+
+// unused proves that nothing uses a device. Sysfs and mountinfo name the users
+// they know; the claim also finds those in other mount namespaces.
+func (i *Initiator) unused(ctx context.Context, b blockDevice) error {
+	const patience = 3 * time.Second // udev and its kin look into a device for a moment
+	users, err := i.users(b)
+	if err != nil {
+		return err
+	}
+	if len(users) > 0 {
+		return fmt.Errorf("%w: %s", ErrBusy, strings.Join(users, ", "))
+	}
+	node := filepath.Join(i.cfg.Dev, b.name)
+	free, err := untilSlowly(ctx, patience, 50*time.Millisecond, time.Second, func() (bool, error) {
+		_, err := bounded(ctx, &i.bounds, "claim "+node, func() (struct{}, error) {
+			if err := i.kernel.Node(node, b.dev); err != nil {
+				return struct{}{}, err
+			}
+			return struct{}{}, i.kernel.Claim(node)
+		})
+		switch {
+		case errors.Is(err, syscall.EBUSY):
+			return false, nil
+		case gone(err), errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENOMEDIUM):
+			return true, nil // a dead device refuses to open only after it was found unclaimed
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		return err
+	}
+	if !free {
+		return fmt.Errorf("%w: %s is mounted in some other container or claimed by a program", ErrBusy, b.name)
+	}
+	return nil
+}
+
+// flush writes out what the kernel buffers for a device, while a path is alive
+// to take it.
+func (i *Initiator) flush(ctx context.Context, b blockDevice) error {
+	limit, cancel := context.WithTimeout(ctx, i.cfg.FlushTimeout)
+	defer cancel()
+	node := filepath.Join(i.cfg.Dev, b.name)
+	_, err := bounded(limit, &i.bounds, "flush "+node, func() (struct{}, error) {
+		return struct{}{}, i.kernel.Flush(node)
+	})
+	switch {
+	case err == nil, gone(err):
+		return nil
+	case errors.Is(err, syscall.EBUSY):
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	case ctx.Err() == nil:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return err
+}
+
+// resign is the end of a device that has no path left. Nobody has it open, and
+// the kernel wrote out or dropped what it buffered when the last one closed it,
+// so there is nothing to flush. What is queued in the map must fail, or the map
+// could not be removed.
+func (i *Initiator) resign(ctx context.Context, t Target, m dmap, mapped bool, disks int) error {
+	if disks == 0 {
+		return nil
+	}
+	klog.FromContext(ctx).Info("Detaching a LUN that no path leads to", "target", t.IQN, "lun", t.LUN)
+	if !mapped {
+		return nil
+	}
+	return fatal(i.multipath(ctx, "multipathd", "disablequeueing", "map", m.alias))
+}
+
+// removeMaps removes the map over the LUN, and a map of the LUN's WWID whose
+// paths are all gone. A map that has paths which are not ours is not touched.
+func (i *Initiator) removeMaps(ctx context.Context, t Target) error {
+	m, mapped, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	if err != nil {
+		return err
+	}
+	if mapped {
+		if err := i.removeMap(ctx, m); err != nil {
+			return err
+		}
+	}
+	orphan, found, err := i.orphan(t)
+	if err != nil || !found {
+		return err
+	}
+	if err := errors.Join(i.wake(ctx, orphan), i.unused(ctx, orphan.blockDevice)); err != nil {
+		return err
+	}
+	if err := fatal(i.multipath(ctx, "multipathd", "disablequeueing", "map", orphan.alias)); err != nil {
+		return err
+	}
+	return i.removeMap(ctx, orphan)
+}
+
+// orphan finds a map without any path that was made for this LUN.
+func (i *Initiator) orphan(t Target) (dmap, bool, error) {
+	if t.Serial == "" {
+		return dmap{}, false, nil
+	}
+	maps, err := i.sysfs.maps()
+	if err != nil {
+		return dmap{}, false, err
+	}
+	n := slices.IndexFunc(maps, func(m dmap) bool { return m.wwid == lioWWID(t.Serial) && len(m.slaves) == 0 })
+	if n < 0 {
+		return dmap{}, false, nil
+	}
+	return maps[n], true, nil
+}
+
+// disconnect removes the paths, the sessions and the records.
+func (i *Initiator) disconnect(ctx context.Context, t Target) error {
+	sessions, err := i.sysfs.sessions(t.IQN)
+	if err != nil {
+		return err
+	}
+	var shared atomic.Bool
+	err = each(sessions, func(s session) error {
+		kept, err := i.leave(ctx, t, s)
+		if kept {
+			shared.Store(true)
+		}
+		return err
+	})
+	if err != nil || shared.Load() {
+		return err
+	}
+	return i.admin.forget(ctx, t.IQN)
+}
+
+// leave removes the LUN's disk from a session and ends the session, unless it
+// carries another LUN.
+func (i *Initiator) leave(ctx context.Context, t Target, s session) (kept bool, err error) {
+	all, err := i.sysfs.disks(s)
+	if err != nil {
+		return false, err
+	}
+	var ours []disk
+	for _, d := range all {
+		if d.lun == t.LUN {
+			ours = append(ours, d)
+		}
+	}
+	if len(ours) == len(all) {
+		return false, i.end(ctx, s, ours)
+	}
+	return true, each(ours, func(d disk) error { return i.drop(ctx, d) })
+}
+
+// end removes a session and the disks behind it, which are all its disks. On a
+// dead session the disks are not removed one by one: each would wait for an
+// answer of the target, while the end of the session ends them all.
+func (i *Initiator) end(ctx context.Context, s session, disks []disk) error {
+	if s.live() {
+		if err := each(disks, func(d disk) error { return i.drop(ctx, d) }); err != nil {
+			return err
+		}
+	}
+	// Somebody may have brought another LUN to life on it since we looked.
+	now, err := i.sysfs.disks(s)
+	if err != nil {
+		return err
+	}
+	for _, d := range now {
+		if !slices.ContainsFunc(disks, func(known disk) bool { return known.dir == d.dir }) {
+			return fmt.Errorf("%w: %s carries another disk, %s", ErrBusy, s, d.name)
+		}
+	}
+	if err := i.admin.logout(ctx, s); err != nil {
+		if _, statErr := os.Stat(s.class); !gone(statErr) {
+			return err
+		}
+	}
+	ok, err := until(ctx, i.cfg.LoginTimeout, func() (bool, error) {
+		_, err := os.Stat(s.class)
+		return gone(err), ignoreGone(err)
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the end of %s: %w", s, err)
+	}
+	if !ok {
+		return fmt.Errorf("%w: %s does not end", ErrUnavailable, s)
+	}
+	return nil
+}

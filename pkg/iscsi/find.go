@@ -1,0 +1,153 @@
+package iscsi
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Find returns the device that Attach made, from sysfs alone: no device is asked
+// and no tool is run, so it answers also when the array does not. ErrNotAttached
+// when there is none, ErrForeign when there is one of another identity.
+func (i *Initiator) Find(ctx context.Context, t Target) (Device, error) {
+	if err := t.check(); err != nil {
+		return Device{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Device{}, err
+	}
+	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	if err != nil {
+		return Device{}, err
+	}
+	if len(disks) == 0 {
+		return Device{}, fmt.Errorf("%w: LUN %d of %s", ErrNotAttached, t.LUN, t.IQN)
+	}
+	wwid, err := agreedIdentity(t, disks)
+	if err != nil {
+		return Device{}, err
+	}
+	m, mapped, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	if err != nil {
+		return Device{}, err
+	}
+	if mapped {
+		return i.describe(m.blockDevice, wwid, m.slaves)
+	}
+	one, err := i.onlyPath(t, disks)
+	if err != nil {
+		return Device{}, err
+	}
+	return i.describe(one.blockDevice(), wwid, []string{one.name})
+}
+
+// agreedIdentity returns the WWID on which all disks agree.
+func agreedIdentity(t Target, disks []disk) (string, error) {
+	wwid := ""
+	for _, d := range disks {
+		id, err := d.cached()
+		if err != nil {
+			return "", err
+		}
+		if t.Serial != "" && id.Serial != t.Serial {
+			return "", fmt.Errorf("%w: %s has serial number %s, the array promised %s", ErrForeign, d.name, id.Serial, t.Serial)
+		}
+		if wwid != "" && id.WWID != wwid {
+			return "", fmt.Errorf("%w: two paths to LUN %d of %s differ, %s and %s", ErrForeign, t.LUN, t.IQN, wwid, id.WWID)
+		}
+		wwid = id.WWID
+	}
+	return wwid, nil
+}
+
+// onlyPath is the disk that is in use, or the only one. Several that nobody uses
+// are an attach that did not finish.
+func (i *Initiator) onlyPath(t Target, disks []disk) (disk, error) {
+	if len(disks) == 1 {
+		return disks[0], nil
+	}
+	for _, d := range disks {
+		users, err := i.users(d.blockDevice())
+		if err != nil {
+			return disk{}, err
+		}
+		if len(users) > 0 {
+			return d, nil
+		}
+	}
+	return disk{}, fmt.Errorf("%w: LUN %d of %s has %d paths and no map yet", ErrNotAttached, t.LUN, t.IQN, len(disks))
+}
+
+// Rescan makes growth of the LUN visible on every path and then on the map, and
+// returns the bytes that the device has now. It is ErrUnavailable when they are
+// fewer than t.Bytes after a while; the bytes are valid then too. The device may
+// be in use, and may be larger than asked.
+func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) {
+	unlock, err := i.targets.lock(ctx, t.IQN)
+	if err != nil {
+		return 0, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+	}
+	defer unlock()
+	device, err := i.Find(ctx, t)
+	if err != nil {
+		return 0, err
+	}
+	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	if err != nil {
+		return 0, err
+	}
+	m, mapped, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	if err != nil {
+		return 0, err
+	}
+	if !mapped {
+		disks = slices.DeleteFunc(disks, func(d disk) bool { return filepath.Base(device.Path) != d.name })
+	}
+	smallest, lagging, err := i.reread(ctx, t, disks)
+	if err != nil {
+		return device.Bytes, err
+	}
+	if mapped {
+		// Also when a path lags: paths of different size would make multipathd
+		// refuse, and then the map stays as it was.
+		if err := i.growMap(ctx, m, smallest); err != nil {
+			return device.Bytes, err
+		}
+	}
+	if lagging != "" {
+		return smallest, fmt.Errorf("%w: %s still has %d bytes, not %d", ErrUnavailable, lagging, smallest, t.Bytes)
+	}
+	return smallest, nil
+}
+
+// reread makes the kernel read the size of every disk again until all have the
+// promised size, or for DiskTimeout. It returns the smallest size and the disk
+// that lags behind, if one does.
+func (i *Initiator) reread(ctx context.Context, t Target, disks []disk) (smallest int64, lagging string, err error) {
+	var last error
+	_, err = untilSlowly(ctx, i.cfg.DiskTimeout, 100*time.Millisecond, 2*time.Second, func() (bool, error) {
+		rescanCtx, cancel := context.WithTimeout(ctx, identifyTimeout)
+		defer cancel()
+		last = each(disks, func(d disk) error { return i.set(rescanCtx, filepath.Join(d.dir, "rescan"), "1") })
+		smallest, lagging = 0, ""
+		for n, d := range disks {
+			bytes, err := size(d.block)
+			if err != nil {
+				return false, err
+			}
+			if n == 0 || bytes < smallest {
+				smallest = bytes
+			}
+			if bytes < t.Bytes {
+				lagging = d.name
+			}
+		}
+		return lagging == "", nil
+	})
+	if err == nil && lagging != "" && last != nil {
+		err = fmt.Errorf("%w: %s does not show its new size: %w", ErrUnavailable, lagging, last)
+	}
+	return smallest, lagging, err
+}

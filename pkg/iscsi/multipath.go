@@ -1,0 +1,436 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// mapUUID begins the uuid of a device-mapper device that multipathd made; the
+// WWID of its paths follows.
+const mapUUID = "mpath-"
+
+// dmap is a multipath map.
+type dmap struct {
+	blockDevice
+	alias     string   // device-mapper's name, which multipathd goes by
+	wwid      string   // what its uuid promises
+	slaves    []string // the disks beneath, by name
+	suspended bool
+}
+
+// maps lists every multipath map of this host.
+func (y sysfs) maps() ([]dmap, error) {
+	var found []dmap
+	err := eachDirOrLink(filepath.Join(y.root, "block"), "dm-", func(dir string) error {
+		m, err := readMap(dir)
+		if errors.Is(err, errNotMultipath) {
+			return nil
+		}
+		if err != nil {
+			return ignoreGone(err)
+		}
+		found = append(found, m)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list multipath maps: %w", err)
+	}
+	return found, nil
+}
+
+var errNotMultipath = errors.New("not a multipath map")
+
+func readMap(dir string) (dmap, error) {
+	uuid, err := attribute(dir, "dm/uuid")
+	if err != nil {
+		return dmap{}, err
+	}
+	wwid, ok := strings.CutPrefix(uuid, mapUUID)
+	if !ok || wwid == "" {
+		return dmap{}, errNotMultipath
+	}
+	m := dmap{blockDevice: blockDevice{name: filepath.Base(dir), dir: dir}, wwid: wwid}
+	if m.alias, err = attribute(dir, "dm/name"); err != nil {
+		return dmap{}, err
+	}
+	if m.dev, err = attribute(dir, "dev"); err != nil {
+		return dmap{}, err
+	}
+	suspended, err := attribute(dir, "dm/suspended")
+	if err != nil {
+		return dmap{}, err
+	}
+	m.suspended = suspended == "1"
+	slaves, err := os.ReadDir(filepath.Join(dir, "slaves"))
+	if err != nil {
+		return dmap{}, ignoreGone(err)
+	}
+	for _, s := range slaves {
+		m.slaves = append(m.slaves, s.Name())
+	}
+	return m, nil
+}
+
+// eachDirOrLink is eachDir for directories of sysfs that hold symlinks.
+func eachDirOrLink(dir, prefix string, fn func(path string) error) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), prefix) {
+			continue
+		}
+		if err := fn(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mapOver finds the multipath map over the disks that show one LUN, by the
+// holders that sysfs names. A map of another WWID, a map that also has paths which
+// are not behind a session of the target, and two maps are refused: the device is
+// then not ours to hand out or to take down (FM 3).
+func (y sysfs) mapOver(iqn string, lun int) (dmap, bool, error) {
+	disks, err := y.lun(iqn, lun)
+	if err != nil {
+		return dmap{}, false, err
+	}
+	var over dmap
+	found := false
+	for _, d := range disks {
+		m, held, err := y.mapOf(d)
+		switch {
+		case err != nil:
+			return dmap{}, false, err
+		case !held:
+		case found && m.name != over.name:
+			return dmap{}, false, fmt.Errorf("%w: the paths belong to two maps, %s and %s", ErrForeign, over.name, m.name)
+		default:
+			over, found = m, true
+		}
+	}
+	if !found {
+		return dmap{}, false, nil
+	}
+	// Read after the map, so that no path of the map can be too new to be listed.
+	disks, err = y.lun(iqn, lun)
+	if err != nil {
+		return dmap{}, false, err
+	}
+	for _, s := range over.slaves {
+		if !slices.ContainsFunc(disks, func(d disk) bool { return d.name == s }) {
+			return dmap{}, false, fmt.Errorf("%w: map %s (%s) has a path %s that is not behind a session of %s",
+				ErrForeign, over.name, over.wwid, s, iqn)
+		}
+	}
+	return over, true, nil
+}
+
+// mapOf finds the multipath map that a disk is part of.
+func (y sysfs) mapOf(d disk) (dmap, bool, error) {
+	holders, err := d.blockDevice().holders()
+	if err != nil {
+		return dmap{}, false, err
+	}
+	for _, h := range holders {
+		m, err := readMap(filepath.Join(y.root, "block", h))
+		if gone(err) || errors.Is(err, errNotMultipath) {
+			continue // something else is built on the disk; users names it
+		}
+		if err != nil {
+			return dmap{}, false, err
+		}
+		id, err := d.cached()
+		if err != nil {
+			return dmap{}, false, err
+		}
+		if m.wwid != id.WWID {
+			return dmap{}, false, fmt.Errorf("%w: %s with WWID %s is part of %s, the map of %s", ErrForeign, d.name, id.WWID, m.name, m.wwid)
+		}
+		return m, true, nil
+	}
+	return dmap{}, false, nil
+}
+
+func (d disk) blockDevice() blockDevice { return blockDevice{name: d.name, dev: d.dev, dir: d.block} }
+
+// multipathdRuns looks for the daemon among the host's processes: cheaper than
+// asking it, and true also while it is too busy to answer.
+func (i *Initiator) multipathdRuns() (bool, error) {
+	proc := filepath.Join(i.cfg.Root, "proc")
+	dir, err := os.Open(proc)
+	if err != nil {
+		return false, fmt.Errorf("look for multipathd: %w", err)
+	}
+	defer dir.Close() //nolint:errcheck // opened for reading
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return false, fmt.Errorf("look for multipathd: %w", err)
+	}
+	for _, pid := range names {
+		if _, err := strconv.ParseUint(pid, 10, 31); err != nil {
+			continue
+		}
+		if comm, err := attribute(filepath.Join(proc, pid), "comm"); err == nil && comm == "multipathd" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// wantsMap says whether a map is expected over the paths of a LUN. A disk that is
+// in use without a map stays so: a second path beside it would only be a danger
+// (FM 28).
+func (i *Initiator) wantsMap(t Target) (bool, error) {
+	if i.cfg.Multipath == MultipathOff {
+		return false, nil
+	}
+	runs, err := i.multipathdRuns()
+	if err == nil && !runs && i.cfg.Multipath == MultipathRequire {
+		err = fmt.Errorf("%w: multipathd does not run and multipath is required; start it: systemctl enable --now multipathd", ErrNotReady)
+	}
+	if err != nil || !runs {
+		return false, err
+	}
+	bare, err := i.usedWithoutMap(t)
+	return !bare, err
+}
+
+func (i *Initiator) usedWithoutMap(t Target) (bool, error) {
+	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	if err != nil {
+		return false, err
+	}
+	for _, d := range disks {
+		_, mapped, err := i.sysfs.mapOf(d)
+		if err != nil {
+			return false, err
+		}
+		users, err := i.users(d.blockDevice())
+		if err != nil || len(users) > 0 && !mapped {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// How long one answer of multipathd or multipath may take.
+const multipathTimeout = 30 * time.Second
+
+func (i *Initiator) multipath(ctx context.Context, argv ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, multipathTimeout)
+	defer cancel()
+	out, err := i.cfg.Host.Run(ctx, argv...)
+	if err != nil {
+		return err
+	}
+	// Older releases answer "fail" and exit 0.
+	if answer := strings.TrimSpace(string(out)); answer == "fail" || strings.HasPrefix(answer, "timeout") {
+		return &ExitError{Tool: argv[0], Code: 1, Stderr: answer}
+	}
+	return nil
+}
+
+// claimForMultipath tells multipath that the disk is one of its own, and reports
+// false when it does not want the disk because it is blacklisted. With
+// find_multipaths strict, which is Debian's default, or yes, multipathd waits to
+// be told before it makes a map.
+func (i *Initiator) claimForMultipath(ctx context.Context, d disk) (bool, error) {
+	err := i.multipath(ctx, "multipath", "-a", filepath.Join("/dev", d.name))
+	if err == nil {
+		return true, nil
+	}
+	var exit *ExitError
+	if errors.As(err, &exit) && exit.Code != exitNoSuchTool {
+		return false, nil
+	}
+	return false, err
+}
+
+// offer gives multipathd a disk that it has not taken up by itself, as happens
+// when udev is slow or dead (FM 30). Its answer is not evidence; sysfs is.
+func (i *Initiator) offer(ctx context.Context, d disk) error {
+	err := i.multipath(ctx, "multipathd", "add", "path", d.name)
+	var exit *ExitError
+	if errors.As(err, &exit) {
+		return nil
+	}
+	return err
+}
+
+// removeMap takes a map away through multipathd and proves that it is gone. The
+// map is looked at again before each attempt, so that a name which has passed to
+// another device in the meantime is not touched.
+func (i *Initiator) removeMap(ctx context.Context, m dmap) error {
+	var last error
+	ok, err := untilSlowly(ctx, i.cfg.MapTimeout, 50*time.Millisecond, 2*time.Second, func() (bool, error) {
+		now, err := readMap(m.dir)
+		if gone(err) || errors.Is(err, errNotMultipath) || err == nil && now.wwid != m.wwid {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if now.suspended {
+			last = i.multipath(ctx, "multipathd", "resume", "map", now.alias)
+			return false, fatal(last)
+		}
+		last = i.deleteMap(ctx, now)
+		return false, fatal(last)
+	})
+	if err != nil {
+		return fmt.Errorf("remove map %s (%s): %w", m.name, m.wwid, err)
+	}
+	if ok {
+		return nil
+	}
+	users, err := i.users(m.blockDevice)
+	return errors.Join(fmt.Errorf("%w: map %s (%s) cannot be removed: %s", ErrBusy, m.name, m.wwid, inWords(users)), last, err)
+}
+
+// deleteMap asks the daemon, or the tool when no daemon runs.
+func (i *Initiator) deleteMap(ctx context.Context, m dmap) error {
+	runs, err := i.multipathdRuns()
+	if err != nil {
+		return err
+	}
+	if runs {
+		return i.multipath(ctx, "multipathd", "del", "map", m.alias)
+	}
+	return i.multipath(ctx, "multipath", "-f", m.alias)
+}
+
+// fatal keeps the errors that a repeat does not cure: anything but an answer of
+// the tool itself.
+func fatal(err error) error {
+	var exit *ExitError
+	if errors.As(err, &exit) && exit.Code != exitNoSuchTool {
+		return nil
+	}
+	return err
+}
+
+func inWords(users []string) string {
+	if len(users) == 0 {
+		return "some process has it open"
+	}
+	return strings.Join(users, ", ")
+}
+
+// growMap makes a map as large as its paths.
+func (i *Initiator) growMap(ctx context.Context, m dmap, bytes int64) error {
+	var last error
+	tried := false
+	ok, err := until(ctx, i.cfg.MapTimeout, func() (bool, error) {
+		now, err := size(m.dir)
+		if err != nil || now >= bytes {
+			return err == nil, err
+		}
+		if !tried {
+			tried = true
+			last = i.multipath(ctx, "multipathd", "resize", "map", m.alias)
+		}
+		return false, fatal(last)
+	})
+	if err != nil {
+		return fmt.Errorf("resize map %s: %w", m.name, err)
+	}
+	if !ok {
+		return errors.Join(fmt.Errorf("%w: map %s stays smaller than its paths, %d bytes", ErrUnavailable, m.name, bytes), last)
+	}
+	return nil
+}
+
+// awaitMap waits for the map over the paths. It reports false when multipath
+// does not want the device.
+func (i *Initiator) awaitMap(ctx context.Context, t Target, paths []path) (dmap, bool, error) {
+	const (
+		udevTime   = 3 * time.Second // multipath cannot tell before udev has seen the disk
+		daemonTime = 3 * time.Second // multipathd hears of the disk from udev
+	)
+	var m dmap
+	appeared := func() (found bool, err error) {
+		m, found, err = i.sysfs.mapOver(t.IQN, t.LUN)
+		return found, err
+	}
+	first, wanted := paths[0].disk, false
+	found, err := untilSlowly(ctx, min(udevTime, i.cfg.MapTimeout), 100*time.Millisecond, time.Second, func() (bool, error) {
+		found, err := appeared()
+		if found || err != nil {
+			return found, err
+		}
+		known := i.udevKnows(first) // before the question, or a late udev would look like a blacklist
+		wanted, err = i.claimForMultipath(ctx, first)
+		return wanted || known, err
+	})
+	if err != nil || !wanted {
+		return m, found && m.name != "", err
+	}
+	ok, err := until(ctx, min(daemonTime, i.cfg.MapTimeout), appeared)
+	if err == nil && !ok {
+		for _, p := range paths {
+			err = errors.Join(err, i.offer(ctx, p.disk))
+		}
+		if err == nil {
+			ok, err = until(ctx, i.cfg.MapTimeout, appeared)
+		}
+	}
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: multipathd made no map for %s (%s) in time", ErrUnavailable, paths[0].name, paths[0].fresh.WWID)
+	}
+	return m, ok, err
+}
+
+// udevKnows says whether udev is done with a disk for the first time.
+func (i *Initiator) udevKnows(d disk) bool {
+	_, err := os.Stat(filepath.Join(i.cfg.Root, "run/udev/data", "b"+d.dev))
+	return err == nil
+}
+
+// completeMap waits until the map has every path that answers, and is not
+// suspended. A map that lacks a path after that is degraded but good.
+func (i *Initiator) completeMap(ctx context.Context, t Target, m dmap, paths []path) (dmap, error) {
+	const daemonTime = 3 * time.Second
+	missing := func() []path {
+		return slices.DeleteFunc(slices.Clone(paths), func(p path) bool { return slices.Contains(m.slaves, p.name) })
+	}
+	complete := func() (bool, error) {
+		now, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
+		if err != nil || !found {
+			return false, err
+		}
+		m = now
+		return len(missing()) == 0 && !m.suspended, nil
+	}
+	ok, err := until(ctx, min(daemonTime, i.cfg.MapTimeout), complete)
+	if err == nil && !ok {
+		for _, p := range missing() {
+			err = errors.Join(err, i.offer(ctx, p.disk))
+		}
+		if err == nil {
+			ok, err = until(ctx, min(daemonTime, i.cfg.MapTimeout), complete)
+		}
+	}
+	switch {
+	case err != nil:
+		return dmap{}, err
+	case m.suspended:
+		return dmap{}, fmt.Errorf("%w: map %s is suspended; see multipathd's log", ErrUnavailable, m.name)
+	case m.wwid != paths[0].fresh.WWID:
+		return dmap{}, fmt.Errorf("%w: map %s is of %s, the paths are of %s", ErrForeign, m.name, m.wwid, paths[0].fresh.WWID)
+	case !ok:
+		klog.FromContext(ctx).Info("The map lacks a path", "map", m.name, "wwid", m.wwid, "has", m.slaves)
+	}
+	return m, nil
+}

@@ -1,0 +1,148 @@
+package iscsi
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// records is open-iscsi's database of node records, a tree of small text files:
+// nodes/IQN/ADDRESS,PORT or nodes/IQN/ADDRESS,PORT,TPGT/INTERFACE. iscsiadm makes
+// and deletes the files; what is written here are settings inside them, because a
+// secret that iscsiadm is given as an argument can be read by every process of
+// the host (FM 40). A record is replaced as a whole, by rename.
+type records struct{ root string }
+
+// Where distributions build open-iscsi to keep its database.
+func (r records) databases() []string {
+	return []string{filepath.Join(r.root, "etc/iscsi"), filepath.Join(r.root, "var/lib/iscsi")}
+}
+
+// record is one node record: how to log in to one portal of one target.
+type record struct {
+	path   string
+	base   string // the database it is in
+	portal netip.AddrPort
+	text   []byte
+}
+
+// setting is one line of a record. An empty value removes the line, and
+// iscsiadm then uses its own default.
+type setting struct{ key, value string }
+
+const (
+	recordEnd  = "# END RECORD"
+	keyName    = "node.name"
+	keyAddress = "node.conn[0].address"
+	keyPort    = "node.conn[0].port"
+)
+
+// list reads the records of a target, sound or not.
+func (r records) list(iqn string) ([]record, error) {
+	var found []record
+	for _, base := range r.databases() {
+		dir := filepath.Join(base, "nodes", iqn)
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return ignoreGone(err)
+			}
+			if !d.Type().IsRegular() {
+				return nil
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return ignoreGone(err)
+			}
+			found = append(found, record{
+				path:   path,
+				base:   base,
+				portal: parsePortal(value(text, keyAddress), value(text, keyPort)),
+				text:   text,
+			})
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read the node records of %s: %w", iqn, err)
+		}
+	}
+	return found, nil
+}
+
+// sound says that the record is whole. One that was cut by a crash makes
+// iscsiadm fail in several ways, and iscsiadm cannot delete it (FM 29).
+func (r record) sound(iqn string) bool {
+	return value(r.text, keyName) == iqn && r.portal.IsValid() && bytes.Contains(r.text, []byte("\n"+recordEnd))
+}
+
+// value reads "key = value"; a missing key is an empty value.
+func value(text []byte, key string) string {
+	for line := range bytes.Lines(text) {
+		if k, v, ok := bytes.Cut(line, []byte("=")); ok && string(bytes.TrimSpace(k)) == key {
+			return string(bytes.TrimSpace(v))
+		}
+	}
+	return ""
+}
+
+// with returns the record's text with the settings in it.
+func (r record) with(settings []setting) []byte {
+	var out bytes.Buffer
+	for line := range bytes.Lines(r.text) {
+		if string(bytes.TrimSpace(line)) == recordEnd {
+			break
+		}
+		k, _, _ := bytes.Cut(line, []byte("="))
+		key := string(bytes.TrimSpace(k))
+		if !slices.ContainsFunc(settings, func(s setting) bool { return s.key == key }) {
+			out.Write(line)
+		}
+	}
+	for _, s := range settings {
+		if s.value != "" {
+			fmt.Fprintf(&out, "%s = %s\n", s.key, s.value)
+		}
+	}
+	out.WriteString(recordEnd + "\n")
+	return out.Bytes()
+}
+
+// replace writes the text in place of the record. The temporary file lies beside
+// the tree of records, not in it, because iscsiadm takes every file in the tree
+// for a record.
+func (r record) replace(text []byte) (err error) {
+	f, err := os.CreateTemp(r.base, ".node-record-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("write a node record: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("write node record %s: %w", r.path, err), ignoreGone(os.Remove(f.Name())))
+		}
+	}()
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), r.path)
+}
+
+// remove deletes a record that iscsiadm cannot, with the directories it leaves
+// empty.
+func (r record) remove() error {
+	if err := ignoreGone(os.Remove(r.path)); err != nil {
+		return fmt.Errorf("remove node record: %w", err)
+	}
+	nodes := filepath.Join(r.base, "nodes")
+	for dir := filepath.Dir(r.path); strings.HasPrefix(dir, nodes+"/"); dir = filepath.Dir(dir) {
+		if err := os.Remove(dir); err != nil {
+			break // not empty: another record lives here
+		}
+	}
+	return nil
+}

@@ -1,0 +1,297 @@
+package iscsi
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// sysfs reads what is. Nothing in it acts, and nothing in it asks a device: the
+// kernel answers from memory.
+type sysfs struct{ root string }
+
+const (
+	stateLoggedIn = "LOGGED_IN"
+	sectorBytes   = 512 // the unit of every size in sysfs, whatever the disk's block size
+)
+
+// session is one iSCSI session of this host, to one portal of one target.
+type session struct {
+	id     int            // as iscsiadm -r takes it
+	class  string         // /sys/class/iscsi_session/sessionN
+	device string         // its device directory, below which its disks live
+	host   string         // hostN
+	portal netip.AddrPort // where the session was told to go; the zero value when sysfs does not say
+	state  string         // LOGGED_IN, FAILED, FREE
+}
+
+func (s session) live() bool { return s.state == stateLoggedIn }
+
+func (s session) String() string { return fmt.Sprintf("session %d to %s", s.id, s.portal) }
+
+// sessions lists the sessions to a target, by id.
+func (y sysfs) sessions(iqn string) ([]session, error) {
+	class := filepath.Join(y.root, "class/iscsi_session")
+	entries, err := os.ReadDir(class)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // the transport's module is not even loaded
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list iSCSI sessions: %w", err)
+	}
+	var found []session
+	for _, e := range entries {
+		s, err := y.session(filepath.Join(class, e.Name()), iqn)
+		if gone(err) || errors.Is(err, errOtherTarget) {
+			continue // it ended while we looked, or it was not asked for
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read iSCSI session %s: %w", e.Name(), err)
+		}
+		found = append(found, s)
+	}
+	slices.SortFunc(found, func(a, b session) int { return a.id - b.id })
+	return found, nil
+}
+
+var errOtherTarget = errors.New("the session of another target")
+
+func (y sysfs) session(class, iqn string) (session, error) {
+	name, err := attribute(class, "targetname")
+	if err != nil {
+		return session{}, err
+	}
+	if name != iqn {
+		return session{}, errOtherTarget
+	}
+	id, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(class), "session"))
+	if err != nil {
+		return session{}, fmt.Errorf("a session without a number: %w", err)
+	}
+	state, err := attribute(class, "state")
+	if err != nil {
+		return session{}, err
+	}
+	device, err := filepath.EvalSymlinks(filepath.Join(class, "device"))
+	if err != nil {
+		return session{}, err
+	}
+	return session{
+		id:     id,
+		class:  class,
+		device: device,
+		host:   filepath.Base(filepath.Dir(device)),
+		portal: y.portal(id),
+		state:  state,
+	}, nil
+}
+
+// portal reads where the session's connection was told to go. The address it is
+// connected to at the moment may differ, because a target may redirect a login.
+func (y sysfs) portal(id int) netip.AddrPort {
+	dir := filepath.Join(y.root, fmt.Sprintf("class/iscsi_connection/connection%d:0", id))
+	addr, err := attribute(dir, "persistent_address")
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	port, err := attribute(dir, "persistent_port")
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return parsePortal(addr, port)
+}
+
+func parsePortal(addr, port string) netip.AddrPort {
+	a, err := netip.ParseAddr(strings.Trim(addr, "[]"))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	p, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.Unmap(), uint16(p))
+}
+
+// scanFile and scanRequest make the kernel look for one LUN behind a session,
+// and for nothing else: "channel target lun".
+func (y sysfs) scanFile(s session) string {
+	return filepath.Join(y.root, "class/scsi_host", s.host, "scan")
+}
+
+func scanRequest(s session, lun int) string {
+	channel, target := "0", "0"
+	if id, err := attribute(s.class, "target_id"); err == nil {
+		if _, err := strconv.ParseUint(id, 10, 31); err == nil {
+			target = id
+		}
+	}
+	return fmt.Sprintf("%s %s %d", channel, target, lun)
+}
+
+// disk is one path to a LUN: the SCSI disk that one session shows.
+type disk struct {
+	name    string // sdb
+	dev     string // 8:16
+	dir     string // the SCSI device's directory H:C:T:L
+	block   string // the block device's directory, dir/block/sdb
+	lun     int
+	session session
+}
+
+// disks lists the disks behind a session, by LUN. A SCSI device whose block
+// device is not there yet is not a disk.
+func (y sysfs) disks(s session) ([]disk, error) {
+	var found []disk
+	err := eachDir(s.device, "target", func(target string) error {
+		return eachDir(target, "", func(dir string) error {
+			lun, ok := parseHCTL(filepath.Base(dir))
+			if !ok {
+				return nil
+			}
+			return eachDir(filepath.Join(dir, "block"), "", func(block string) error {
+				dev, err := attribute(block, "dev")
+				if err != nil {
+					return ignoreGone(err)
+				}
+				found = append(found, disk{name: filepath.Base(block), dev: dev, dir: dir, block: block, lun: lun, session: s})
+				return nil
+			})
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the disks of %s: %w", s, err)
+	}
+	slices.SortFunc(found, func(a, b disk) int { return a.lun - b.lun })
+	return found, nil
+}
+
+// lun lists the disks that show one LUN of a target, one for each session.
+func (y sysfs) lun(iqn string, lun int) ([]disk, error) {
+	sessions, err := y.sessions(iqn)
+	if err != nil {
+		return nil, err
+	}
+	var found []disk
+	for _, s := range sessions {
+		disks, err := y.disks(s)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range disks {
+			if d.lun == lun {
+				found = append(found, d)
+			}
+		}
+	}
+	return found, nil
+}
+
+// eachDir calls fn for every directory in dir whose name has the prefix. What
+// vanishes meanwhile is not an error.
+func eachDir(dir, prefix string, fn func(path string) error) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) {
+			continue
+		}
+		if err := fn(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func ignoreGone(err error) error {
+	if gone(err) {
+		return nil
+	}
+	return err
+}
+
+// gone says that the thing whose attribute was read is being removed or was
+// never there. Which errno says so differs between the kernel's subsystems.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) ||
+		errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.ENOTCONN)
+}
+
+// parseHCTL reads the LUN out of "host:channel:target:lun".
+func parseHCTL(name string) (lun int, ok bool) {
+	fields := strings.Split(name, ":")
+	if len(fields) != 4 {
+		return 0, false
+	}
+	for _, f := range fields {
+		n, err := strconv.ParseUint(f, 10, 31)
+		if err != nil {
+			return 0, false
+		}
+		lun = int(n)
+	}
+	return lun, true
+}
+
+// cached is what the kernel remembers of the disk's identity from the day it
+// found the disk. It may describe another LUN than the one that answers now.
+func (d disk) cached() (identity, error) {
+	serialPage, err := os.ReadFile(filepath.Join(d.dir, "vpd_pg80"))
+	if err != nil {
+		return identity{}, fmt.Errorf("%s: %w", d.name, err)
+	}
+	idPage, err := os.ReadFile(filepath.Join(d.dir, "vpd_pg83"))
+	if err != nil {
+		return identity{}, fmt.Errorf("%s: %w", d.name, err)
+	}
+	return parseIdentity(serialPage, idPage)
+}
+
+func parseIdentity(serialPage, idPage []byte) (identity, error) {
+	serial, err := parseSerial(serialPage)
+	if err != nil {
+		return identity{}, err
+	}
+	wwid, err := parseWWID(idPage)
+	if err != nil {
+		return identity{}, err
+	}
+	return identity{Serial: serial, WWID: wwid}, nil
+}
+
+// running says whether the kernel sends commands down this path.
+func (d disk) running() bool {
+	state, err := attribute(d.dir, "state")
+	return err == nil && state == "running" && d.session.live()
+}
+
+// size is the capacity the kernel uses for a block device, in bytes.
+func size(block string) (int64, error) {
+	s, err := attribute(block, "size")
+	if err != nil {
+		return 0, err
+	}
+	sectors, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || sectors < 0 || sectors > (1<<63-1)/sectorBytes {
+		return 0, fmt.Errorf("%s: %q is not a number of sectors", filepath.Join(block, "size"), s)
+	}
+	return sectors * sectorBytes, nil
+}
+
+// attribute reads a one-line file of sysfs.
+func attribute(dir, name string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(b)), nil
+}

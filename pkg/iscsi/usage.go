@@ -1,0 +1,139 @@
+package iscsi
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// blockDevice is a whole disk or a map, as sysfs shows it.
+type blockDevice struct {
+	name string // sdb, dm-2
+	dev  string // 8:16
+	dir  string // its directory in sysfs
+}
+
+// parts lists the device and its partitions.
+func (b blockDevice) parts() ([]blockDevice, error) {
+	all := []blockDevice{b}
+	err := eachDir(b.dir, b.name, func(dir string) error {
+		if _, err := attribute(dir, "partition"); err != nil {
+			return ignoreGone(err)
+		}
+		dev, err := attribute(dir, "dev")
+		if err != nil {
+			return ignoreGone(err)
+		}
+		all = append(all, blockDevice{name: filepath.Base(dir), dev: dev, dir: dir})
+		return nil
+	})
+	return all, err
+}
+
+// holders lists the names of the devices built on top of this one, dm-2 for one.
+func (b blockDevice) holders() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(b.dir, "holders"))
+	if err != nil {
+		return nil, ignoreGone(err)
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+// users says in words what uses a device or its partitions, leaving out the
+// holders the caller knows about. An empty answer does not exclude a mount in
+// some other container: only the kernel's Claim does.
+func (i *Initiator) users(b blockDevice, known ...string) ([]string, error) {
+	parts, err := b.parts()
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := i.mounts()
+	if err != nil {
+		return nil, err
+	}
+	var users []string
+	for _, p := range parts {
+		holders, err := p.holders()
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range holders {
+			if !slices.Contains(known, h) {
+				users = append(users, p.name+" is part of "+h)
+			}
+		}
+		for _, m := range mounts {
+			if m.uses(p) {
+				users = append(users, p.name+" is mounted at "+m.point)
+			}
+		}
+	}
+	slices.Sort(users)
+	return slices.Compact(users), nil
+}
+
+// mount is what a line of mountinfo says (proc(5)).
+type mount struct {
+	dev    string // major:minor
+	root   string // what of the file system is mounted
+	point  string
+	fstype string
+	source string
+}
+
+// uses says whether the mount is a file system on the device, or a bind mount of
+// its device node, which is how a raw block volume is handed to a pod.
+func (m mount) uses(b blockDevice) bool {
+	if m.fstype == "devtmpfs" {
+		return m.root == "/"+b.name
+	}
+	return m.dev == b.dev || m.source == "/dev/"+b.name // btrfs shows a device number of its own
+}
+
+// mounts reads what is mounted in our namespace and in that of PID 1.
+func (i *Initiator) mounts() ([]mount, error) {
+	var all []mount
+	for _, pid := range []string{"self", "1"} {
+		b, err := os.ReadFile(filepath.Join(i.cfg.Root, "proc", pid, "mountinfo"))
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && pid == "1" {
+			continue // no PID 1 to look at: a container that does not share the host's
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the mounts of process %s: %w", pid, err)
+		}
+		all = append(all, parseMounts(string(b))...)
+	}
+	return all, nil
+}
+
+func parseMounts(mountinfo string) []mount {
+	var all []mount
+	for line := range strings.Lines(mountinfo) {
+		fields := strings.Fields(line)
+		dash := slices.Index(fields, "-")
+		if dash < 6 || len(fields) < dash+3 {
+			continue
+		}
+		all = append(all, mount{
+			dev:    fields[2],
+			root:   unescape(fields[3]),
+			point:  unescape(fields[4]),
+			fstype: fields[dash+1],
+			source: unescape(fields[dash+2]),
+		})
+	}
+	return all
+}
+
+// unescape undoes the octal escapes of blanks and backslashes.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}

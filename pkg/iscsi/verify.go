@@ -1,0 +1,247 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// path is a disk and what it answered when it was asked just now.
+type path struct {
+	disk
+	fresh identity
+	err   error // it did not answer
+}
+
+const identifyTimeout = 10 * time.Second
+
+// verify proves that every path is the LUN which the array promised. It asks the
+// devices, because what the kernel remembers may be of another LUN that had this
+// number before (FM 2). A path that proves to be another LUN is replaced once
+// when nothing uses it; if that does not help, the whole attach is refused. A
+// path that does not answer is left out as long as another does.
+func (i *Initiator) verify(ctx context.Context, t Target, disks []disk) ([]path, error) {
+	paths := i.examine(ctx, disks)
+	if stale := strangers(t, paths); len(stale) > 0 {
+		if err := i.replace(ctx, t, stale); err != nil {
+			return nil, err
+		}
+		disks, err := i.reveal(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		paths = i.examine(ctx, disks)
+		if stale := strangers(t, paths); len(stale) > 0 {
+			return nil, stale[0].stranger(t)
+		}
+	}
+	paths, err := i.answering(t, paths)
+	if err != nil {
+		return nil, err
+	}
+	return i.settle(ctx, t, paths)
+}
+
+// examine asks all disks at the same time.
+func (i *Initiator) examine(ctx context.Context, disks []disk) []path {
+	ctx, cancel := context.WithTimeout(ctx, min(identifyTimeout, i.cfg.DiskTimeout))
+	defer cancel()
+	paths := make([]path, len(disks))
+	var wait sync.WaitGroup
+	for n, d := range disks {
+		wait.Go(func() {
+			node := filepath.Join(i.cfg.Dev, d.name)
+			fresh, err := bounded(ctx, &i.bounds, "identify "+node, func() (identity, error) {
+				if err := i.kernel.Node(node, d.dev); err != nil {
+					return identity{}, err
+				}
+				return i.kernel.Identify(node)
+			})
+			paths[n] = path{disk: d, fresh: fresh, err: err}
+		})
+	}
+	wait.Wait()
+	return paths
+}
+
+// strangers are the paths that answered as another LUN than the promised one, or
+// as another than the kernel, udev and multipathd take them for.
+func strangers(t Target, paths []path) []path {
+	var found []path
+	for _, p := range paths {
+		if p.err != nil {
+			continue
+		}
+		cached, err := p.cached()
+		if err != nil || p.fresh.Serial != t.Serial || cached.Serial != p.fresh.Serial || cached.WWID != p.fresh.WWID {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func (p path) stranger(t Target) error {
+	cached, err := p.cached()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrForeign, err)
+	}
+	return fmt.Errorf("%w: LUN %d of %s must have serial number %s; %s answers %s (WWID %s), the kernel knows it as %s (WWID %s)",
+		ErrForeign, t.LUN, t.IQN, t.Serial, p.name, p.fresh.Serial, p.fresh.WWID, cached.Serial, cached.WWID)
+}
+
+// replace removes disks that became another LUN, so that the next scan finds
+// them as what they are.
+func (i *Initiator) replace(ctx context.Context, t Target, stale []path) error {
+	for _, p := range stale {
+		if err := i.dropUnusedMap(ctx, t, p); err != nil {
+			return errors.Join(p.stranger(t), err)
+		}
+		users, err := i.users(p.blockDevice())
+		if err == nil && len(users) > 0 {
+			err = fmt.Errorf("it is in use, so it is not replaced: %s", strings.Join(users, ", "))
+		}
+		if err != nil {
+			return errors.Join(p.stranger(t), err)
+		}
+	}
+	for _, p := range stale {
+		if err := i.drop(ctx, p.disk); err != nil {
+			return errors.Join(p.stranger(t), err)
+		}
+	}
+	return nil
+}
+
+// dropUnusedMap takes away the map over a stale disk when all its paths are ours
+// and nothing uses it.
+func (i *Initiator) dropUnusedMap(ctx context.Context, t Target, p path) error {
+	m, found, err := i.sysfs.mapOf(p.disk)
+	if err != nil || !found {
+		return err
+	}
+	ours, err := i.sysfs.lun(t.IQN, t.LUN)
+	if err != nil {
+		return err
+	}
+	for _, s := range m.slaves {
+		if !slices.ContainsFunc(ours, func(d disk) bool { return d.name == s }) {
+			return fmt.Errorf("map %s also has the path %s, which is not of this target", m.name, s)
+		}
+	}
+	if err := i.unused(ctx, m.blockDevice); err != nil {
+		return err
+	}
+	return i.removeMap(ctx, m)
+}
+
+// drop makes the kernel forget a disk. What the disk's directory names cannot
+// have passed to another disk: it contains the number of its session, and those
+// are not used twice.
+func (i *Initiator) drop(ctx context.Context, d disk) error {
+	if err := i.set(ctx, filepath.Join(d.dir, "delete"), "1"); err != nil && !gone(err) {
+		return fmt.Errorf("remove disk %s: %w", d.name, err)
+	}
+	ok, err := until(ctx, i.cfg.DiskTimeout, func() (bool, error) {
+		_, err := os.Stat(d.block)
+		return gone(err), ignoreGone(err)
+	})
+	if err != nil {
+		return fmt.Errorf("remove disk %s: %w", d.name, err)
+	}
+	if !ok {
+		return fmt.Errorf("%w: disk %s does not go away", ErrUnavailable, d.name)
+	}
+	return nil
+}
+
+// answering leaves out the paths that do not answer. One of them must, and those
+// that do not must at least be remembered as the promised LUN.
+func (i *Initiator) answering(t Target, paths []path) ([]path, error) {
+	var good []path
+	var errs []error
+	for _, p := range paths {
+		if p.err == nil {
+			good = append(good, p)
+			continue
+		}
+		errs = append(errs, p.err)
+		if cached, err := p.cached(); err == nil && cached.Serial != t.Serial {
+			return nil, fmt.Errorf("%w: %s does not answer, and the kernel knows it as %s, not %s", ErrForeign, p.name, cached.Serial, t.Serial)
+		}
+	}
+	if len(good) == 0 {
+		return nil, fmt.Errorf("%w: no path to LUN %d of %s answers: %w", ErrUnavailable, t.LUN, t.IQN, errors.Join(errs...))
+	}
+	return good, nil
+}
+
+// settle waits until all paths agree on who they are and on a size that is at
+// least the promised one, and until the kernel has taken that size over (FM 14).
+func (i *Initiator) settle(ctx context.Context, t Target, paths []path) ([]path, error) {
+	const settleTimeout = 10 * time.Second
+	var dispute error
+	ok, err := untilSlowly(ctx, min(settleTimeout, i.cfg.DiskTimeout), 50*time.Millisecond, time.Second, func() (bool, error) {
+		var lagging []path
+		if lagging, dispute = disagreement(t, paths); dispute == nil {
+			return true, nil
+		}
+		if err := i.rescan(ctx, lagging); err != nil {
+			return false, err
+		}
+		disks := make([]disk, len(paths))
+		for n, p := range paths {
+			disks[n] = p.disk
+		}
+		again, err := i.answering(t, i.examine(ctx, disks))
+		if err != nil {
+			return false, err
+		}
+		paths = again
+		return false, nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, dispute)
+	}
+	if !ok {
+		return nil, dispute
+	}
+	return paths, nil
+}
+
+// disagreement says what is wrong with the paths as a whole, and which of them
+// the kernel must look at again.
+func disagreement(t Target, paths []path) (lagging []path, err error) {
+	var errs []error
+	for _, p := range paths {
+		kernel, err := size(p.block)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case p.fresh.Serial != t.Serial:
+			errs = append(errs, p.stranger(t))
+		case p.fresh.WWID != paths[0].fresh.WWID:
+			errs = append(errs, fmt.Errorf("%w: %s is %s but %s is %s", ErrForeign, paths[0].name, paths[0].fresh.WWID, p.name, p.fresh.WWID))
+		case p.fresh.Bytes != paths[0].fresh.Bytes:
+			errs = append(errs, fmt.Errorf("%w: %s has %d bytes but %s has %d", ErrForeign, paths[0].name, paths[0].fresh.Bytes, p.name, p.fresh.Bytes))
+		case p.fresh.Bytes < t.Bytes:
+			errs = append(errs, fmt.Errorf("%w: %s has %d bytes, the array promised %d", ErrForeign, p.name, p.fresh.Bytes, t.Bytes))
+		case kernel != p.fresh.Bytes:
+			errs = append(errs, fmt.Errorf("%w: the kernel takes %s for %d bytes, it has %d", ErrForeign, p.name, kernel, p.fresh.Bytes))
+			lagging = append(lagging, p)
+		}
+	}
+	return lagging, errors.Join(errs...)
+}
+
+// rescan makes the kernel read the size of disks again.
+func (i *Initiator) rescan(ctx context.Context, paths []path) error {
+	return each(paths, func(p path) error {
+		return i.set(ctx, filepath.Join(p.dir, "rescan"), "1")
+	})
+}
