@@ -62,12 +62,21 @@ func (s *state) account(name string) (account, bool) {
 	return account{d}, ok
 }
 
-func (s *state) addAccounts(users []User) {
+func (s *state) addDefaultAccounts() {
 	s.addDoc(privilegesPath, "read", body{"privilege_id": "read"})
 	s.addDoc(privilegesPath, "write", body{"privilege_id": "write"})
 	s.addDoc(rolesPath, "admin", body{"role_id": "admin", "privileges": []string{"/privileges/read", "/privileges/write"}})
 	s.addDoc(rolesPath, "viewer", body{"role_id": "viewer", "privileges": []string{"/privileges/read"}})
+}
+
+// setUsers makes sure that the configured users can log in as configured,
+// whatever a saved state says.
+func (s *state) setUsers(users []User) {
 	for _, u := range users {
+		if old, ok := s.account(u.Name); ok {
+			old.Values["password"], old.Values["enabled"] = u.Password, true
+			continue
+		}
 		tenants := []string{}
 		if u.Tenant != "" && u.Tenant != rootTenant {
 			tenants = append(tenants, "/tenants"+u.Tenant)

@@ -39,6 +39,7 @@ func createApp(r *request) (any, error) {
 		return nil, err
 	}
 	s.insertApp(t, a)
+	r.changed.undo = append(r.changed.undo, func() { a.gone = true; s.removeApp(a) })
 	r.saveApp(a)
 	for _, si := range a.Storage {
 		r.bringUp(si)
@@ -71,6 +72,9 @@ func (r *request) fillInline(a *appInstance, parts []body) error {
 		if _, err := r.addStorage(a, b); err != nil {
 			return err
 		}
+	}
+	for _, v := range a.volumes() {
+		r.makeFile(v)
 	}
 	return nil
 }

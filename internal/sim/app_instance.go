@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"sync"
 	"time"
 )
 
@@ -30,6 +31,9 @@ type appInstance struct {
 
 	knobs Health
 	dying time.Time // deleted, and visible until then
+	gone  bool      // deleted
+
+	saving sync.Mutex
 }
 
 func (a *appInstance) key() string      { return a.ID }
@@ -240,9 +244,12 @@ func deleteApp(r *request) (any, error) {
 // that the array is configured to need.
 func (r *request) dropApp(a *appInstance) {
 	s := r.array.state
-	a.Offline = true
+	a.Offline, a.gone = true, true
 	for _, si := range a.Storage {
 		si.gone = true
+		for _, v := range si.Volumes {
+			r.dropFilesOf(v)
+		}
 		r.endSessions(si)
 		r.export(si)
 	}

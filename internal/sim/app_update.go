@@ -104,6 +104,9 @@ func (r *request) planAppParts(a *appInstance, p *plan) error {
 			p.add(func() {
 				a.Storage = append(a.Storage, added)
 				r.array.state.knowStorage(added)
+				for _, v := range added.Volumes {
+					r.makeFile(v)
+				}
 				r.bringUp(added)
 			})
 			continue

@@ -71,6 +71,9 @@ type Array struct {
 
 	mu    sync.RWMutex // guards state and everything it reaches
 	state *state
+	disk  *disk // nil: all in memory
+
+	behind sync.Map // storage instances that the data plane could not follow
 
 	keys     keyring
 	driven   drivenSessions
@@ -89,10 +92,31 @@ func New(cfg Config) (*Array, error) {
 	a := &Array{cfg: cfg, product: p, state: newState(cfg.Nodes), started: cfg.Clock()}
 	a.log.on = cfg.Record
 	a.router = newRouter(a.routes())
-	a.state.addAccounts(cfg.Users)
-	a.state.addDefaultPool(a.accessIPs())
-	a.state.addDefaultPlacement()
-	return a, nil
+	return a, a.open()
+}
+
+// open takes up the state of the data directory, or begins a new one.
+func (a *Array) open() error {
+	found := false
+	if a.cfg.DataDir != "" {
+		var err error
+		if a.disk, err = openDisk(a.cfg.DataDir); err != nil {
+			return err
+		}
+		if found, err = a.load(); err != nil {
+			return errors.Join(err, a.Close())
+		}
+	}
+	if !found {
+		a.state.addDefaultAccounts()
+		a.state.addDefaultPool(a.accessIPs())
+		a.state.addDefaultPlacement()
+	}
+	a.state.setUsers(a.cfg.Users)
+	if a.disk == nil {
+		return nil
+	}
+	return a.saveRest()
 }
 
 func (c *Config) setDefaults() (product, error) {
@@ -174,6 +198,7 @@ func (a *Array) serves(v string) bool {
 // durable and visible on the data plane before anybody hears of them.
 func (a *Array) perform(r *request) (any, error) {
 	if r.http.Method == http.MethodGet {
+		a.catchUp(context.WithoutCancel(r.ctx))
 		return a.look(r, r.op.do)
 	}
 	result, err := a.change(r)
@@ -217,14 +242,26 @@ func (a *Array) change(r *request) (any, error) {
 	return r.op.do(r)
 }
 
-// settle is what follows a change, outside the big lock.
+// settle is what follows a change, outside the big lock: backing files, then the
+// state on disk, then the data plane. Files go last.
 func (a *Array) settle(r *request) error {
-	for _, work := range r.changed.after {
+	for _, work := range r.changed.work {
 		if err := work(); err != nil {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			for _, undo := range r.changed.undo {
+				undo()
+			}
 			return err
 		}
 	}
-	return a.exportAll(r)
+	if err := a.persist(&r.changed); err != nil {
+		return err
+	}
+	if err := a.exportAll(r); err != nil {
+		return err
+	}
+	return removeFiles(r.changed.files)
 }
 
 // Fail plans a fault for the next requests that match.

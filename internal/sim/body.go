@@ -48,6 +48,9 @@ func (b *body) UnmarshalJSON(raw []byte) error {
 	if err := json.Unmarshal(raw, &in); err != nil {
 		return fmt.Errorf("read a stored object: %w", err)
 	}
+	if in == nil {
+		return nil // null: there was none
+	}
 	*b = make(body, len(in))
 	for k, v := range in {
 		(*b)[k] = restored(v)

@@ -2,8 +2,11 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 )
 
 const iscsiPort = 3260
@@ -23,6 +26,7 @@ func (a *Array) exportAll(r *request) error {
 		return nil
 	}
 	ctx := context.WithoutCancel(r.ctx)
+	a.catchUp(ctx)
 	done := map[*storageInstance]bool{}
 	for _, si := range r.changed.targets {
 		if done[si] {
@@ -36,13 +40,24 @@ func (a *Array) exportAll(r *request) error {
 	return nil
 }
 
+// catchUp tries again what the data plane has refused to follow before. Whoever
+// asked for that has heard of the failure.
+func (a *Array) catchUp(ctx context.Context) {
+	a.behind.Range(func(key, _ any) bool {
+		if si, ok := key.(*storageInstance); ok {
+			_ = a.exportTarget(ctx, si) // stays behind when it fails again
+		}
+		return true
+	})
+}
+
 // exportTarget serialises by target. It looks at the state only once it has the
 // target, so the last to come always leaves the newest state behind.
 func (a *Array) exportTarget(ctx context.Context, si *storageInstance) error {
 	si.exporting.Lock()
 	defer si.exporting.Unlock()
 	a.mu.RLock()
-	target, shown := a.target(si), !si.off()
+	target, shown := a.target(si), !si.off() && !si.filling()
 	a.mu.RUnlock()
 	var err error
 	if shown {
@@ -51,12 +66,66 @@ func (a *Array) exportTarget(ctx context.Context, si *storageInstance) error {
 		err = a.cfg.Exporter.Remove(ctx, si.IQN)
 	}
 	if err != nil {
+		a.behind.Store(si, true)
 		return err
 	}
+	a.behind.Delete(si)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	si.exported = shown
 	return nil
+}
+
+// filling says whether the data of a volume is still being copied.
+func (si *storageInstance) filling() bool {
+	return slices.ContainsFunc(si.Volumes, func(v *volume) bool { return v.filling })
+}
+
+// BringUp brings the data plane in line with the whole state, as at a start:
+// every target of the state is shown and no other one of ours is left.
+func (a *Array) BringUp(ctx context.Context) error {
+	if a.cfg.Exporter == nil {
+		return nil
+	}
+	a.mu.RLock()
+	targets := maps.Clone(a.state.targets)
+	a.mu.RUnlock()
+	for _, iqn := range slices.Sorted(maps.Keys(targets)) {
+		if err := a.exportTarget(ctx, targets[iqn]); err != nil {
+			return fmt.Errorf("bring up target %s of app_instance %s: %w", iqn, targets[iqn].app.Name, err)
+		}
+	}
+	left, err := a.cfg.Exporter.Targets()
+	if err != nil {
+		return fmt.Errorf("look for targets of an earlier process: %w", err)
+	}
+	for _, iqn := range left {
+		if targets[iqn] != nil {
+			continue
+		}
+		if err := a.cfg.Exporter.Remove(ctx, iqn); err != nil {
+			return fmt.Errorf("remove target %s of an earlier process: %w", iqn, err)
+		}
+	}
+	return nil
+}
+
+// TakeDown removes all targets from the data plane and leaves the state as it
+// is.
+func (a *Array) TakeDown(ctx context.Context) error {
+	if a.cfg.Exporter == nil {
+		return nil
+	}
+	left, err := a.cfg.Exporter.Targets()
+	if err != nil {
+		return fmt.Errorf("take down the targets: %w", err)
+	}
+	for _, iqn := range left {
+		if e := a.cfg.Exporter.Remove(ctx, iqn); e != nil {
+			err = errors.Join(err, fmt.Errorf("take down target %s: %w", iqn, e))
+		}
+	}
+	return err
 }
 
 // target describes a storage instance to the data plane.

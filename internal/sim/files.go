@@ -1,11 +1,235 @@
 package sim
 
-func (a *Array) volumeFile(v *volume) string { return a.cfg.DataDir + "/volumes/" + v.UUID + ".img" }
-func (a *Array) snapshotFile(v *volume, s *snapshot) string {
-	return a.cfg.DataDir + "/snapshots/" + v.UUID + "@" + s.UTCTS + ".img"
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// Backing files are sparse and live below the data directory. An array that
+// keeps all in memory has none.
+
+func (a *Array) volumeFile(v *volume) string {
+	return filepath.Join(a.cfg.DataDir, "volumes", v.UUID+".img")
 }
-func (r *request) copySnapshot(snapshotOwner, *snapshot)  {}
-func (r *request) copyVolume(*volume, *snapshot, *volume) {}
-func (r *request) restoreFile(*volume, *snapshot)         {}
-func (r *request) dropFile(string)                        {}
-func (a *Array) usedBytes(v *volume) int64                { return v.UsedBytes }
+
+func (a *Array) snapshotFile(v *volume, s *snapshot) string {
+	return filepath.Join(a.cfg.DataDir, "snapshots", v.UUID+"@"+s.UTCTS+".img")
+}
+
+func (a *Array) hasFiles() bool { return a.cfg.DataDir != "" }
+
+// fill marks a volume whose file is not complete: its target must wait.
+func (r *request) fill(v *volume, work func() error) {
+	if !r.array.hasFiles() {
+		return
+	}
+	v.filling = true
+	r.changed.work = append(r.changed.work, func() error {
+		err := work()
+		r.array.mu.Lock()
+		defer r.array.mu.Unlock()
+		v.filling = false
+		return err
+	})
+}
+
+// makeFile makes the empty file of a new volume.
+func (r *request) makeFile(v *volume) {
+	file, size := r.array.volumeFile(v), v.SizeGiB<<30
+	r.fill(v, func() error { return growFile(file, size) })
+}
+
+// growFileOf makes a volume's file as long as the volume has become.
+func (r *request) growFileOf(v *volume) {
+	if !r.array.hasFiles() {
+		return
+	}
+	file, size := r.array.volumeFile(v), v.SizeGiB<<30
+	r.changed.work = append(r.changed.work, func() error { return growFile(file, size) })
+}
+
+// copyVolume gives a clone the data of its source.
+func (r *request) copyVolume(from *volume, s *snapshot, to *volume) {
+	src := r.array.volumeFile(from)
+	if s != nil {
+		src = r.array.snapshotFile(from, s)
+	}
+	dst, size := r.array.volumeFile(to), to.SizeGiB<<30
+	r.fill(to, func() error {
+		if err := copyFile(src, dst); err != nil {
+			return err
+		}
+		return growFile(dst, size)
+	})
+}
+
+// restoreFile puts a snapshot's data in the place of a volume's.
+func (r *request) restoreFile(v *volume, s *snapshot) {
+	src, dst, size := r.array.snapshotFile(v, s), r.array.volumeFile(v), v.SizeGiB<<30
+	r.fill(v, func() error {
+		if err := copyFile(src, dst); err != nil {
+			return err
+		}
+		return growFile(dst, size)
+	})
+}
+
+// copySnapshot copies the data of every volume that a snapshot covers.
+func (r *request) copySnapshot(o snapshotOwner, s *snapshot) {
+	if !r.array.hasFiles() {
+		return
+	}
+	s.copying = true
+	files := map[string]string{}
+	for _, v := range o.volumes {
+		files[r.array.volumeFile(v)] = r.array.snapshotFile(v, s)
+	}
+	r.changed.work = append(r.changed.work, func() error {
+		for src, dst := range files {
+			if err := copyFile(src, dst); err != nil {
+				return err
+			}
+		}
+		r.array.mu.Lock()
+		defer r.array.mu.Unlock()
+		s.copying = false
+		return nil
+	})
+}
+
+// dropFile removes a file once nothing refers to it any more.
+func (r *request) dropFile(file string) {
+	if r.array.hasFiles() {
+		r.changed.files = append(r.changed.files, file)
+	}
+}
+
+// dropFilesOf removes all files of a volume.
+func (r *request) dropFilesOf(v *volume) {
+	for _, s := range v.si.app.Snapshots {
+		r.dropFile(r.array.snapshotFile(v, s))
+	}
+	for _, s := range v.Snapshots {
+		r.dropFile(r.array.snapshotFile(v, s))
+	}
+	r.dropFile(r.array.volumeFile(v))
+}
+
+func removeFiles(files []string) error {
+	for _, file := range files {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove a backing file: %w", err)
+		}
+	}
+	return nil
+}
+
+// usedBytes is what a volume's file really occupies; without a file it is what
+// a test says.
+func (a *Array) usedBytes(v *volume) int64 {
+	if !a.hasFiles() {
+		return v.UsedBytes
+	}
+	var stat syscall.Stat_t
+	if err := syscall.Stat(a.volumeFile(v), &stat); err != nil {
+		return 0 // the file is still being made
+	}
+	return stat.Blocks * 512
+}
+
+// growFile makes a file at least size long; it never shortens one.
+func growFile(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("make a backing file: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && info.Size() < size {
+		err = f.Truncate(size)
+	}
+	if err != nil {
+		return fmt.Errorf("grow a backing file: %w", err)
+	}
+	return nil
+}
+
+// copyFile copies a sparse file by sharing its blocks where the file system can
+// do that, else by copying what is not a hole. The copy appears under its name
+// only when it is whole.
+func copyFile(from, to string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("copy backing file %s: %w", from, err)
+		}
+	}()
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	partial := to + ".part"
+	dst, err := os.OpenFile(partial, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if err := fillFile(src, dst); err != nil {
+		return errors.Join(err, os.Remove(partial))
+	}
+	return os.Rename(partial, to)
+}
+
+func fillFile(src, dst *os.File) error {
+	const ficlone = 0x40049409
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, dst.Fd(), ficlone, src.Fd()); errno == 0 {
+		return nil
+	}
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	if err := dst.Truncate(info.Size()); err != nil {
+		return err
+	}
+	for at := int64(0); at < info.Size(); {
+		start, end, err := nextData(src, at)
+		if errors.Is(err, syscall.ENXIO) {
+			return nil // nothing but a hole follows
+		}
+		if err != nil {
+			return err
+		}
+		if err := copyRange(src, dst, start, end); err != nil {
+			return err
+		}
+		at = end
+	}
+	return nil
+}
+
+// nextData finds the next extent of data at or after a place.
+func nextData(f *os.File, at int64) (start, end int64, err error) {
+	const seekData, seekHole = 3, 4
+	if start, err = f.Seek(at, seekData); err != nil {
+		return 0, 0, err
+	}
+	end, err = f.Seek(start, seekHole)
+	return start, end, err
+}
+
+func copyRange(src, dst *os.File, start, end int64) error {
+	if _, err := src.Seek(start, io.SeekStart); err != nil {
+		return err
+	}
+	if _, err := dst.Seek(start, io.SeekStart); err != nil {
+		return err
+	}
+	_, err := io.CopyN(dst, src, end-start)
+	return err
+}

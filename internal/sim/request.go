@@ -40,9 +40,10 @@ type changes struct {
 	apps    []*appInstance // to be written
 	gone    []*appInstance // deleted
 	rest    bool           // anything else of the state
-	dropped []*volume      // deleted alone
 	targets []*storageInstance
-	after   []func() error // work on backing files, done outside the lock
+	work    []func() error // on backing files, done outside the lock before anything is durable
+	undo    []func()       // what takes the changes back, under the lock, when the work fails
+	files   []string       // to be removed when nothing refers to them any more
 }
 
 func (r *request) param(name string) string { return r.params.get(name) }

@@ -179,6 +179,10 @@ func (r *request) takeSnapshot(o snapshotOwner, b body) *snapshot {
 	}
 	*o.list = append(slices.Clone(*o.list), s)
 	r.array.state.count.snapshots++
+	r.changed.undo = append(r.changed.undo, func() {
+		*o.list = slices.DeleteFunc(slices.Clone(*o.list), func(x *snapshot) bool { return x == s })
+		r.array.state.count.snapshots--
+	})
 	r.copySnapshot(o, s)
 	r.saveApp(o.app)
 	return s

@@ -127,6 +127,9 @@ func createStorage(r *request) (any, error) {
 		return nil, err
 	}
 	r.array.state.knowStorage(si)
+	for _, v := range si.Volumes {
+		r.makeFile(v)
+	}
 	r.bringUp(si)
 	r.saveApp(a)
 	return later(func() any { return r.renderStorage(si) }), nil
@@ -188,6 +191,12 @@ func deleteStorage(r *request) (any, error) {
 		return nil, errRefused("storage_instance %s is online: set its admin_state to offline first, or force", si.Name)
 	}
 	shown := r.renderStorage(si)
+	if r.failure != nil {
+		return nil, r.failure
+	}
+	for _, v := range si.Volumes {
+		r.dropFilesOf(v)
+	}
 	a := si.app
 	a.Storage = slices.DeleteFunc(slices.Clone(a.Storage), func(x *storageInstance) bool { return x == si })
 	si.gone = true

@@ -45,6 +45,9 @@ func (r *request) fillFromTemplate(a *appInstance) error {
 			return err
 		}
 	}
+	for _, v := range a.volumes() {
+		r.makeFile(v)
+	}
 	return nil
 }
 

@@ -23,8 +23,9 @@ type volume struct {
 	BusyUntil   time.Time // op_status BusyWith until then
 	BusyWith    string
 
-	si    *storageInstance
-	knobs Health
+	si      *storageInstance
+	knobs   Health
+	filling bool // the backing file is not complete yet
 }
 
 const maxSizeGiB = 262144
@@ -138,6 +139,7 @@ func createVolume(r *request) (any, error) {
 func (r *request) attachVolume(si *storageInstance, v *volume) {
 	si.Volumes = append(si.Volumes, v)
 	r.array.state.knowVolume(v)
+	r.makeFile(v)
 	r.export(si)
 }
 
@@ -230,6 +232,7 @@ func (r *request) applyVolume(v *volume, b body) {
 	v.change(b)
 	if v.SizeGiB != before.SizeGiB {
 		v.busy(r.now, r.array.cfg.ResizeDelay, "volume_resize_in_progress")
+		r.growFileOf(v)
 		r.export(v.si)
 	}
 	if v.Replicas != before.Replicas {
@@ -258,7 +261,7 @@ func deleteVolume(r *request) (any, error) {
 	}
 	v.si.Volumes = slices.DeleteFunc(slices.Clone(v.si.Volumes), func(x *volume) bool { return x == v })
 	r.array.state.forgetVolume(v)
-	r.changed.dropped = append(r.changed.dropped, v)
+	r.dropFilesOf(v)
 	r.export(v.si)
 	r.saveApp(v.si.app)
 	return shown, nil

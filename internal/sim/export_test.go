@@ -1,0 +1,173 @@
+package sim_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/datera-csi/datera-csi/internal/sim"
+	"github.com/datera-csi/datera-csi/internal/sim/simtest"
+)
+
+// plane is a data plane that only remembers what it is told.
+type plane struct {
+	mu       sync.Mutex
+	targets  map[string]sim.Target
+	sessions map[string][]string
+	fail     error
+}
+
+func newPlane() *plane {
+	return &plane{targets: map[string]sim.Target{}, sessions: map[string][]string{}}
+}
+
+func (p *plane) Apply(_ context.Context, t sim.Target) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fail != nil {
+		return p.fail
+	}
+	p.targets[t.IQN] = t
+	return nil
+}
+
+func (p *plane) Remove(_ context.Context, iqn string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.targets, iqn)
+	return p.fail
+}
+
+func (p *plane) Sessions(iqn string) ([]string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sessions[iqn], p.fail
+}
+
+func (p *plane) Targets() ([]string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var iqns []string
+	for iqn := range p.targets {
+		iqns = append(iqns, iqn)
+	}
+	return iqns, nil
+}
+
+func (p *plane) get(t *testing.T, iqn string) sim.Target {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	target, ok := p.targets[iqn]
+	if !ok {
+		t.Fatalf("target %s is not shown; shown are %v", iqn, p.targets)
+	}
+	return target
+}
+
+func (p *plane) set(change func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
+}
+
+const demoStorage = "/app_instances/demo/storage_instances/storage-1"
+
+func TestDataPlaneFollowsEveryChange(t *testing.T) {
+	p, dir := newPlane(), t.TempDir()
+	c := dial(t, simtest.Start(t, inDir(dir), func(cfg *sim.Config) { cfg.Exporter = p }))
+	const iqn = "iqn.1993-08.org.debian:01:aa11"
+	made := c.data("POST", "/app_instances", simple("demo", 5))
+	target := at(t, made, "storage_instances", 0, "access", "iqn").(string)
+	serial := at(t, made, "storage_instances", 0, "volumes", 0, "uuid").(string)
+	if at(t, made, "storage_instances", 0, "op_state") != "available" {
+		t.Errorf("op_state after the export is %v", at(t, made, "storage_instances", 0, "op_state"))
+	}
+	got := p.get(t, target)
+	want := []sim.LUN{{Serial: serial, File: dir + "/volumes/" + serial + ".img", Bytes: 5 << 30}}
+	if diff := cmp.Diff(want, got.LUNs); diff != "" {
+		t.Error(diff)
+	}
+	if len(got.Portals) != 2 || got.Portals[0].String() != "172.28.0.9:3260" || got.AllowAll || len(got.Initiators) != 0 {
+		t.Errorf("target is %+v", got)
+	}
+	c.data("POST", "/initiators", m{"id": iqn, "name": "host-a"})
+	c.data("PUT", demoStorage+"/acl_policy/initiators", m{"path": "/initiators/" + iqn, "op": "add"})
+	c.data("PUT", demoStorage+"/auth", m{"type": "chap", "target_user_name": "user", "target_pswd": "secretsecret"})
+	c.data("PUT", demoVolume, m{"size": 6})
+	got = p.get(t, target)
+	if !slices.Equal(got.Initiators, []string{iqn}) || got.Auth.TargetPassword != "secretsecret" || got.LUNs[0].Bytes != 6<<30 {
+		t.Errorf("target is %+v", got)
+	}
+	c.data("PUT", demoStorage+"/acl_policy/initiators", m{"path": "/initiators/" + iqn, "op": "remove"})
+	if got := p.get(t, target); len(got.Initiators) != 0 {
+		t.Errorf("after revoking: %v", got.Initiators)
+	}
+	c.data("PUT", "/app_instances/demo", m{"admin_state": "offline"})
+	if left, _ := p.Targets(); len(left) != 0 {
+		t.Errorf("offline and still shown: %v", left)
+	}
+	c.data("PUT", "/app_instances/demo", m{"admin_state": "online"})
+	p.get(t, target)
+	c.data("DELETE", "/app_instances/demo", m{"force": true})
+	if left, _ := p.Targets(); len(left) != 0 {
+		t.Errorf("deleted and still shown: %v", left)
+	}
+}
+
+func TestSessionsComeFromTheDataPlane(t *testing.T) {
+	p := newPlane()
+	c := dial(t, simtest.Start(t, inDir(t.TempDir()), func(cfg *sim.Config) { cfg.Exporter = p }))
+	target := at(t, c.data("POST", "/app_instances", simple("demo", 5)), "storage_instances", 0, "access", "iqn").(string)
+	p.set(func() { p.sessions[target] = []string{"iqn.2001-01.a:b", "iqn.2001-01.a:b"} })
+	if got := at(t, c.data("GET", demoStorage, nil), "active_initiators").([]any); len(got) != 1 {
+		t.Errorf("active_initiators is %v", got)
+	}
+	c.refused(400, "InvalidRequestError", "PUT", "/app_instances/demo", m{"admin_state": "offline"})
+	p.set(func() { p.fail = errors.New("configfs is gone") })
+	c.refused(500, "InternalError", "GET", "/app_instances/demo", nil)
+}
+
+func TestDataPlaneThatFailedIsTriedAgain(t *testing.T) {
+	p := newPlane()
+	c := dial(t, simtest.Start(t, inDir(t.TempDir()), func(cfg *sim.Config) { cfg.Exporter = p }))
+	const iqn = "iqn.1993-08.org.debian:01:aa11"
+	target := at(t, c.data("POST", "/app_instances", simple("demo", 5)), "storage_instances", 0, "access", "iqn").(string)
+	c.data("POST", "/initiators", m{"id": iqn, "name": "host-a"})
+	acl := demoStorage + "/acl_policy/initiators"
+	c.data("PUT", acl, m{"path": "/initiators/" + iqn, "op": "add"})
+	p.set(func() { p.fail = errors.New("busy") })
+	c.refused(500, "InternalError", "PUT", acl, m{"path": "/initiators/" + iqn, "op": "remove"})
+	p.set(func() { p.fail = nil })
+	c.data("GET", demoStorage, nil)
+	if got := p.get(t, target); len(got.Initiators) != 0 {
+		t.Errorf("still admitted: %v", got.Initiators)
+	}
+}
+
+func TestStartBringsTheDataPlaneInLine(t *testing.T) {
+	p, dir := newPlane(), t.TempDir()
+	withPlane := func(cfg *sim.Config) { cfg.Exporter = p }
+	s := simtest.Start(t, inDir(dir), withPlane)
+	c := dial(t, s)
+	target := at(t, c.data("POST", "/app_instances", simple("demo", 5)), "storage_instances", 0, "access", "iqn").(string)
+	if err := s.Array.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.set(func() {
+		delete(p.targets, target)
+		p.targets["iqn.2013-05.com.daterainc:tc:01:sn:00000000000000ff"] = sim.Target{}
+	})
+	s = simtest.Start(t, inDir(dir), withPlane)
+	if err := s.Array.BringUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.get(t, target)
+	if left, _ := p.Targets(); len(left) != 1 {
+		t.Errorf("shown are %v", left)
+	}
+}
