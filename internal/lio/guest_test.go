@@ -104,6 +104,7 @@ func TestGuestRevokedInitiatorIsFenced(t *testing.T) {
 	b := page(t, 0xa5)
 	must(t, direct(disks[0], os.O_WRONLY, b))
 	readers := []*reader{g.reader(disks[0], 0xa5), g.reader(disks[1], 0xa5)}
+	g.writer(disks[0])
 	progress := func() bool {
 		before := []int64{readers[0].right.Load(), readers[1].right.Load()}
 		g.until("both paths to read", func() bool {
@@ -117,6 +118,7 @@ func TestGuestRevokedInitiatorIsFenced(t *testing.T) {
 		revoked.Initiators = nil
 		g.apply(revoked)
 		done := []int64{readers[0].right.Load(), readers[1].right.Load()}
+		last := g.content(want.LUNs[0].File)
 		if got, err := g.Sessions(iqn); len(got) > 0 || err != nil {
 			t.Errorf("sessions of the revoked: %q, %v", got, err)
 		}
@@ -127,6 +129,9 @@ func TestGuestRevokedInitiatorIsFenced(t *testing.T) {
 			if now := r.right.Load(); now > done[n]+1 { // one answer may have been on its way
 				t.Errorf("path %d read %d times after it was revoked", n, now-done[n])
 			}
+		}
+		if !bytes.Equal(last, g.content(want.LUNs[0].File)) {
+			t.Error("a write landed after Apply had answered")
 		}
 		g.apply(want)
 		progress()
@@ -145,9 +150,7 @@ func TestGuestRevokedInitiatorIsFenced(t *testing.T) {
 	if err == nil {
 		t.Error("the revoked initiator wrote")
 	}
-	file, err := os.ReadFile(want.LUNs[0].File)
-	must(t, err)
-	if !bytes.Equal(file[:4096], b) {
+	if !bytes.Equal(g.content(want.LUNs[0].File)[:4096], b) {
 		t.Error("the volume changed after its only writer was revoked")
 	}
 	g.record(want.Portals[2])

@@ -5,6 +5,7 @@ package lio_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -248,15 +249,17 @@ func page(t *testing.T, fill byte) []byte {
 }
 
 // direct does one I/O of a page at the head of a disk, past every cache.
-func direct(disk string, flags int, b []byte) error {
+func direct(disk string, flags int, b []byte) error { return directAt(disk, flags, b, 0) }
+
+func directAt(disk string, flags int, b []byte, at int64) error {
 	f, err := os.OpenFile("/dev/"+disk, flags|unix.O_DIRECT, 0)
 	if err != nil {
 		return err
 	}
 	if flags == os.O_RDONLY {
-		_, err = f.ReadAt(b, 0)
+		_, err = f.ReadAt(b, at)
 	} else {
-		_, err = f.WriteAt(b, 0)
+		_, err = f.WriteAt(b, at)
 	}
 	return errors.Join(err, f.Close())
 }
@@ -268,6 +271,34 @@ func (g *guest) reader(disk string, want byte) *reader {
 	g.t.Helper()
 	r := &reader{}
 	b, whole := page(g.t, 0), page(g.t, want)
+	g.forever(func() {
+		switch err := direct(disk, os.O_RDONLY, b); {
+		case err != nil:
+			r.failed.Add(1)
+			time.Sleep(time.Millisecond)
+		case bytes.Equal(b, whole):
+			r.right.Add(1)
+		default:
+			r.wrong.Add(1)
+		}
+	})
+	return r
+}
+
+// writer writes the second page of a disk over and over, each time another one.
+func (g *guest) writer(disk string) {
+	g.t.Helper()
+	b := page(g.t, 0)
+	g.forever(func() {
+		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)+1)
+		if directAt(disk, os.O_WRONLY, b, 4096) != nil {
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
+// forever repeats f until the test ends.
+func (g *guest) forever(f func()) {
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -276,20 +307,22 @@ func (g *guest) reader(disk string, want byte) *reader {
 			case <-stop:
 				return
 			default:
-			}
-			switch err := direct(disk, os.O_RDONLY, b); {
-			case err != nil:
-				r.failed.Add(1)
-				time.Sleep(time.Millisecond)
-			case bytes.Equal(b, whole):
-				r.right.Add(1)
-			default:
-				r.wrong.Add(1)
+				f()
 			}
 		}
 	}()
 	g.t.Cleanup(func() { close(stop); <-done })
-	return r
+}
+
+// content is what the first pages of a backing file hold.
+func (g *guest) content(file string) []byte {
+	g.t.Helper()
+	b := make([]byte, 8192)
+	f, err := os.Open(file)
+	must(g.t, err)
+	_, err = f.ReadAt(b, 0)
+	must(g.t, errors.Join(err, f.Close()))
+	return b
 }
 
 // tree lists what is in the target's configfs, but no attributes.

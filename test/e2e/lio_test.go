@@ -1,0 +1,56 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/datera-csi/datera-csi/test/e2e/vm"
+	"github.com/datera-csi/datera-csi/test/e2e/vm/command"
+	"github.com/datera-csi/datera-csi/test/e2e/vm/vmtest"
+)
+
+// TestLIO runs the guest tests of internal/lio where they may change the
+// kernel's target: on the kernel of a guest, with its open-iscsi as initiator.
+func TestLIO(t *testing.T) {
+	_, guests := vmtest.Start(t, vm.Spec{Name: "lio", MemoryMB: 1536, CPUs: 2})
+	g := guests[0]
+	const program = "/root/lio.test"
+	if err := g.PutFile(t.Context(), compileTests(t, "internal/lio"), program); err != nil {
+		t.Fatal(err)
+	}
+	for name := range strings.Lines(vmtest.Sh(t, g, program+" -test.list ^TestGuest")) {
+		name = strings.TrimSpace(name)
+		t.Run(strings.TrimPrefix(name, "TestGuest"), func(t *testing.T) {
+			var out bytes.Buffer
+			code, err := g.Exec(t.Context(),
+				command.Program{Argv: []string{program, "-test.v", "-test.timeout=5m", "-test.run=^" + name + "$"}, Env: []string{"LIO_GUEST=1"}},
+				command.Streams{Out: &out, Err: &out})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if code != 0 || !strings.Contains(out.String(), "--- PASS: "+name) { // a skipped test has proven nothing
+				t.Errorf("exit status %d:\n%s", code, out.String())
+			}
+		})
+	}
+}
+
+// compileTests builds the tests of a package of this module as a program that
+// needs nothing of the machine it runs on.
+func compileTests(t *testing.T, dir string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), filepath.Base(dir)+".test")
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-tags=e2e", "-o", program, "./"+dir)
+	build.Dir = filepath.Join("..", "..")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("compile the tests of %s: %v: %s", dir, err, out)
+	}
+	return program
+}
