@@ -83,7 +83,10 @@ func (c *Client) admit(ctx context.Context, v *Volume, iqn string) error {
 		if _, err = c.reread(ctx, v); err != nil {
 			return err // it is the volume that is not there
 		}
-		if err = c.introduce(ctx, iqn); err != nil {
+		if err = c.introduce(ctx, iqn); unanswered(err) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		err = run(ctx, c, v.memberRequest("add", iqn))
@@ -103,7 +106,7 @@ func (c *Client) introduce(ctx context.Context, iqn string) error {
 		host["force"] = true
 		err = run(ctx, c, post("/initiators", host))
 	}
-	if errors.Is(err, ErrConflict) || unanswered(err) {
+	if errors.Is(err, ErrConflict) {
 		return nil
 	}
 	if err != nil {

@@ -101,7 +101,7 @@ func (c *Client) send(ctx context.Context, s *session, r request, decode func([]
 		if !r.replay(e, nonsense) || !wait.wait(ctx) {
 			return conclude(r, e)
 		}
-		if e.fate == garbled {
+		if e.fate == garbled || e.fate == smudged {
 			nonsense++
 		}
 	}
@@ -198,19 +198,19 @@ func finish(ctx context.Context, s *session, r request, res *http.Response, deco
 	case err != nil && ctx.Err() != nil:
 		return ended(ctx, r, true)
 	case res.StatusCode >= 300 && res.StatusCode < 400:
-		return fail(ErrNotDatera, final, "it redirects to "+res.Header.Get("Location"), nil)
+		return fail(ErrNotDatera, nonsenseFate(r), "it redirects to "+res.Header.Get("Location"), nil)
 	case res.StatusCode < 200 || res.StatusCode >= 300:
 		return answerError(r, res.StatusCode, raw, secrets)
 	case err != nil:
 		return fail(ErrUnavailable, lost, "", err)
 	case len(raw) > maxAnswer:
-		return fail(ErrNotDatera, final, fmt.Sprintf("its answer is longer than %d MiB", maxAnswer>>20), nil)
+		return fail(ErrNotDatera, nonsenseFate(r), fmt.Sprintf("its answer is longer than %d MiB", maxAnswer>>20), nil)
 	}
 	err = decode(raw)
 	switch _, syntax := errors.AsType[*json.SyntaxError](err); {
 	case err == nil:
 		return nil
-	case syntax && looksLikeJSON(raw):
+	case isCut(err, raw):
 		return fail(ErrNotDatera, garbled, "it answered half of "+quote(), nil)
 	case syntax:
 		return fail(ErrNotDatera, nonsenseFate(r), "it answered "+quote(), nil)
@@ -229,10 +229,12 @@ func nonsenseFate(r request) fate {
 	return final
 }
 
-// looksLikeJSON tells a cut answer from one in another language.
-func looksLikeJSON(raw []byte) bool {
+// isCut tells, from the error of decoding it, an answer that was cut short from
+// one in another language.
+func isCut(err error, raw []byte) bool {
+	_, syntax := errors.AsType[*json.SyntaxError](err)
 	raw = bytes.TrimSpace(raw)
-	return len(raw) == 0 || raw[0] == '{'
+	return syntax && (len(raw) == 0 || raw[0] == '{')
 }
 
 // ended says why ctx ended: the caller's own end is its business and is final,

@@ -60,6 +60,7 @@ const (
 	lost                // perhaps carried out
 	garbled             // as lost; the answer arrived, but cut short or unintelligible
 	faulted             // as lost, but the array itself reported the failure: not replayed
+	smudged             // surely not carried out, but why was cut short
 )
 
 func (e *Error) Error() string {
@@ -195,11 +196,17 @@ func (b errorBody) details() []string {
 // answerError makes the error of an answer with a status that is not a success.
 func answerError(r request, status int, raw []byte, secrets []string) *Error {
 	var body errorBody
-	decoded := json.Unmarshal(raw, &body) == nil
-	if !decoded {
+	err := json.Unmarshal(raw, &body)
+	if err != nil {
 		body = errorBody{}
 	}
 	found := classify(status, body)
+	if isCut(err, raw) && errors.Is(found.kind, ErrNotDatera) {
+		found.fate = smudged
+		if status >= http.StatusInternalServerError {
+			found.fate = garbled
+		}
+	}
 	e := &Error{
 		Op: r.method, Path: r.path, HTTP: status, Name: string(body.Name), Code: int(body.Code),
 		Message: blank(string(body.Message), secrets), kind: found.kind, fate: found.fate,

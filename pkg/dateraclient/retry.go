@@ -71,6 +71,8 @@ func (r request) replay(err *Error, garbledSoFar int) bool {
 		return !r.once
 	case garbled:
 		return !r.once && garbledSoFar < garbledRetries
+	case smudged:
+		return garbledSoFar < garbledRetries
 	default:
 		return false
 	}

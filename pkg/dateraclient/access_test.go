@@ -1,0 +1,378 @@
+package dateraclient_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/datera-csi/datera-csi/internal/sim"
+	"github.com/datera-csi/datera-csi/internal/sim/simtest"
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
+)
+
+const aclPath = "/app_instances/*/storage_instances/storage-1/acl_policy/initiators"
+
+func mustGrant(t *testing.T, c *dateraclient.Client, v *dateraclient.Volume, iqn string) *dateraclient.Volume {
+	t.Helper()
+	out, err := c.Grant(t.Context(), v, iqn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// known makes an initiator known to the array.
+func known(t *testing.T, s *simtest.Server, iqns ...string) {
+	t.Helper()
+	for _, iqn := range iqns {
+		administrator(t, s, "/root", "POST", "/initiators", fmt.Sprintf(`{"id":%q,"name":"a host"}`, iqn))
+	}
+}
+
+func TestGrantOfAKnownInitiatorIsTwoRequests(t *testing.T) {
+	s, c := simulated(t)
+	known(t, s, hostA)
+	v := mustCreate(t, c, small("CSI-a"))
+	s.ResetRequests()
+	v = mustGrant(t, c, v, hostA)
+	wantRequests(t, s, "PUT "+aclPath, "GET /app_instances/*")
+	if diff := cmp.Diff([]string{hostA}, v.Initiators); diff != "" || !v.Exported || !v.Online {
+		t.Errorf("got %+v, ACL %s", v, diff)
+	}
+	mustGrant(t, c, v, hostA)
+	wantRequests(t, s) // the view shows that nothing is left to do
+}
+
+func TestGrantIntroducesAnInitiatorOnce(t *testing.T) {
+	s, c := simulated(t)
+	v := mustCreate(t, c, small("CSI-a"))
+	s.ResetRequests()
+	mustGrant(t, c, v, hostA)
+	wantRequests(t, s, "PUT "+aclPath, "GET /app_instances/*", "POST /initiators", "PUT "+aclPath, "GET /app_instances/*")
+	var got []dateraclient.Initiator
+	for i, err := range c.Initiators(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, *i)
+	}
+	want := []dateraclient.Initiator{{IQN: hostA, Name: "CSI-" + strings.ReplaceAll(hostA, ":", "-"), Tenant: "/root"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestGrantKeepsTheOthers(t *testing.T) {
+	_, c := simulated(t)
+	stale := mustCreate(t, c, small("CSI-a"))
+	mustGrant(t, c, stale, hostA)
+	v := mustGrant(t, c, stale, hostB) // from a view without hostA
+	if diff := cmp.Diff([]string{hostA, hostB}, v.Initiators); diff != "" {
+		t.Error(diff)
+	}
+	v = mustGrant(t, c, stale, hostB) // somebody was faster
+	if diff := cmp.Diff([]string{hostA, hostB}, v.Initiators); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestGrantBringsOnlineAndWaitsForTheExport(t *testing.T) {
+	_, c := simulated(t, func(cfg *sim.Config) { cfg.ExportDelay = 200 * time.Millisecond })
+	v := mustCreate(t, c, small("CSI-a"))
+	if v.Exported {
+		t.Fatal("exported at once")
+	}
+	if v = mustGrant(t, c, v, hostA); !v.Exported {
+		t.Error("not exported after Grant")
+	}
+}
+
+func TestGrantOfAnOfflineVolume(t *testing.T) {
+	s, c := simulated(t)
+	v := mustCreate(t, c, small("CSI-a"))
+	administrator(t, s, "/root", "PUT", "/app_instances/CSI-a", `{"admin_state":"offline"}`)
+	v = mustGrant(t, c, v, hostA) // the view is from before
+	if !v.Online || !v.Exported {
+		t.Errorf("got %+v, want online", v)
+	}
+	administrator(t, s, "/root", "PUT", "/app_instances/CSI-a/storage_instances/storage-1", `{"admin_state":"offline"}`)
+	v = mustGrant(t, c, mustRead(t, c, "CSI-a"), hostA)
+	if !v.Online || !v.Exported {
+		t.Errorf("storage instance: got %+v, want online", v)
+	}
+}
+
+func TestGrantGivesUpInTime(t *testing.T) {
+	_, c := simulated(t, func(cfg *sim.Config) { cfg.ExportDelay = time.Hour })
+	v := mustCreate(t, c, small("CSI-a"))
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := c.Grant(ctx, v, hostA)
+	if !errors.Is(err, dateraclient.ErrUnavailable) || !strings.Contains(err.Error(), "exported false") {
+		t.Errorf("got %v, want ErrUnavailable that says what is missing", err)
+	}
+}
+
+func TestGrantOfAMissingVolume(t *testing.T) {
+	s, c := simulated(t)
+	v := mustCreate(t, c, small("CSI-a"))
+	if err := c.DeleteVolume(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Grant(t.Context(), v, hostA); !errors.Is(err, dateraclient.ErrNotFound) {
+		t.Errorf("got %v, want ErrNotFound", err)
+	}
+	s.ResetRequests()
+	for i := range c.Initiators(t.Context()) {
+		t.Errorf("an initiator was left behind: %v", i)
+	}
+}
+
+func TestGrantRefusesAVolumeOpenToAll(t *testing.T) {
+	s, c := simulated(t)
+	administrator(t, s, "/root", "POST", "/app_instances", `{"name":"open","access_control_mode":"allow_all",
+		"storage_instances":[{"name":"storage-1","volumes":[{"name":"volume-1","size":1}]}]}`)
+	v := mustRead(t, c, "open")
+	if _, err := c.Grant(t.Context(), v, hostA); !errors.Is(err, dateraclient.ErrInUse) {
+		t.Errorf("Grant: %v, want ErrInUse", err)
+	}
+	if err := c.Revoke(t.Context(), v, hostA); !errors.Is(err, dateraclient.ErrInUse) {
+		t.Errorf("Revoke: %v, want ErrInUse: nobody is fenced by an ACL that does not count", err)
+	}
+}
+
+func TestGrantAndRevokeGetThroughFaults(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]sim.Fault{
+		"lost": {LoseAnswer: true}, "lost twice": {LoseAnswer: true, Times: 2}, "reset": {Reset: true}, "half": {Truncate: true},
+		"busy": {Status: 503, Times: 2}, "unknown token": {ExpireToken: true}, "bad gateway": {Status: 502}, "empty": {Empty: true},
+	} {
+		for _, where := range []string{aclPath, "/initiators", "/app_instances/*"} {
+			t.Run(name+" "+where, func(t *testing.T) {
+				s, c := simulated(t)
+				v := mustCreate(t, c, small("CSI-a"))
+				s.Fail(simtest.Any(where), f)
+				v = mustGrant(t, c, v, hostA)
+				if diff := cmp.Diff([]string{hostA}, v.Initiators); diff != "" {
+					t.Error(diff)
+				}
+				s.Fail(simtest.Any(where), f)
+				if err := c.Revoke(t.Context(), v, hostA); err != nil {
+					t.Error(err)
+				}
+				if v = mustRead(t, c, "CSI-a"); len(v.Initiators) != 0 {
+					t.Errorf("still admitted: %v", v.Initiators)
+				}
+			})
+		}
+	}
+}
+
+func TestRevokeIsTwoRequests(t *testing.T) {
+	s, c := simulated(t)
+	v := mustCreate(t, c, small("CSI-a"))
+	mustGrant(t, c, v, hostB)
+	v = mustGrant(t, c, v, hostA)
+	s.LogIn(t, v.IQN, hostA)
+	s.LogIn(t, v.IQN, hostB)
+	v = mustRead(t, c, "CSI-a")
+	s.ResetRequests()
+	if err := c.Revoke(t.Context(), v, hostA); err != nil {
+		t.Fatal(err)
+	}
+	wantRequests(t, s, "PUT "+aclPath, "GET /app_instances/*")
+	v = mustRead(t, c, "CSI-a")
+	if !slices.Equal(v.Initiators, []string{hostB}) || !slices.Equal(v.ActiveInitiators, []string{hostB}) {
+		t.Errorf("ACL %v, sessions %v, want only %s in both", v.Initiators, v.ActiveInitiators, hostB)
+	}
+	s.ResetRequests()
+	if err := c.Revoke(t.Context(), v, hostA); err != nil {
+		t.Fatal(err)
+	}
+	wantRequests(t, s) // the view shows that it is gone
+}
+
+func TestRevokeFromAStaleViewFindsItGone(t *testing.T) {
+	_, c := simulated(t)
+	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
+	for range 2 { // the second removes what is not there
+		if err := c.Revoke(t.Context(), v, hostA); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestRevokeOfAMissingVolume(t *testing.T) {
+	_, c := simulated(t)
+	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
+	if err := c.DeleteVolume(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Revoke(t.Context(), v, hostA); !errors.Is(err, dateraclient.ErrNotFound) {
+		t.Errorf("got %v, want ErrNotFound", err)
+	}
+}
+
+func TestRevokeWaitsForTheSessionToEnd(t *testing.T) {
+	s, c := simulated(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
+	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
+	s.LogIn(t, v.IQN, hostA)
+	time.AfterFunc(300*time.Millisecond, func() { s.LogOut(v.IQN, hostA) })
+	begun := time.Now()
+	if err := c.Revoke(t.Context(), v, hostA); err != nil {
+		t.Fatal(err)
+	}
+	if time.Since(begun) < 300*time.Millisecond {
+		t.Error("OK while the session was there")
+	}
+	if v = mustRead(t, c, "CSI-a"); !v.Online {
+		t.Error("the volume was taken offline without need")
+	}
+}
+
+// A session that the array keeps although its initiator is expelled is ended by
+// taking the target down (FM 4).
+func TestRevokeTakesDownATargetWithAStuckSession(t *testing.T) {
+	t.Parallel()
+	s, c := simulated(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
+	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
+	s.LogIn(t, v.IQN, hostA)
+	if err := c.Revoke(t.Context(), v, hostA); err != nil {
+		t.Fatal(err)
+	}
+	v = mustRead(t, c, "CSI-a")
+	if v.Online || len(v.ActiveInitiators) != 0 {
+		t.Errorf("online %t, sessions %v, want offline and none", v.Online, v.ActiveInitiators)
+	}
+	if v = mustGrant(t, c, v, hostB); !v.Online || !v.Exported {
+		t.Errorf("the next Grant: %+v, want online again", v)
+	}
+}
+
+func TestRevokeNeverTakesDownATargetThatOthersUse(t *testing.T) {
+	t.Parallel()
+	s, c := simulated(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
+	v := mustCreate(t, c, small("CSI-a"))
+	mustGrant(t, c, v, hostB)
+	v = mustGrant(t, c, v, hostA)
+	s.LogIn(t, v.IQN, hostA)
+	err := c.Revoke(t.Context(), v, hostA)
+	if !errors.Is(err, dateraclient.ErrInUse) || !strings.Contains(err.Error(), hostB) {
+		t.Errorf("got %v, want ErrInUse that names %s", err, hostB)
+	}
+	if v = mustRead(t, c, "CSI-a"); !v.Online {
+		t.Error("the volume was taken offline under another host")
+	}
+}
+
+func TestRevokeIsNotOKWhileASessionOutlivesEverything(t *testing.T) {
+	t.Parallel()
+	s, c := simulated(t, func(cfg *sim.Config) { cfg.SessionsStick, cfg.OfflineSticks = true, true })
+	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
+	s.LogIn(t, v.IQN, hostA)
+	if err := c.Revoke(t.Context(), v, hostA); !errors.Is(err, dateraclient.ErrInUse) {
+		t.Errorf("got %v, want ErrInUse", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := c.Revoke(ctx, mustRead(t, c, "CSI-a"), hostA); err == nil {
+		t.Error("OK while the session is there")
+	}
+}
+
+func TestRevokeOfAnUnreachableArrayIsAnError(t *testing.T) {
+	s, c := simulated(t)
+	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
+	s.Array.ChangeLeader(time.Hour)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := c.Revoke(ctx, v, hostA); !errors.Is(err, dateraclient.ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
+	}
+}
+
+// Many publish and unpublish at once; nobody's entry may be lost (FM 9).
+func TestConcurrentChangesOfOneACLLoseNothing(t *testing.T) {
+	s, c := simulated(t)
+	v := mustCreate(t, c, small("CSI-a"))
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var want []string
+	for i := range 40 {
+		iqn := fmt.Sprintf("iqn.1993-08.org.debian:01:%012d", i)
+		stays := rand.N(2) == 0
+		if stays {
+			want = append(want, iqn)
+		}
+		all.Go(func() {
+			granted, err := c.Grant(t.Context(), v, iqn)
+			if err == nil && !stays {
+				err = c.Revoke(t.Context(), granted, iqn)
+			}
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	got := mustRead(t, c, "CSI-a").Initiators
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for _, r := range requested(s) {
+		if strings.HasSuffix(r, "/acl_policy") {
+			t.Errorf("%s writes a whole list", r)
+		}
+	}
+}
+
+func TestGroupThatStillAdmitsIsNamed(t *testing.T) {
+	s, c := simulated(t)
+	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
+	administrator(t, s, "/root", "POST", "/initiator_groups", `{"name":"rack-1","members":[{"path":"/initiators/`+hostA+`"}]}`)
+	administrator(t, s, "/root", "PUT", "/app_instances/CSI-a/storage_instances/storage-1/acl_policy/initiator_groups",
+		`{"path":"/initiator_groups/rack-1","op":"add"}`)
+	err := c.Revoke(t.Context(), v, hostA)
+	if !errors.Is(err, dateraclient.ErrInUse) || !strings.Contains(err.Error(), "rack-1") {
+		t.Errorf("got %v, want ErrInUse that names the group", err)
+	}
+	mustGrant(t, c, v, hostB)
+	if err = c.Revoke(t.Context(), mustRead(t, c, "CSI-a"), hostB); err != nil {
+		t.Errorf("a host that is in no group: %v", err)
+	}
+}
+
+func TestSubtenantGetsItsOwnInitiator(t *testing.T) {
+	s := simtest.Start(t)
+	administrator(t, s, "/root", "POST", "/tenants", `{"name":"prod"}`)
+	c := clientOf(t, s, func(cfg *dateraclient.Config) { cfg.Tenant = "prod" })
+	v := mustCreate(t, c, small("CSI-a"))
+	if v.Tenant != "/root/prod" {
+		t.Errorf("tenant %s", v.Tenant)
+	}
+	v = mustGrant(t, c, v, hostA)
+	if err := c.Revoke(t.Context(), v, hostA); err != nil {
+		t.Error(err)
+	}
+	known(t, s, hostB) // to the parent
+	v = mustGrant(t, c, v, hostB)
+	if err := c.Revoke(t.Context(), v, hostB); err != nil {
+		t.Error(err)
+	}
+	other := clientOf(t, s)
+	if _, err := other.Volume(t.Context(), "CSI-a"); !errors.Is(err, dateraclient.ErrNotFound) {
+		t.Errorf("seen from /root: %v, want ErrNotFound", err)
+	}
+}
