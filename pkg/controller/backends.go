@@ -207,10 +207,12 @@ func readSettings(dir string) (settings, error) {
 func credentials(dir string) (user, password string, err error) {
 	now := snapshot(dir)
 	if user, err = required(dir, now, fileUser, "the array's user"); err != nil {
-		return "", "", err
+		return "", "", fmt.Errorf("%w: %w", errBackend, err)
 	}
-	password, err = required(dir, now, filePassword, "the user's password")
-	return user, password, err
+	if password, err = required(dir, now, filePassword, "the user's password"); err != nil {
+		return "", "", fmt.Errorf("%w: %w", errBackend, err)
+	}
+	return user, password, nil
 }
 
 // required reads a file that must be there and hold something.

@@ -45,10 +45,10 @@ func TestBackendsAreFoundWhenTheyAppear(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Check(); err != nil {
+	if err = b.Check(); err != nil {
 		t.Error(err)
 	}
-	if _, err := b.array("east"); !errors.Is(err, errUnknownBackend) || !strings.Contains(err.Error(), "default") {
+	if _, err = b.array("east"); !errors.Is(err, errUnknownBackend) || !strings.Contains(err.Error(), "default") {
 		t.Errorf("got %v, want errUnknownBackend that lists the backends there are", err)
 	}
 	backend(t, dir, "east", good())

@@ -23,6 +23,7 @@ type parameters struct {
 	Replicas                int
 	PlacementMode           string
 	PlacementPolicy         string
+	PlacementNamed          bool // the class names a mode or a policy
 	IPPool                  string
 	Template                string
 	DisableTemplateOverride bool
@@ -76,7 +77,7 @@ func volumeParameters() []parameter {
 		}},
 		{"replica_count", "1 to 5", "3", "Copies the array keeps. With `template`: ignored, the template decides.", whole(1, maxReplicas, func(p *parameters) *int { return &p.Replicas })},
 		{"placement_mode", "`hybrid`, `single_flash`, `all_flash`", "hybrid", "Media of the copies. On products from 3.3 on it counts only when `placement_policy` is not in the class. With `template`: ignored.", oneOf([]string{"hybrid", "single_flash", "all_flash"}, func(p *parameters) *string { return &p.PlacementMode })},
-		{"placement_policy", "name of a placement policy", "default", "Media of the copies, on products from 3.3 on. With `template`: ignored.", object(func(p *parameters) *string { return &p.PlacementPolicy })},
+		{"placement_policy", "name of a placement policy", "default", "Media of the copies, on products from 3.3 on; older ones know no policies and refuse it, unless the class also has a `placement_mode` for them. With `template`: ignored.", object(func(p *parameters) *string { return &p.PlacementPolicy })},
 		{"ip_pool", "name of an access network IP pool", "default", "Where the target's addresses come from. With `template`: ignored.", object(func(p *parameters) *string { return &p.IPPool })},
 		{"template", "name of an app template", "", "Makes the volume from this template, which must describe exactly one volume.", object(func(p *parameters) *string { return &p.Template })},
 		{"disable_template_override", "`true`, `false`", "false", "`true`: the volume keeps the size its template gives; a size outside what the claim asks for is an error.", boolean(func(p *parameters) *bool { return &p.DisableTemplateOverride })},
@@ -122,14 +123,26 @@ func parseParameters(given map[string]string) (parameters, error) {
 			wrong = append(wrong, fmt.Sprintf("%s %q %v", param.key, value, err))
 		}
 	}
-	if given["placement_mode"] != "" && given["placement_policy"] == "" {
-		p.PlacementPolicy = "" // a policy would win over the mode that was asked for
-	}
+	p.choosePlacement(given)
 	wrong = append(wrong, strangers(table, given)...)
 	if len(wrong) > 0 {
 		return parameters{}, errors.New("parameters: " + strings.Join(wrong, "; "))
 	}
 	return p, nil
+}
+
+// choosePlacement drops the preset of what the class leaves out when it names the
+// other: a preset policy would win over the mode that was asked for, and a preset
+// mode would hide that an older product knows no policies.
+func (p *parameters) choosePlacement(given map[string]string) {
+	mode, policy := given["placement_mode"] != "", given["placement_policy"] != ""
+	p.PlacementNamed = mode || policy
+	if mode && !policy {
+		p.PlacementPolicy = ""
+	}
+	if policy && !mode {
+		p.PlacementMode = ""
+	}
 }
 
 // strangers names the keys that no table has.

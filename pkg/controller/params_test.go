@@ -28,8 +28,11 @@ func TestEveryParameterArrives(t *testing.T) {
 		{nil, defaults()},
 		{map[string]string{"backend": "east"}, with(func(p *parameters) { p.Backend = "east" })},
 		{map[string]string{"replica_count": "1"}, with(func(p *parameters) { p.Replicas = 1 })},
-		{map[string]string{"placement_mode": "all_flash"}, with(func(p *parameters) { p.PlacementMode, p.PlacementPolicy = "all_flash", "" })},
-		{map[string]string{"placement_policy": "all-flash"}, with(func(p *parameters) { p.PlacementPolicy = "all-flash" })},
+		{map[string]string{"placement_mode": "all_flash"}, with(func(p *parameters) { p.PlacementMode, p.PlacementPolicy, p.PlacementNamed = "all_flash", "", true })},
+		{map[string]string{"placement_policy": "all-flash"}, with(func(p *parameters) { p.PlacementMode, p.PlacementPolicy, p.PlacementNamed = "", "all-flash", true })},
+		{map[string]string{"placement_mode": "all_flash", "placement_policy": "all-flash"}, with(func(p *parameters) {
+			p.PlacementMode, p.PlacementPolicy, p.PlacementNamed = "all_flash", "all-flash", true
+		})},
 		{map[string]string{"ip_pool": "blue"}, with(func(p *parameters) { p.IPPool = "blue" })},
 		{map[string]string{"template": "basic_small"}, with(func(p *parameters) { p.Template = "basic_small" })},
 		{map[string]string{"template": ""}, defaults()}, // the vendor's default

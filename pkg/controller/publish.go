@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -48,7 +49,7 @@ func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (*dat
 	if err != nil {
 		return nil, err
 	}
-	if err := want.allowed(v); err != nil {
+	if err = want.allowed(v); err != nil {
 		return nil, err
 	}
 	known := slices.Contains(v.Initiators, want.Node)
@@ -59,13 +60,25 @@ func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (*dat
 	if err != nil {
 		return nil, err
 	}
-	if err := want.allowed(v); err != nil {
-		if !known {
-			err = errors.Join(err, array.Revoke(ctx, v, want.Node))
-		}
-		return nil, err
+	if err = want.allowed(v); err != nil && !known {
+		return nil, takeBack(ctx, array, v, want.Node, err)
 	}
-	return v, nil
+	return v, err
+}
+
+// takeBackTimeout bounds the removal of a node that should not have been
+// admitted. It has its own time, because a caller that gives up must not leave
+// two nodes admitted.
+const takeBackTimeout = 30 * time.Second
+
+// takeBack undoes the Grant of this call and returns why.
+func takeBack(ctx context.Context, array Array, v *dateraclient.Volume, node string, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTimeout)
+	defer cancel()
+	if err := array.Revoke(ctx, v, node); err != nil {
+		return fmt.Errorf("%w; and the admission of %s could not be taken back: %w", why, node, err)
+	}
+	return why
 }
 
 // allowed refuses a volume that the node would share with somebody it may not

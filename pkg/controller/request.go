@@ -52,7 +52,7 @@ func parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
 	if err != nil {
 		return createRequest{}, invalid(err)
 	}
-	if err := checkNothingElse(req); err != nil {
+	if err = checkNothingElse(req); err != nil {
 		return createRequest{}, invalid(err)
 	}
 	size, err := parseSize(req.GetCapacityRange())
@@ -276,22 +276,24 @@ func parseValidate(req *csi.ValidateVolumeCapabilitiesRequest) (validateRequest,
 		return validateRequest{}, invalid(errors.New("volume_capabilities are missing"))
 	}
 	parsed := validateRequest{ID: id}
-	var refusals []error
-	if err = checkCapabilities(req.GetVolumeCapabilities()); err != nil {
-		refusals = append(refusals, err)
-	}
-	if _, err = parseRoundRobin(req.GetVolumeContext()); err != nil {
-		refusals = append(refusals, err)
-	}
+	_, err = parseRoundRobin(req.GetVolumeContext())
+	refusals := []error{checkCapabilities(req.GetVolumeCapabilities()), err}
 	if len(req.GetParameters()) > 0 {
-		params, err := parseParameters(req.GetParameters())
-		if err != nil {
-			refusals = append(refusals, err)
-		}
-		parsed.Parameters = &params
+		parsed.Parameters = new(parameters)
+		*parsed.Parameters, err = parseParameters(req.GetParameters())
+		refusals = append(refusals, err)
 	}
-	if err = errors.Join(refusals...); err != nil {
-		parsed.Refusal = err.Error()
-	}
+	parsed.Refusal = sentences(refusals)
 	return parsed, nil
+}
+
+// sentences are the errors there are on one line.
+func sentences(errs []error) string {
+	var all []string
+	for _, err := range errs {
+		if err != nil {
+			all = append(all, err.Error())
+		}
+	}
+	return strings.Join(all, "; ")
 }

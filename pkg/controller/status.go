@@ -22,7 +22,6 @@ var (
 	errNoTemplate     = errors.New("there is no such template")
 	errTemplateSize   = errors.New("the template's size is not the one asked for")
 	errTooLarge       = errors.New("is larger than the limit")
-	errOtherwise      = errors.New("it differs from what was asked for")
 	errUndecided      = errors.New("there is a volume of this name whose fate is open")
 	errBackend        = errors.New("the backend's files are unfit")
 )
@@ -43,8 +42,9 @@ func table() []row {
 		{errUndecided, codes.Unavailable},
 		{errRemade, codes.Aborted},
 		{errIncompatible, codes.AlreadyExists},
-		{errOtherwise, codes.FailedPrecondition},
 		{errTooLarge, codes.OutOfRange},
+		{errTemplateSize, codes.OutOfRange},
+		{errNoTemplate, codes.InvalidArgument},
 		{errPublished, codes.FailedPrecondition},
 		{errSnapshots, codes.FailedPrecondition},
 		{errUnexported, codes.Unavailable},
@@ -79,15 +79,14 @@ func creation() []row {
 		{errRemade, codes.Aborted},
 		{errIncompatible, codes.AlreadyExists},
 		{errUnknownBackend, codes.InvalidArgument},
-		{errTemplateSize, codes.OutOfRange},
 		{dateraclient.ErrShape, codes.InvalidArgument},
-		{errNoTemplate, codes.InvalidArgument},
+		{dateraclient.ErrFault, codes.Unavailable}, // it may have failed after the work
 		{dateraclient.ErrInvalid, codes.InvalidArgument},
 	}
 }
 
-// withStatus gives an error its code. One that has a code already, from
-// request.go, keeps it.
+// withStatus gives the error of an RPC its code. Errors of parsing do not come
+// here; request.go has given them theirs.
 func withStatus(err error) error {
 	return search(err, table(), codes.Internal)
 }
@@ -100,12 +99,6 @@ func withCreateStatus(err error) error {
 }
 
 func search(err error, rows []row, otherwise codes.Code) error {
-	if err == nil {
-		return nil
-	}
-	if _, ok := status.FromError(err); ok {
-		return err
-	}
 	for _, r := range rows {
 		if errors.Is(err, r.kind) {
 			return status.Error(r.code, err.Error())

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -60,10 +59,7 @@ func (s *Server) ensureVolume(ctx context.Context, want createRequest) (*daterac
 	if err != nil {
 		return nil, err
 	}
-	if err := want.fits(v); err != nil {
-		return nil, undo(ctx, array, v, err)
-	}
-	return v, nil
+	return want.accept(v)
 }
 
 // checkTemplate finds out before anything is made whether a template that keeps
@@ -120,34 +116,14 @@ func existing(ctx context.Context, array Array, want createRequest) (*dateraclie
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errUndecided, err)
 	}
-	if err := want.fits(v); err != nil {
-		return nil, fmt.Errorf("%w: %w", errIncompatible, err)
-	}
-	return v, nil
+	return want.accept(v)
 }
 
-// undoTimeout bounds the deletion of what should not have been made. It has its
-// own time, because a caller that gives up must not leave the thing behind.
-const undoTimeout = 30 * time.Second
-
-// undo deletes what CreateVolume has just made and what the array then showed to
-// be something else, and returns why. A volume that somebody uses stays.
-func undo(ctx context.Context, array Array, v *dateraclient.Volume, why error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	if len(admitted(v)) > 0 {
-		return fmt.Errorf("%w: %w", errIncompatible, why)
-	}
-	err := array.DeleteVolume(ctx, v)
-	if err != nil && !errors.Is(err, dateraclient.ErrNotFound) {
-		return fmt.Errorf("%w: %s was made, is not as asked (%v) and could not be deleted: %w", errUndecided, v.Name, why, err)
-	}
-	return why
-}
-
-// fits says how a volume differs from what was asked for. Everything that the
-// array shows is compared; passwords it does not show.
-func (r createRequest) fits(v *dateraclient.Volume) error {
+// accept takes a volume that is as asked, and says how another one differs.
+// Everything that the array shows is compared; passwords it does not show. A
+// volume that differs is never deleted here, not even when the array has just
+// made it: a lost answer may have led to a volume with somebody's data.
+func (r createRequest) accept(v *dateraclient.Volume) (*dateraclient.Volume, error) {
 	var d differences
 	if !r.Size.holds(v.Size) {
 		d.add("size", fmt.Sprintf("%d GiB", v.Size), r.Size.String())
@@ -159,7 +135,10 @@ func (r createRequest) fits(v *dateraclient.Volume) error {
 		d.compare("CHAP", v.CHAP, chapMode(r.CHAP))
 	}
 	d.class(v, r.Parameters, r.Size.Size)
-	return d.err()
+	if len(d) > 0 {
+		return nil, fmt.Errorf("%w: %s", errIncompatible, d)
+	}
+	return v, nil
 }
 
 // chapMode is how the array shows that such secrets are set.
@@ -195,23 +174,26 @@ func (d *differences) class(v *dateraclient.Volume, p parameters, size dateracli
 	if v.Replicas != p.Replicas {
 		d.add("replica_count", strconv.Itoa(v.Replicas), strconv.Itoa(p.Replicas))
 	}
-	if v.PlacementPolicy != "" && p.PlacementPolicy != "" {
-		d.compare("placement_policy", v.PlacementPolicy, p.PlacementPolicy)
-	} else {
-		d.compare("placement_mode", v.PlacementMode, p.PlacementMode)
-	}
+	d.placement(v, p)
 	d.compare("ip_pool", v.IPPool, p.IPPool)
 	if want := p.limits(size); v.QoS != want {
 		d.add("the QoS limits", fmt.Sprintf("%+v", v.QoS), fmt.Sprintf("%+v", want))
 	}
 }
 
-func (d *differences) err() error {
-	if len(*d) == 0 {
-		return nil
+// placement is compared only when the class names one: what the array makes of a
+// preset depends on its media. The policy counts where the array has policies.
+func (d *differences) placement(v *dateraclient.Volume, p parameters) {
+	switch {
+	case !p.PlacementNamed:
+	case p.PlacementPolicy != "" && (v.PlacementPolicy != "" || p.PlacementMode == ""):
+		d.compare("placement_policy", v.PlacementPolicy, p.PlacementPolicy)
+	default:
+		d.compare("placement_mode", v.PlacementMode, p.PlacementMode)
 	}
-	return fmt.Errorf("%w: %s", errOtherwise, strings.Join(*d, "; "))
 }
+
+func (d differences) String() string { return strings.Join(d, "; ") }
 
 // DeleteVolume deletes a volume that nobody uses. A volume that is not there is
 // deleted; any doubt is an error, and no data goes with it.
@@ -282,8 +264,5 @@ func (r validateRequest) refusal(v *dateraclient.Volume) string {
 	}
 	var d differences
 	d.class(v, *r.Parameters, v.Size)
-	if err := d.err(); err != nil {
-		return err.Error()
-	}
-	return ""
+	return d.String()
 }

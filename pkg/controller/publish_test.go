@@ -1,0 +1,451 @@
+package controller_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/datera-csi/datera-csi/internal/publishctx"
+	"github.com/datera-csi/datera-csi/internal/sim"
+	"github.com/datera-csi/datera-csi/internal/sim/simtest"
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+func TestPublishPromisesTheLUN(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	got, err := l.publish(t.Context(), id, node1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o object
+	l.api(t, http.MethodGet, "/app_instances/"+id, nil, &o)
+	want := publishctx.Context{Target: iscsi.Target{
+		IQN:     o.StorageInstances[0].Access.IQN,
+		Portals: []netip.AddrPort{netip.MustParseAddrPort("172.28.0.9:3260"), netip.MustParseAddrPort("172.29.0.9:3260")},
+		Serial:  o.StorageInstances[0].Volumes[0].UUID,
+		Bytes:   10 * gib,
+	}}
+	if diff := cmp.Diff(got, want, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+		t.Errorf("promise (-got +want):\n%s", diff)
+	}
+	if diff := cmp.Diff(l.acl(t, id), []string{node1}); diff != "" {
+		t.Errorf("ACL (-got +want):\n%s", diff)
+	}
+}
+
+func TestRequestsOfPublishAndUnpublish(t *testing.T) {
+	l := start(t)
+	id, warm := l.create(t, "pvc-1"), l.create(t, "pvc-2")
+	first, err := l.publish(t.Context(), warm, node1) // makes the initiator known
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.requests()
+	promise, err := l.publish(t.Context(), id, node1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.wantRequests(t, "ControllerPublishVolume", 3)
+	again, err := l.publish(t.Context(), id, node1)
+	if diff := cmp.Diff(again, promise, cmpopts.EquateComparable(netip.AddrPort{})); err != nil || diff != "" {
+		t.Errorf("another answer: %v (-got +want):\n%s", err, diff)
+	}
+	if again.Target.IQN == first.Target.IQN {
+		t.Error("two volumes share a target")
+	}
+	l.wantRequests(t, "ControllerPublishVolume of a published volume", 1)
+	for _, what := range []string{"ControllerUnpublishVolume", "ControllerUnpublishVolume of an unpublished volume"} {
+		if err := l.unpublish(t.Context(), id, node1); err != nil {
+			t.Fatal(err)
+		}
+		l.wantRequests(t, what, 3)
+	}
+	if acl := l.acl(t, id); len(acl) != 0 {
+		t.Errorf("ACL %v, want nobody", acl)
+	}
+}
+
+func TestPublishBringsAnOfflineVolumeOnline(t *testing.T) {
+	l := start(t, func(cfg *sim.Config) { cfg.ExportDelay = 50 * time.Millisecond })
+	id := l.create(t, "pvc-1")
+	l.api(t, http.MethodPut, "/app_instances/"+id, map[string]any{"admin_state": "offline", "force": true}, nil)
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	v, err := l.client(t).Volume(t.Context(), id)
+	if err != nil || !v.Online || !v.Exported {
+		t.Errorf("got %+v, %v, want it online and exported", v, err)
+	}
+}
+
+// FM 4: a volume for one node is not given to a second one, whatever the sign of
+// the first.
+func TestPublishRefusesASecondNode(t *testing.T) {
+	modes := []csi.VolumeCapability_AccessMode_Mode{
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER,
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER, csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY,
+	}
+	for _, mode := range modes {
+		l := start(t)
+		id := l.create(t, "pvc-1")
+		if _, err := l.publish(t.Context(), id, node1); err != nil {
+			t.Fatal(err)
+		}
+		req := publishRequest(id, node2)
+		req.VolumeCapability.AccessMode.Mode = mode
+		_, err := l.publishAs(t.Context(), req)
+		wantCode(t, mode.String(), err, codes.FailedPrecondition, node1)
+		if diff := cmp.Diff(l.acl(t, id), []string{node1}); diff != "" {
+			t.Errorf("%s: ACL (-got +want):\n%s", mode, diff)
+		}
+	}
+}
+
+func TestPublishRefusesAVolumeWithAStrangersSession(t *testing.T) {
+	l := start(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
+	id := l.create(t, "pvc-1")
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	l.array.LogIn(t, l.target(t, id), node1)
+	l.api(t, http.MethodPut, "/app_instances/"+id+"/storage_instances/storage-1/acl_policy", map[string]any{"initiators": []any{}}, nil)
+	_, err := l.publish(t.Context(), id, node2)
+	wantCode(t, "publish", err, codes.FailedPrecondition, node1)
+}
+
+func TestPublishRefusesWhatCannotBeFenced(t *testing.T) {
+	for name, body := range map[string]map[string]any{
+		"deny_all": {"access_control_mode": "allow_all"}, // the remedy is named
+		"hosts":    {"acl_policy": map[string]any{"initiator_groups": []map[string]string{{"path": "/initiator_groups/hosts"}}}},
+	} {
+		for _, c := range []*csi.VolumeCapability{writer("xfs"), shared()} {
+			l := start(t)
+			l.api(t, http.MethodPost, "/initiators", map[string]any{"id": node2, "name": "other"}, nil)
+			l.api(t, http.MethodPost, "/initiator_groups", map[string]any{"name": "hosts", "members": []map[string]string{{"path": "/initiators/" + node2}}}, nil)
+			storage := map[string]any{"name": "storage-1", "volumes": []map[string]any{{"name": "volume-1", "size": 5, "replica_count": 1}}}
+			for key, value := range body {
+				storage[key] = value
+			}
+			l.api(t, http.MethodPost, "/app_instances", map[string]any{"name": "static", "storage_instances": []any{storage}}, nil)
+			req := publishRequest("static", node1)
+			req.VolumeCapability = c
+			_, err := l.publishAs(t.Context(), req)
+			wantCode(t, name, err, codes.FailedPrecondition, "static", name)
+			wantCode(t, "unpublish with "+name, l.unpublish(t.Context(), "static", node1), codes.FailedPrecondition, name)
+		}
+	}
+}
+
+// Two controllers that share no lock admit two nodes at once: both may lose, and
+// both may come back, but never do two nodes have the volume and an OK.
+func TestTwoReplicasNeverAdmitTwoNodes(t *testing.T) {
+	l := start(t, func(cfg *sim.Config) { cfg.Latency = time.Millisecond })
+	replicas := []*lab{l, serve(l.array, l.dir)}
+	nodes := []string{node1, node2}
+	for round := range 20 {
+		id := l.create(t, fmt.Sprintf("pvc-%d", round))
+		errs := make([]error, len(replicas))
+		var wg sync.WaitGroup
+		for i := range replicas {
+			wg.Go(func() { _, errs[i] = replicas[i].publish(t.Context(), id, nodes[i]) })
+		}
+		wg.Wait()
+		var want []string
+		for i, err := range errs {
+			if err == nil {
+				want = append(want, nodes[i])
+				continue
+			}
+			wantCode(t, "the loser", err, codes.FailedPrecondition)
+		}
+		if len(want) > 1 {
+			t.Fatalf("round %d: both nodes have an OK", round)
+		}
+		if acl := l.acl(t, id); !slices.Equal(acl, want) {
+			t.Errorf("round %d: ACL %v, want %v", round, acl, want)
+		}
+	}
+}
+
+func TestSharedBlockVolumesAdmitSeveralNodes(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1", func(req *csi.CreateVolumeRequest) { req.VolumeCapabilities = []*csi.VolumeCapability{shared()} })
+	for _, node := range []string{node1, node2} {
+		req := publishRequest(id, node)
+		req.VolumeCapability = shared()
+		if _, err := l.publishAs(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(l.acl(t, id), []string{node1, node2}); diff != "" {
+		t.Errorf("ACL (-got +want):\n%s", diff)
+	}
+	if err := l.unpublish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(l.acl(t, id), []string{node2}); diff != "" {
+		t.Errorf("ACL (-got +want):\n%s", diff)
+	}
+}
+
+func TestRoundRobinSpreadsVolumesOverThePortals(t *testing.T) {
+	l := start(t)
+	seen := make(map[netip.AddrPort]int)
+	for i := range 16 {
+		res, err := l.CreateVolume(t.Context(), createRequest(fmt.Sprintf("pvc-%d", i), parameters("round_robin", "true")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req := publishRequest(res.GetVolume().GetVolumeId(), node1)
+		req.VolumeContext = res.GetVolume().GetVolumeContext()
+		var first publishctx.Context
+		for range 2 {
+			got, err := l.publishAs(t.Context(), req)
+			if err != nil || len(got.Target.Portals) != 1 {
+				t.Fatalf("got %+v, %v, want one portal", got, err)
+			}
+			if first.Target.IQN != "" && got.Target.Portals[0] != first.Target.Portals[0] {
+				t.Errorf("portal %s, before %s", got.Target.Portals[0], first.Target.Portals[0])
+			}
+			first = got
+		}
+		seen[first.Target.Portals[0]]++
+	}
+	if len(seen) != 2 {
+		t.Errorf("volumes by portal: %v, want both used", seen)
+	}
+}
+
+func TestPublishTellsWhatTheNodeMustKnow(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	l.api(t, http.MethodPost, "/app_instances", map[string]any{"name": "a-clone", "clone_src": map[string]string{"path": "/app_instances/" + id}}, nil)
+	got, err := l.publish(t.Context(), "a-clone", node1)
+	if err != nil || !got.FromSource || got.ReadOnly {
+		t.Errorf("a clone: got %+v, %v, want FromSource", got, err)
+	}
+	req := publishRequest(id, node1)
+	req.VolumeCapability.AccessMode.Mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
+	got, err = l.publishAs(t.Context(), req)
+	if err != nil || got.FromSource || !got.ReadOnly {
+		t.Errorf("a reader: got %+v, %v, want ReadOnly", got, err)
+	}
+}
+
+func TestBadPublishRequests(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	with := func(change func(*csi.ControllerPublishVolumeRequest)) *csi.ControllerPublishVolumeRequest {
+		req := publishRequest(id, node1)
+		change(req)
+		return req
+	}
+	type request = *csi.ControllerPublishVolumeRequest
+	for _, c := range []struct {
+		name string
+		req  request
+		code codes.Code
+		says string
+	}{
+		{"no node", with(func(r request) { r.NodeId = "" }), codes.InvalidArgument, "node_id is missing"},
+		{"long node", with(func(r request) { r.NodeId = "iqn.1993-08.org.debian:" + strings.Repeat("x", 256) }), codes.InvalidArgument, "256"},
+		{"control", with(func(r request) { r.NodeId = node1 + "\n" }), codes.InvalidArgument, "control"},
+		{"a host name", with(func(r request) { r.NodeId = "worker-1" }), codes.NotFound, "worker-1"},
+		{"a path", with(func(r request) { r.NodeId = "iqn.1993-08.org.debian:01/../../x" }), codes.NotFound, "does not exist"},
+		{"a bad date", with(func(r request) { r.NodeId = "iqn.1993-13.org.debian:01" }), codes.NotFound, "does not exist"},
+		{"no capability", with(func(r request) { r.VolumeCapability = nil }), codes.InvalidArgument, "volume_capability"},
+		{"several nodes with xfs", with(func(r request) {
+			r.VolumeCapability.AccessMode.Mode = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
+		}), codes.InvalidArgument, "raw block only"},
+		{"readonly", with(func(r request) { r.Readonly = true }), codes.InvalidArgument, "PUBLISH_READONLY"},
+		{"bad context", with(func(r request) { r.VolumeContext = map[string]string{"round_robin": "maybe"} }), codes.InvalidArgument, "round_robin"},
+		{"no such volume", with(func(r request) { r.VolumeId = "CSI-absent" }), codes.NotFound, "CSI-absent"},
+	} {
+		_, err := l.publishAs(t.Context(), c.req)
+		wantCode(t, c.name, err, c.code, c.says)
+	}
+	if acl := l.acl(t, id); len(acl) != 0 {
+		t.Errorf("ACL %v, want nobody", acl)
+	}
+}
+
+// FM 22: whatever has gone already is unpublished.
+func TestUnpublishAfterTheNodeOrVolumeIsGone(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	l.api(t, http.MethodDelete, "/initiators/"+node1, nil, nil)
+	for what, ids := range map[string][2]string{
+		"a node whose initiator was deleted": {id, node1},
+		"a node never seen":                  {id, node2},
+		"a node that cannot exist":           {id, "worker-1"},
+		"a volume that is gone":              {"CSI-absent", node1},
+	} {
+		if err := l.unpublish(t.Context(), ids[0], ids[1]); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if acl := l.acl(t, id); len(acl) != 0 {
+		t.Errorf("ACL %v, want nobody", acl)
+	}
+}
+
+func TestUnpublishOfNoNodeIsOfAllNodes(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1", func(req *csi.CreateVolumeRequest) { req.VolumeCapabilities = []*csi.VolumeCapability{shared()} })
+	for _, node := range []string{node1, node2} {
+		req := publishRequest(id, node)
+		req.VolumeCapability = shared()
+		if _, err := l.publishAs(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+		l.array.LogIn(t, l.target(t, id), node)
+	}
+	if err := l.unpublish(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
+	}
+	v, err := l.client(t).Volume(t.Context(), id)
+	if err != nil || len(v.Initiators)+len(v.ActiveInitiators) != 0 {
+		t.Errorf("got %+v, %v, want nobody admitted or logged in", v, err)
+	}
+}
+
+func TestUnpublishEndsTheSession(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	l.array.LogIn(t, l.target(t, id), node1)
+	if err := l.unpublish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	v, err := l.client(t).Volume(t.Context(), id)
+	if err != nil || len(v.Initiators)+len(v.ActiveInitiators) != 0 {
+		t.Errorf("got %+v, %v, want nobody admitted or logged in", v, err)
+	}
+}
+
+// FM 4: a session that outlives the ACL is a writer. OK comes only once it is
+// gone.
+func TestUnpublishIsNoOKWhileTheSessionLives(t *testing.T) {
+	l := start(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
+	id := l.create(t, "pvc-1")
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	target := l.target(t, id)
+	l.array.LogIn(t, target, node1)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := l.unpublish(ctx, id, node1); err == nil {
+		t.Fatal("got OK although the node is still logged in")
+	}
+	_, err := l.publish(t.Context(), id, node2)
+	wantCode(t, "publish elsewhere", err, codes.FailedPrecondition, node1)
+	l.array.LogOut(target, node1)
+	if err := l.unpublish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.publish(t.Context(), id, node2); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnpublishNeedsTheArray(t *testing.T) {
+	array := simtest.Start(t)
+	l := serve(array, array.BackendDir(t, "default"))
+	id := l.create(t, "pvc-1")
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	for name, fault := range map[string]sim.Fault{
+		"resets": {Reset: true, Times: -1}, "fails": {Status: 500, Times: -1}, "is busy": {Status: 503, Times: -1},
+		"speaks HTML": {HTML: true, Times: -1}, "knows nothing": {Status: 404, HTML: true, Times: -1},
+	} {
+		array.Fail(simtest.Any("/**"), fault)
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if err := l.unpublish(ctx, id, node1); err == nil {
+			t.Errorf("the array %s: got OK", name)
+		}
+		cancel()
+		array.Array.ClearFaults()
+	}
+	if diff := cmp.Diff(l.acl(t, id), []string{node1}); diff != "" {
+		t.Errorf("ACL (-got +want):\n%s", diff)
+	}
+}
+
+// FM 9, 38: many callers publish and unpublish; what they were told is what the
+// array then admits.
+func TestTheACLIsWhatCallersWereTold(t *testing.T) {
+	l := start(t)
+	replicas := []*lab{l, serve(l.array, l.dir)}
+	ids := make([]string, 4)
+	for i := range ids {
+		ids[i] = l.create(t, fmt.Sprintf("pvc-%d", i), func(req *csi.CreateVolumeRequest) { req.VolumeCapabilities = []*csi.VolumeCapability{shared()} })
+	}
+	const callers = 100
+	told := make([]map[string]bool, callers) // volume id to "is published", by caller
+	var wg sync.WaitGroup
+	for i := range callers {
+		told[i] = make(map[string]bool)
+		node := fmt.Sprintf("iqn.2026-01.org.example:node-%03d", i)
+		wg.Go(func() {
+			for range 6 {
+				id, on := ids[rand.N(len(ids))], rand.N(2) == 0
+				if err := settle(t.Context(), replicas[i%2], id, node, on); err != nil {
+					t.Errorf("%s on %s: %v", id, node, err)
+					return
+				}
+				told[i][id] = on
+			}
+		})
+	}
+	wg.Wait()
+	for _, id := range ids {
+		want := []string{}
+		for i := range callers {
+			if told[i][id] {
+				want = append(want, fmt.Sprintf("iqn.2026-01.org.example:node-%03d", i))
+			}
+		}
+		if diff := cmp.Diff(l.acl(t, id), want); diff != "" {
+			t.Errorf("ACL of %s (-got +want):\n%s", id, diff)
+		}
+	}
+}
+
+// settle publishes or unpublishes as a CO does: Aborted means come back.
+func settle(ctx context.Context, l *lab, id, node string, on bool) error {
+	for {
+		var err error
+		if on {
+			req := publishRequest(id, node)
+			req.VolumeCapability = shared()
+			_, err = l.publishAs(ctx, req)
+		} else {
+			err = l.unpublish(ctx, id, node)
+		}
+		if status.Code(err) != codes.Aborted {
+			return err
+		}
+		time.Sleep(time.Duration(1+rand.N(5)) * time.Millisecond)
+	}
+}
