@@ -3,8 +3,6 @@ package node
 import (
 	"context"
 	"fmt"
-
-	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
 // slack is how much smaller than its device a file system may stay: the last
@@ -41,17 +39,4 @@ func (s *Server) ensureGrown(ctx context.Context, fsType, device, path string, d
 		return fmt.Errorf("the %s on %s still has %d bytes after it was grown, the device has %d: %w", fsType, device, bytes, deviceBytes, errNotGrown)
 	}
 	return nil
-}
-
-// numbers of a device: of what is mounted, and of the paths beneath it.
-func (s *Server) numbers(device iscsi.Device) (map[Number]bool, error) {
-	set := make(map[Number]bool, 1+len(device.Paths))
-	for _, path := range append([]string{device.Path}, device.Paths...) {
-		n, err := s.devices.Number(path)
-		if err != nil {
-			return nil, err
-		}
-		set[n] = true
-	}
-	return set, nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
 	mount "k8s.io/mount-utils"
 )
 
@@ -57,6 +58,9 @@ func at(mounts []Mount, path string) []Mount {
 // fs.ErrNotExist; a missing last element is none of its concern.
 func resolve(path string) (string, error) {
 	dir, err := filepath.EvalSymlinks(filepath.Dir(filepath.Clean(path)))
+	if errors.Is(err, unix.ENOTDIR) {
+		return "", fmt.Errorf("%w: %s: %w", errPath, path, err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
@@ -64,6 +68,8 @@ func resolve(path string) (string, error) {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, unix.ENOTDIR):
+		return "", fmt.Errorf("%w: %s: %w", errPath, path, err)
 	case err != nil && !isDead(err):
 		return "", fmt.Errorf("%s: %w", path, err)
 	case err == nil && info.Mode()&fs.ModeSymlink != 0:

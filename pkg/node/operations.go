@@ -72,8 +72,9 @@ func (op *operation) own(ctx context.Context, what string, step func(context.Con
 	op.holders.Add(1)
 	done := make(chan error, 1)
 	op.all.running.Go(func() {
-		defer op.release()
-		done <- survive(context.WithoutCancel(ctx), step)
+		err := survive(context.WithoutCancel(ctx), step)
+		op.release() // first: a caller that has its answer may call again at once
+		done <- err
 	})
 	select {
 	case err := <-done:

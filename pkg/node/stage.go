@@ -67,7 +67,7 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 		Version: recordVersion, Volume: r.Volume, Staging: staging, Target: recordTarget(r.Context.Target),
 		Mode: r.Capability.Mode, FSType: r.Capability.FSType, Flags: r.Capability.Flags, ReadOnly: r.Capability.ReadOnly,
 	}
-	if err := s.checkStagingFree(rec); err != nil {
+	if err := s.checkStagingFree(ctx, rec); err != nil {
 		return nil, err
 	}
 	old, err := s.records.load(r.Volume)
@@ -128,7 +128,7 @@ func (s *Server) compatible(ctx context.Context, old, asked *record) error {
 
 // checkStagingFree says early, before anything is done, that the staging path is
 // a mount of something else.
-func (s *Server) checkStagingFree(rec *record) error {
+func (s *Server) checkStagingFree(ctx context.Context, rec *record) error {
 	mounts, err := s.mounts.List()
 	if err != nil {
 		return err
@@ -137,7 +137,17 @@ func (s *Server) checkStagingFree(rec *record) error {
 	if len(there) > 0 && rec.Mode == modeBlock {
 		return fmt.Errorf("%w: %s is a mount of %s; a block volume has none there", errForeign, rec.Staging, there[len(there)-1].Source)
 	}
+	if len(there) == 0 {
+		return nil
+	}
+	numbers, err := s.knownNumbers(ctx, rec)
+	if err != nil {
+		return err
+	}
 	for _, m := range there {
+		if numbers[m.Device] {
+			continue
+		}
 		if err := s.checkOrigin(rec, m); err != nil {
 			return err
 		}
@@ -219,88 +229,4 @@ func (s *Server) stagedAlready(rec *record, device iscsi.Device) (bool, error) {
 		return false, fmt.Errorf("read %s: %w", rec.Staging, err)
 	}
 	return true, nil
-}
-
-// checkStaged proves that the staging path is one mount of the device.
-func (s *Server) checkStaged(rec *record, device iscsi.Device) error {
-	mounts, err := s.mounts.List()
-	if err != nil {
-		return err
-	}
-	numbers, err := s.numbers(device)
-	if err != nil {
-		return err
-	}
-	return s.checkMount(rec, numbers, at(mounts, rec.Staging))
-}
-
-// checkMount compares the mounts on the staging path with the record.
-func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount) error {
-	if len(there) == 0 {
-		return fmt.Errorf("%w: nothing is mounted on %s", errNotStaged, rec.Staging)
-	}
-	m := there[len(there)-1]
-	switch {
-	case len(there) > 1:
-		return fmt.Errorf("%w: %d mounts are stacked on %s; unmount all but the one of %s", errForeign, len(there), rec.Staging, rec.Target.IQN)
-	case !numbers[m.Device]:
-		return fmt.Errorf("%w: %s is a mount of %s (device %s), not of target %s LUN %d", errForeign, rec.Staging, m.Source, m.Device, rec.Target.IQN, rec.Target.LUN)
-	case m.Root != "/":
-		return fmt.Errorf("%w: %s is a mount of %s within the file system, not of the whole", errForeign, rec.Staging, m.Root)
-	case m.Type != rec.FSType:
-		return fmt.Errorf("%w: %s is mounted as %s, and %s was asked for", errIncompatible, rec.Staging, m.Type, rec.FSType)
-	case !rec.ReadOnly && has(m.Super, "ro") && !has(m.Options, "ro"):
-		return fmt.Errorf("%w: the kernel found an error in the file system on %s and made it read-only; see the kernel's log", errUnhealthy, rec.Staging)
-	case m.readOnly() != rec.ReadOnly:
-		return fmt.Errorf("%w: %s is mounted read-only: %v; asked for read-only: %v", errIncompatible, rec.Staging, m.readOnly(), rec.ReadOnly)
-	}
-	return nil
-}
-
-// clearStale takes dead mounts of this volume off its staging path: those whose
-// device the kernel no longer knows, or which it shut down. The unmount is a
-// plain one.
-func (s *Server) clearStale(rec *record, mounts, there []Mount) error {
-	for _, m := range there {
-		if err := s.checkOrigin(rec, m); err != nil {
-			return err
-		}
-		if others := otherUses(mounts, m.Device, rec.Staging); len(others) > 0 {
-			return fmt.Errorf("%w: the mount on %s is dead, and %v still use it; end those workloads first", errInUse, rec.Staging, others)
-		}
-	}
-	for range there {
-		if err := s.unmount(rec.Staging); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkOrigin proves that a mount is of the record's LUN, from the device's own
-// place in sysfs, or that its device is gone for good.
-func (s *Server) checkOrigin(rec *record, m Mount) error {
-	origin, err := s.devices.Origin(m.Device)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil && !errors.Is(err, ErrNotISCSI) {
-		return fmt.Errorf("what is mounted on %s: %w", m.Path, err)
-	}
-	if err != nil || origin.IQN != rec.Target.IQN || origin.LUN != rec.Target.LUN {
-		return fmt.Errorf("%w: %s is a mount of %s (device %s), not of target %s LUN %d; unmount it, or use another path", errForeign, m.Path, m.Source, m.Device, rec.Target.IQN, rec.Target.LUN)
-	}
-	return nil
-}
-
-// otherUses lists the paths, but for one, where the file system of a device is
-// mounted.
-func otherUses(mounts []Mount, device Number, but string) []string {
-	var paths []string
-	for _, m := range mounts {
-		if m.Device == device && m.Path != but {
-			paths = append(paths, m.Path)
-		}
-	}
-	return paths
 }

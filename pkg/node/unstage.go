@@ -139,39 +139,7 @@ func (s *Server) takeOff(rec *record, staging string, device iscsi.Device) error
 	return s.checkFree(device)
 }
 
-// unmount takes the topmost mount off path. One that stays is in use, as far as
-// anybody can tell: the tool's words are all there is.
-func (s *Server) unmount(path string) error {
-	if err := s.mounts.Unmount(path); err != nil {
-		return fmt.Errorf("%w: %w", errInUse, err)
-	}
-	return nil
-}
-
-// usesOf lists where a device is mounted, or bound as a device file, but for the
-// paths given.
-func (s *Server) usesOf(mounts []Mount, numbers map[Number]bool, but ...string) []string {
-	var paths []string
-	for _, m := range mounts {
-		if !slices.Contains(but, m.Path) && (numbers[m.Device] || s.isBound(m, numbers)) {
-			paths = append(paths, m.Path)
-		}
-	}
-	return paths
-}
-
-// isBound says whether a mount is a device file, bound onto another path, of one
-// of these devices. Such a mount shows the number of the file system the file
-// lives in, so the file itself is asked; only those of memory are, because asking
-// others might wait for a dead server.
-func (s *Server) isBound(m Mount, numbers map[Number]bool) bool {
-	if m.Root == "/" || m.Type != "devtmpfs" && m.Type != "tmpfs" {
-		return false
-	}
-	n, err := s.devices.Number(m.Path)
-	return err == nil && numbers[n]
-}
-
+// checkFree proves that nothing else holds the device open for itself.
 func (s *Server) checkFree(device iscsi.Device) error {
 	disk, err := s.devices.Claim(device.Path)
 	if err != nil {

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// checkStaged proves that the staging path is one mount of the device.
+func (s *Server) checkStaged(rec *record, device iscsi.Device) error {
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
+	numbers, err := s.numbers(device)
+	if err != nil {
+		return err
+	}
+	return s.checkMount(rec, numbers, at(mounts, rec.Staging))
+}
+
+// checkMount compares the mounts on the staging path with the record.
+func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount) error {
+	if len(there) == 0 {
+		return fmt.Errorf("%w: nothing is mounted on %s", errNotStaged, rec.Staging)
+	}
+	m := there[len(there)-1]
+	switch {
+	case len(there) > 1:
+		return fmt.Errorf("%w: %d mounts are stacked on %s; unmount all but the one of %s", errForeign, len(there), rec.Staging, rec.Target.IQN)
+	case !numbers[m.Device]:
+		return fmt.Errorf("%w: %s is a mount of %s (device %s), not of target %s LUN %d", errForeign, rec.Staging, m.Source, m.Device, rec.Target.IQN, rec.Target.LUN)
+	case m.Root != "/":
+		return fmt.Errorf("%w: %s is a mount of %s within the file system, not of the whole", errForeign, rec.Staging, m.Root)
+	case m.Type != rec.FSType:
+		return fmt.Errorf("%w: %s is mounted as %s, and %s was asked for", errIncompatible, rec.Staging, m.Type, rec.FSType)
+	case !rec.ReadOnly && has(m.Super, "ro") && !has(m.Options, "ro"):
+		return fmt.Errorf("%w: the kernel found an error in the file system on %s and made it read-only; see the kernel's log", errUnhealthy, rec.Staging)
+	case m.readOnly() != rec.ReadOnly:
+		return fmt.Errorf("%w: %s is mounted read-only: %v; asked for read-only: %v", errIncompatible, rec.Staging, m.readOnly(), rec.ReadOnly)
+	}
+	return nil
+}
+
+// clearStale takes dead mounts of this volume off its staging path: those whose
+// device the kernel no longer knows, or which it shut down. The unmount is a
+// plain one.
+func (s *Server) clearStale(rec *record, mounts, there []Mount) error {
+	for _, m := range there {
+		if err := s.checkOrigin(rec, m); err != nil {
+			return err
+		}
+		if others := otherUses(mounts, m.Device, rec.Staging); len(others) > 0 {
+			return fmt.Errorf("%w: the mount on %s is dead, and %v still use it; end those workloads first", errInUse, rec.Staging, others)
+		}
+	}
+	for range there {
+		if err := s.unmount(rec.Staging); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkOrigin proves that a mount is of the record's LUN, from the device's own
+// place in sysfs, or that its device is gone for good.
+func (s *Server) checkOrigin(rec *record, m Mount) error {
+	origin, err := s.devices.Origin(m.Device)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, ErrNotISCSI) {
+		return fmt.Errorf("what is mounted on %s: %w", m.Path, err)
+	}
+	if err != nil || origin.IQN != rec.Target.IQN || origin.LUN != rec.Target.LUN {
+		return fmt.Errorf("%w: %s is a mount of %s (device %s), not of target %s LUN %d; unmount it, or use another path", errForeign, m.Path, m.Source, m.Device, rec.Target.IQN, rec.Target.LUN)
+	}
+	return nil
+}
+
+// otherUses lists the paths, but for one, where the file system of a device is
+// mounted.
+func otherUses(mounts []Mount, device Number, but string) []string {
+	var paths []string
+	for _, m := range mounts {
+		if m.Device == device && m.Path != but {
+			paths = append(paths, m.Path)
+		}
+	}
+	return paths
+}
+
+// unmount takes the topmost mount off path. One that stays is in use, as far as
+// anybody can tell: the tool's words are all there is.
+func (s *Server) unmount(path string) error {
+	if err := s.mounts.Unmount(path); err != nil {
+		return fmt.Errorf("%w: %w", errInUse, err)
+	}
+	return nil
+}
+
+// usesOf lists where a device is mounted, or bound as a device file, but for the
+// paths given.
+func (s *Server) usesOf(mounts []Mount, numbers map[Number]bool, but ...string) []string {
+	var paths []string
+	for _, m := range mounts {
+		if !slices.Contains(but, m.Path) && (numbers[m.Device] || s.isBound(m, numbers)) {
+			paths = append(paths, m.Path)
+		}
+	}
+	return paths
+}
+
+// isBound says whether a mount is a device file, bound onto another path, of one
+// of these devices. Such a mount shows the number of the file system the file
+// lives in, so the file itself is asked; only those of memory are, because asking
+// others might wait for a dead server.
+func (s *Server) isBound(m Mount, numbers map[Number]bool) bool {
+	if m.Root == "/" || m.Type != "devtmpfs" && m.Type != "tmpfs" {
+		return false
+	}
+	n, err := s.devices.Number(m.Path)
+	return err == nil && numbers[n]
+}
+
+// numbers of a device: of what is mounted, and of the paths beneath it.
+func (s *Server) numbers(device iscsi.Device) (map[Number]bool, error) {
+	set := make(map[Number]bool, 1+len(device.Paths))
+	for _, path := range append([]string{device.Path}, device.Paths...) {
+		n, err := s.devices.Number(path)
+		if err != nil {
+			return nil, err
+		}
+		set[n] = true
+	}
+	return set, nil
+}

@@ -1,0 +1,423 @@
+package node_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+	"github.com/datera-csi/datera-csi/pkg/node"
+	"github.com/datera-csi/datera-csi/pkg/node/nodetest"
+)
+
+var errDevice = errors.New("input/output error")
+
+func TestStageMakesAFileSystemOnceAndMountsIt(t *testing.T) {
+	for fs, options := range map[string]struct{ mkfs, mount string }{
+		"xfs":  {"mkfs.xfs -q -K", "nouuid"},
+		"ext4": {"mke2fs -q -t ext4 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1", ""},
+	} {
+		t.Run(fs, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			v.cap = mountCap(fs, csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
+			ok(t, v.stage(), v.stage(), v.stage())
+			want := []string{
+				"attach " + v.target.IQN,
+				options.mkfs + " /host/dev/sdb",
+				"mount /host/dev/sdb -t " + fs + " -o " + options.mount + " /kubelet/a/globalmount",
+			}
+			if diff := cmp.Diff(m.calls(""), want); diff != "" {
+				t.Errorf("calls differ (-got +want):\n%s", diff)
+			}
+			ok(t, v.unstage(), v.unstage())
+			m.nothingLeft()
+
+			ok(t, v.stage())
+			if diff := cmp.Diff(len(m.calls("mkfs", "mke2fs")), 1); diff != "" {
+				t.Errorf("file systems made over two lives (-got +want):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestNoFileSystemTypeMeansXFS(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.cap = mountCap("", csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
+	ok(t, v.stage(), v.publish())
+	if name, _, err := v.disk().Filesystem(); err != nil || name != "xfs" {
+		t.Errorf("got %q, %v, want xfs", name, err)
+	}
+}
+
+// FM 1: each of these looks, to a driver that asks only blkid, like a disk to format.
+func TestStageNeverFormatsWhatIsNotProvenEmpty(t *testing.T) {
+	used := func(offset int64) func(*volume) {
+		return func(v *volume) { ok(v.m.t, v.disk().Write([]byte("somebody's data"), offset)) }
+	}
+	badRead := func(at int64) func(*volume) {
+		return func(v *volume) {
+			v.disk().FailReads(func(offset int64) error {
+				if offset >= at {
+					return errDevice
+				}
+				return nil
+			})
+		}
+	}
+	for name, c := range map[string]struct {
+		spoil func(*volume)
+		code  codes.Code
+		words string
+	}{
+		"data at the head":             {used(0), codes.FailedPrecondition, "neither empty nor known"},
+		"data behind the head":         {used(3 << 20), codes.FailedPrecondition, "neither empty nor known"},
+		"data in the middle":           {used(gib / 2), codes.FailedPrecondition, "neither empty nor known"},
+		"data at the tail":             {used(gib - 4096), codes.FailedPrecondition, "neither empty nor known"},
+		"a backup superblock of ext4":  {used(128 << 20), codes.FailedPrecondition, "neither empty nor known"},
+		"an allocation group of xfs":   {used(gib / 4), codes.FailedPrecondition, "neither empty nor known"},
+		"a LUKS header":                {func(v *volume) { ok(v.m.t, v.disk().Write([]byte("LUKS\xba\xbe"), 0)) }, codes.FailedPrecondition, "crypto_LUKS"},
+		"a partition table":            {func(v *volume) { ok(v.m.t, v.disk().Write([]byte("EFI PART"), 512)) }, codes.FailedPrecondition, "gpt"},
+		"an LVM label":                 {func(v *volume) { ok(v.m.t, v.disk().Write([]byte("LVM2 001"), 536)) }, codes.FailedPrecondition, "LVM2_member"},
+		"a torn xfs superblock":        {func(v *volume) { ok(v.m.t, v.disk().Write([]byte("XFSB"), 0)) }, codes.FailedPrecondition, "unfinished xfs"},
+		"a head that does not read":    {badRead(0), codes.Unavailable, "input/output error"},
+		"a middle that does not read":  {badRead(gib / 2), codes.Unavailable, "input/output error"},
+		"a tail that does not read":    {badRead(gib - 2<<20), codes.Unavailable, "input/output error"},
+		"blkid that is missing":        {func(v *volume) { v.m.Fail("blkid", &iscsi.ExitError{Tool: "blkid", Code: 127}) }, codes.Internal, "blkid"},
+		"blkid that is told nonsense":  {func(v *volume) { v.m.Fail("blkid", &iscsi.ExitError{Tool: "blkid", Code: 4}) }, codes.Internal, "blkid"},
+		"blkid that finds two things":  {func(v *volume) { v.m.Fail("blkid", &iscsi.ExitError{Tool: "blkid", Code: 8}) }, codes.FailedPrecondition, "more than one format"},
+		"a copy of a snapshot":         {func(v *volume) { v.context.FromSource = true }, codes.FailedPrecondition, "copy of a snapshot"},
+		"an array that holds data":     {func(v *volume) { v.context.UsedBytes = 1 }, codes.FailedPrecondition, "the array holds 1 bytes"},
+		"a LUN that is read-only":      {func(v *volume) { v.context.ReadOnly = true }, codes.FailedPrecondition, "read-only"},
+		"a device that others hold":    {func(v *volume) { v.disk().Hold(true) }, codes.FailedPrecondition, "held by"},
+		"a device that is too small":   {func(v *volume) { ok(v.m.t, v.disk().Grow(gib/2)) }, codes.FailedPrecondition, "promised"},
+		"a device of another serial":   {func(v *volume) { v.disk(); v.context.Target.Serial = "another" }, codes.FailedPrecondition, "promised"},
+		"a record that cannot be kept": {func(v *volume) { v.m.Fail("record", errDevice) }, codes.Internal, "input/output error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			c.spoil(v)
+			want(t, v.stage(), c.code, c.words)
+			if made := m.calls("mkfs", "mke2fs"); len(made) > 0 {
+				t.Errorf("a file system was made: %v", made)
+			}
+			if left := m.Mounted(); len(left) > 0 {
+				t.Errorf("mounted: %v", left)
+			}
+		})
+	}
+}
+
+func TestStageNeverFormatsASecondTime(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage())
+	m.Reboot() // the record stays
+	d := v.disk()
+	ok(t, os.Truncate(d.File(), 0), os.Truncate(d.File(), gib)) // the array answers zeros
+	m.restart()
+	want(t, v.stage(), codes.FailedPrecondition, "one was made here on 2026-11-23 12:00:00")
+	if got := len(m.calls("mkfs")); got != 1 {
+		t.Errorf("got %d file systems made, want 1", got)
+	}
+}
+
+func TestStageNamesBothFileSystemsWhenTheyDiffer(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.unstage())
+	v.cap = mountCap("ext4", csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
+	want(t, v.stage(), codes.FailedPrecondition, "xfs", "ext4")
+}
+
+func TestStageRefusesAFileSystemLargerThanItsDevice(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.target.Bytes, v.context.Target.Bytes = 2*gib, 2*gib
+	ok(t, v.stage(), v.unstage(), v.disk().Grow(gib))
+	v.context.Target.Bytes = gib
+	want(t, v.stage(), codes.FailedPrecondition, "was the volume shrunk")
+}
+
+// FM 35
+func TestAnInterruptedMkfsIsRepeatedOnlyWhereItHappened(t *testing.T) {
+	for _, fs := range []string{"xfs", "ext4"} {
+		for crash := 1; ; crash++ {
+			m := newMachine(t)
+			v := m.volume("a")
+			v.cap = mountCap(fs, csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
+			ok(t, v.disk().Grow(gib))
+			m.CrashAt(crash)
+			if err := v.stage(); err == nil {
+				break
+			}
+			m.Revive()
+			begun := len(m.calls("mkfs", "mke2fs")) > 0
+
+			// Elsewhere there is no record of ours: only a device that still is empty
+			// or is already done may be used.
+			m.restart(func(c *node.Config) { c.RecordDir = filepath.Join(m.dir, "elsewhere") })
+			elsewhere := v.stage()
+			if elsewhere == nil {
+				ok(t, v.unstage())
+			}
+			if name, _, err := v.disk().Filesystem(); err != nil || (elsewhere == nil) != (name == fs) {
+				t.Fatalf("%s, crash %d: elsewhere: stage %v, but the disk holds %q, %v", fs, crash, elsewhere, name, err)
+			}
+			m.restart()
+			if err := v.stage(); err != nil {
+				t.Fatalf("%s, crash at step %d, mkfs begun %v: the retry failed: %v", fs, crash, begun, err)
+			}
+			ok(t, v.unstage())
+			m.nothingLeft()
+		}
+	}
+}
+
+func TestAnInterruptedMkfsIsNoExcuseForMore(t *testing.T) {
+	half := func(t *testing.T) *volume {
+		m := newMachine(t)
+		v := m.volume("a")
+		m.Fail("mkfs write", errDevice) // the first write does not happen; the next stage crashes later
+		want(t, v.stage(), codes.Internal)
+		for crash := 1; ; crash++ {
+			m.CrashAt(crash)
+			if err := v.stage(); err == nil {
+				t.Fatal("no step left the disk half made")
+			}
+			m.Revive()
+			m.restart()
+			head := make([]byte, 127)
+			f, err := os.Open(v.disk().File())
+			ok(t, err)
+			_, err = f.ReadAt(head, 0)
+			ok(t, err, f.Close())
+			if string(head[:4]) == "XFSB" && head[126] == 1 {
+				return v
+			}
+		}
+	}
+	t.Run("another file system", func(t *testing.T) {
+		v := half(t)
+		v.cap = mountCap("ext4", csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
+		want(t, v.stage(), codes.FailedPrecondition, "unfinished xfs")
+	})
+	t.Run("another device", func(t *testing.T) {
+		v := half(t)
+		ok(t, v.unstage()) // the record goes
+		want(t, v.stage(), codes.FailedPrecondition, "unfinished xfs")
+	})
+	t.Run("data on the array", func(t *testing.T) {
+		v := half(t)
+		v.context.UsedBytes = gib
+		want(t, v.stage(), codes.FailedPrecondition, "unfinished xfs")
+	})
+	t.Run("nothing of it", func(t *testing.T) {
+		v := half(t)
+		v.context.UsedBytes = 70 << 20
+		ok(t, v.stage())
+	})
+}
+
+// FM 7
+func TestStageAcceptsOnlyTheMountItWouldHaveMade(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*volume)
+		code  codes.Code
+		words string
+	}{
+		"a local disk":         {func(v *volume) { mkdir(v.m.t, v.staging); v.m.MountForeign(v.staging) }, codes.FailedPrecondition, "/dev/vda1"},
+		"another volume":       {stageAnotherThere, codes.FailedPrecondition, "not of target"},
+		"a stack":              {func(v *volume) { ok(v.m.t, v.stage()); v.m.MountForeign(v.staging) }, codes.FailedPrecondition, ""},
+		"made read-only":       {func(v *volume) { ok(v.m.t, v.stage()); v.m.Remount(v.staging, []string{"ro"}, []string{"rw"}) }, codes.AlreadyExists, "read-only"},
+		"an error of the disk": {func(v *volume) { ok(v.m.t, v.stage()); v.m.Remount(v.staging, []string{"rw"}, []string{"ro"}) }, codes.FailedPrecondition, "see the kernel's log"},
+		"other flags":          {func(v *volume) { ok(v.m.t, v.stage()); v.cap = mountCap("xfs", writer, "noatime") }, codes.AlreadyExists, "flags"},
+		"another type":         {func(v *volume) { ok(v.m.t, v.stage()); v.cap = mountCap("ext4", writer) }, codes.AlreadyExists, "xfs"},
+		"block":                {func(v *volume) { ok(v.m.t, v.stage()); v.cap = blockCap(writer) }, codes.FailedPrecondition, "a block volume has none"},
+		"another staging path": {func(v *volume) { ok(v.m.t, v.stage()); v.staging += "2" }, codes.AlreadyExists, "globalmount; unstage it first"},
+		"another target":       {func(v *volume) { ok(v.m.t, v.stage()); v.context.Target = v.m.volume("b").target }, codes.FailedPrecondition, "not of target"},
+		"a file":               {func(v *volume) { mkdir(v.m.t, filepath.Dir(v.staging)); touch(v.m.t, v.staging) }, codes.FailedPrecondition, "regular file"},
+		"a symbolic link":      {func(v *volume) { mkdir(v.m.t, filepath.Dir(v.staging)); ok(v.m.t, os.Symlink("/tmp", v.staging)) }, codes.FailedPrecondition, "symbolic link"},
+		"a file above the path": {func(v *volume) {
+			mkdir(v.m.t, filepath.Dir(filepath.Dir(v.staging)))
+			touch(v.m.t, filepath.Dir(v.staging))
+		}, codes.FailedPrecondition, "not a directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			c.spoil(v)
+			before := m.Calls()
+			want(t, v.stage(), c.code, c.words)
+			if diff := cmp.Diff(m.Calls(), before); diff != "" {
+				t.Errorf("something was done all the same (-got +want):\n%s", diff)
+			}
+		})
+	}
+}
+
+const writer = csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
+
+func stageAnotherThere(v *volume) {
+	other := v.m.volume("b")
+	other.staging = v.staging
+	ok(v.m.t, other.stage())
+}
+
+func mkdir(t testing.TB, path string) {
+	t.Helper()
+	ok(t, os.MkdirAll(path, 0o750))
+}
+
+func touch(t testing.TB, path string) {
+	t.Helper()
+	ok(t, os.WriteFile(path, nil, 0o600))
+}
+
+func TestStagingBelowASymlinkedDirectoryWorks(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	mkdir(t, filepath.Join(m.dir, "data"))
+	ok(t, os.Symlink(filepath.Join(m.dir, "data"), filepath.Join(m.dir, "kubelet")))
+	ok(t, v.stage(), v.stage(), v.publish(), v.publish())
+	if diff := cmp.Diff(m.Mounted(), []string{m.dir + "/data/a/globalmount", m.dir + "/data/pod-1/a/mount"}); diff != "" {
+		t.Errorf("mounts differ (-got +want):\n%s", diff)
+	}
+	ok(t, v.unpublish(), v.unstage())
+	m.nothingLeft()
+}
+
+func TestOneLUNIsNeverTwoVolumes(t *testing.T) {
+	m := newMachine(t)
+	a, b := m.volume("a"), m.volume("b")
+	ok(t, a.stage())
+	b.context.Target = a.target
+	want(t, b.stage(), codes.FailedPrecondition, "is staged here as volume CSI-pvc-a")
+}
+
+// The volume was deleted, and made anew under the same name, while its record was
+// left over from a lost node.
+func TestAStaleRecordOfAnEarlierVolumeDoesNotStandInTheWay(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage())
+	m.Reboot()
+	m.restart()
+	v.target = m.volume("new").target
+	v.context.Target = v.target
+	ok(t, v.stage(), v.unstage())
+	m.nothingLeft()
+}
+
+func TestTheDeadMountOfALostSessionIsReplaced(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage())
+	v.disk().Lose()
+	ok(t, v.stage())
+	if diff := cmp.Diff(m.Mounted(), []string{v.staging}); diff != "" {
+		t.Errorf("mounts differ (-got +want):\n%s", diff)
+	}
+
+	ok(t, v.publish())
+	v.disk().Lose()
+	want(t, v.stage(), codes.FailedPrecondition, "end those workloads first", v.path)
+}
+
+// FM 39
+func TestTheContextMountOptionIsPassedOn(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	selinux := `context="system_u:object_r:container_file_t:s0:c1,c2"`
+	v.cap = mountCap("ext4", writer, selinux, "noatime,lazytime")
+	ok(t, v.stage(), v.stage())
+	if got := strings.Join(m.MountOptions(v.staging), ","); !strings.Contains(got, selinux+",noatime,lazytime") {
+		t.Errorf("got options %s, want %s and noatime,lazytime in them", got, selinux)
+	}
+}
+
+// FM 17, 18
+func TestReadersDoNotReplayTheJournal(t *testing.T) {
+	reader, readers := csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY, csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
+	for _, c := range []struct {
+		fs   string
+		mode csi.VolumeCapability_AccessMode_Mode
+		lun  bool
+		flag string
+		want string
+	}{
+		{"xfs", reader, false, "", "nouuid,ro"},
+		{"xfs", writer, false, "ro", "nouuid,ro"},
+		{"xfs", readers, false, "", "nouuid,ro,norecovery"},
+		{"xfs", writer, true, "", "nouuid,ro,norecovery"},
+		{"ext4", reader, false, "", "ro"},
+		{"ext4", readers, false, "", "ro,noload"},
+	} {
+		m := newMachine(t)
+		v := m.volume("a")
+		v.cap = mountCap(c.fs, writer)
+		ok(t, v.stage(), v.unstage())
+		v.cap = mountCap(c.fs, c.mode)
+		if c.flag != "" {
+			v.cap = mountCap(c.fs, c.mode, c.flag)
+		}
+		v.context.ReadOnly = c.lun
+		ok(t, v.stage(), v.stage(), v.publish(), v.publish())
+		if got := strings.Join(m.MountOptions(v.staging), ","); !strings.HasSuffix(got, ","+c.want) {
+			t.Errorf("%+v: got options %s", c, got)
+		}
+		if got := m.MountOptions(v.path)[0]; got != "ro" {
+			t.Errorf("%+v: the target is mounted %s", c, got)
+		}
+	}
+}
+
+// FM 34
+func TestACloneIntoALargerVolumeIsGrownAtStage(t *testing.T) {
+	for _, fs := range []string{"xfs", "ext4"} {
+		m := newMachine(t)
+		source, clone := m.volume("source"), m.volume("clone")
+		source.cap, clone.cap = mountCap(fs, writer), mountCap(fs, writer)
+		clone.target.Bytes, clone.context.Target.Bytes, clone.context.FromSource = 4*gib, 4*gib, true
+		ok(t, source.stage(), source.unstage(), source.disk().Copy(clone.disk()))
+		m.CrashAt(0)
+		ok(t, clone.stage())
+		if _, bytes, err := clone.disk().Filesystem(); err != nil || bytes != 4*gib {
+			t.Errorf("%s: got %d bytes, %v, want %d", fs, bytes, err, 4*gib)
+		}
+		ok(t, clone.stage())
+		if got := m.calls("xfs_growfs", "resize2fs"); len(got) != 1 {
+			t.Errorf("%s: got %v, want to grow once", fs, got)
+		}
+	}
+}
+
+func TestCHAPComesFromTheStageSecretOnly(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.disk().Want(iscsi.CHAP{User: "worker", Password: "0123456789abcdef"})
+	want(t, v.stage(), codes.Unauthenticated, v.target.IQN)
+	v.secrets = map[string]string{"node.session.auth.username": "worker", "node.session.auth.password": "0123456789abcdef", "other": "x"}
+	ok(t, v.stage())
+}
+
+func TestErrorsOfTheInitiatorKeepTheirMeaning(t *testing.T) {
+	for kind, code := range map[error]codes.Code{
+		iscsi.ErrAuth: codes.Unauthenticated, iscsi.ErrUnavailable: codes.Unavailable, iscsi.ErrNotReady: codes.Unavailable,
+		iscsi.ErrForeign: codes.FailedPrecondition, iscsi.ErrBusy: codes.FailedPrecondition, errDevice: codes.Internal, nodetest.ErrCrashed: codes.Internal,
+	} {
+		m := newMachine(t)
+		v := m.volume("a")
+		m.Fail("attach", kind)
+		want(t, v.stage(), code, kind.Error(), v.id)
+		ok(t, v.stage())
+	}
+}
