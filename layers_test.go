@@ -50,6 +50,7 @@ func arrows() map[string][]string {
 		"pkg/identity":         {csiSpec, klog, protobuf},
 		"pkg/controller":       {"pkg/dateraclient", "pkg/iscsi", "internal/publishctx", "internal/keylock", csiSpec, grpcModule, klog, protobuf, xSync},
 		"pkg/node":             {"pkg/iscsi", "internal/publishctx", "internal/keylock", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
+		"pkg/node/nodetest":    {"pkg/node", "pkg/iscsi", mountUtils}, // test support
 		"pkg/dateraclient":     {},
 		"pkg/iscsi":            {klog, xSys},
 		"internal/keylock":     {},
