@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -35,13 +36,20 @@ func missingPackages() []string {
 	return missing
 }
 
+// searchesSbin tells whether PATH has the directory of most of the tools: that of a user often has not.
+func searchesSbin() bool {
+	return slices.Contains(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin")
+}
+
 // Check tells why guests cannot run here, as ErrUnavailable, or nil.
 func Check() error {
 	var reasons []string
 	if os.Geteuid() != 0 {
 		reasons = append(reasons, "only root can make network namespaces and images (run as root or with sudo)")
 	}
-	if missing := missingPackages(); len(missing) > 0 {
+	if missing := missingPackages(); len(missing) > 0 && !searchesSbin() {
+		reasons = append(reasons, "PATH lacks /usr/sbin")
+	} else if len(missing) > 0 {
 		reasons = append(reasons, "missing Debian packages: apt-get install "+strings.Join(missing, " "))
 	}
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
@@ -56,6 +64,11 @@ func Check() error {
 // InstallDependencies installs the Debian packages that a lab needs and this host lacks, as root or by
 // sudo without a password. It does nothing when none is missing.
 func InstallDependencies(ctx context.Context, progress io.Writer) error {
+	if !searchesSbin() {
+		if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
+			return err
+		}
+	}
 	missing := missingPackages()
 	if len(missing) == 0 {
 		return nil
@@ -68,7 +81,7 @@ func InstallDependencies(ctx context.Context, progress io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%w; install them with: %s", err, install)
 	}
-	fmt.Fprintf(progress, "Installing %s\n", strings.Join(missing, " "))
+	_, _ = fmt.Fprintf(progress, "Installing %s\n", strings.Join(missing, " "))
 	for _, command := range []string{"apt-get update", install} {
 		argv := append(slices.Clone(sudo), strings.Fields("env DEBIAN_FRONTEND=noninteractive "+command)...)
 		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()

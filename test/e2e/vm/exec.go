@@ -187,11 +187,11 @@ func (t *transcript) add(began time.Time, argv []string, code int, err error, ou
 	if err != nil {
 		result = err.Error()
 	}
-	fmt.Fprintf(file, "%s $ %s\n", began.Format("15:04:05.000"), strings.Join(argv, " "))
+	_, _ = fmt.Fprintf(file, "%s $ %s\n", began.Format("15:04:05.000"), strings.Join(argv, " "))
 	if output != "" {
-		fmt.Fprintf(file, "%s\n", strings.TrimSuffix(output, "\n"))
+		_, _ = fmt.Fprintf(file, "%s\n", strings.TrimSuffix(output, "\n"))
 	}
-	fmt.Fprintf(file, "# %s after %.3f s\n", result, time.Since(began).Seconds())
+	_, _ = fmt.Fprintf(file, "# %s after %.3f s\n", result, time.Since(began).Seconds())
 }
 
 // limited keeps the first bytes written to it by several goroutines.
@@ -238,7 +238,7 @@ func (g *Guest) collectLogs(ctx context.Context, dir string) error {
 	}
 	m, err := g.running()
 	if err != nil {
-		return nil //nolint:nilerr // a guest that is off has no more to tell
+		return nil // a guest that is off has no more to tell
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()

@@ -143,7 +143,7 @@ func (g *Guest) Boot(ctx context.Context) error {
 		return fmt.Errorf("power on %s: %w", g.Name, err)
 	}
 	if err := m.client.Ping(ctx); err != nil {
-		return errors.Join(fmt.Errorf("boot %s: %w", g.Name, g.explain(err)), g.Kill())
+		return errors.Join(fmt.Errorf("boot %s: %w%s", g.Name, err, g.lastWords()), g.Kill())
 	}
 	if g.spec.OnBoot == "" {
 		return nil
@@ -195,7 +195,7 @@ func socketPair() (net.Conn, *os.File, error) {
 	}
 	near, far := os.NewFile(uintptr(fds[0]), "harness"), os.NewFile(uintptr(fds[1]), "guest")
 	conn, err := net.FileConn(near)
-	if err := errors.Join(err, near.Close()); err != nil {
+	if err = errors.Join(err, near.Close()); err != nil {
 		return nil, nil, errors.Join(err, far.Close())
 	}
 	return conn, far, nil
@@ -262,11 +262,16 @@ func (g *Guest) explain(err error) error {
 	if err == nil || !errors.Is(err, command.ErrLost) {
 		return err
 	}
-	tail := lastWords(g.consoleFile())
+	return fmt.Errorf("guest %s is gone: %w%s", g.Name, err, g.lastWords())
+}
+
+// lastWords are what the guest and its QEMU said last, to end an error message.
+func (g *Guest) lastWords() string {
+	tail := "; its console ends with:\n" + lastWords(g.consoleFile())
 	if words := lastWords(filepath.Join(g.dir, "qemu.log")); words != "" {
 		tail += "\nQEMU says:\n" + words
 	}
-	return fmt.Errorf("guest %s is gone: %w; its console ends with:\n%s", g.Name, err, tail)
+	return tail
 }
 
 // lastWords are the end of a log, or what follows the start of a kernel panic in it.

@@ -44,7 +44,7 @@ type Lab struct {
 }
 
 // Open prepares a lab without guests: the image (built when missing), the network, a directory.
-func Open(ctx context.Context, cfg Config) (_ *Lab, err error) {
+func Open(ctx context.Context, cfg Config) (*Lab, error) {
 	if err := Check(); err != nil {
 		return nil, err
 	}
@@ -52,71 +52,95 @@ func Open(ctx context.Context, cfg Config) (_ *Lab, err error) {
 		cfg.Progress = io.Discard
 	}
 	if cfg.Cache == "" {
-		if cfg.Cache, err = image.Cache(); err != nil {
-			return nil, err
-		}
-	}
-	l := &Lab{progress: cfg.Progress, accel: cfg.Accel}
-	defer func() {
+		cache, err := image.Cache()
 		if err != nil {
-			err = errors.Join(err, l.Close())
-		}
-	}()
-	if l.image, err = image.Ensure(ctx, cfg.Cache, cfg.Progress); err != nil {
-		return nil, err
-	}
-	unlock, err := takeSlot(ctx, cfg.Cache, 3*runtime.NumCPU(), cfg.Progress)
-	if err != nil {
-		return nil, err
-	}
-	l.release = append(l.release, unlock)
-	if err := l.makeDir(ctx); err != nil {
-		return nil, err
-	}
-	agent := filepath.Join(l.Dir, "agent")
-	if err := image.BuildAgent(ctx, agent); err != nil {
-		return nil, err
-	}
-	l.initramfs = filepath.Join(l.Dir, "initramfs")
-	if err := l.image.WriteInitramfs(agent, l.initramfs); err != nil {
-		return nil, err
-	}
-	if l.accel == "" {
-		if l.accel, err = probeAccel(ctx, cfg.Cache, l.image, l.initramfs); err != nil {
 			return nil, err
 		}
+		cfg.Cache = cache
 	}
-	if l.Net, err = openNet(ctx); err != nil {
-		return nil, err
+	l := &Lab{progress: cfg.Progress}
+	if err := l.open(ctx, cfg); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
-	l.release = append(l.release, l.Net.Close)
 	return l, nil
 }
 
-// makeDir makes the lab's directory, and removes those of labs whose process was killed.
-func (l *Lab) makeDir(ctx context.Context) error {
-	const prefix = "datera-csi-vm-"
-	others, err := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
+func (l *Lab) open(ctx context.Context, cfg Config) (err error) {
+	if l.image, err = image.Ensure(ctx, cfg.Cache, cfg.Progress); err != nil {
+		return err
+	}
+	leave, err := takeSlot(ctx, cfg.Cache, 3*runtime.NumCPU(), cfg.Progress)
 	if err != nil {
 		return err
 	}
-	for _, other := range others {
-		if unlock, err := tryLock(filepath.Join(other, "lock")); err == nil {
-			err = os.RemoveAll(other)
-			if err := errors.Join(err, unlock()); err != nil {
-				return err
-			}
-		}
-	}
-	if l.Dir, err = os.MkdirTemp("", prefix); err != nil {
+	l.release = append(l.release, leave)
+	if err = l.makeDir(ctx, cfg.Cache); err != nil {
 		return err
 	}
-	l.release = append(l.release, func() error { return os.RemoveAll(l.Dir) })
-	unlock, err := image.Lock(ctx, filepath.Join(l.Dir, "lock"))
+	agent := filepath.Join(l.Dir, "agent")
+	if err = image.BuildAgent(ctx, agent); err != nil {
+		return err
+	}
+	l.initramfs = filepath.Join(l.Dir, "initramfs")
+	if err = l.image.WriteInitramfs(agent, l.initramfs); err != nil {
+		return err
+	}
+	if l.accel = cfg.Accel; l.accel == "" {
+		if l.accel, err = probeAccel(ctx, cfg.Cache, l.image, l.initramfs); err != nil {
+			return err
+		}
+	}
+	if l.Net, err = openNet(ctx); err != nil {
+		return err
+	}
+	l.release = append(l.release, l.Net.Close)
+	return nil
+}
+
+// dirPrefix begins the names of labs' directories.
+const dirPrefix = "datera-csi-vm-"
+
+// makeDir makes the lab's directory, and removes those of labs whose process was killed.
+func (l *Lab) makeDir(ctx context.Context, cache string) error {
+	done, err := image.Lock(ctx, filepath.Join(cache, "labs.lock")) // or another would take a new one for dead
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err = removeDead(filepath.Join(os.TempDir(), dirPrefix+"*")); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", dirPrefix)
+	if err != nil {
+		return err
+	}
+	l.Dir = dir
+	l.release = append(l.release, func() error { return os.RemoveAll(dir) })
+	unlock, err := image.Lock(ctx, filepath.Join(dir, lockFile))
 	if err != nil {
 		return err
 	}
 	l.release = append(l.release, func() error { unlock(); return nil })
+	return nil
+}
+
+// lockFile in a lab's directory is locked while the lab lives.
+const lockFile = "lock"
+
+func removeDead(pattern string) error {
+	dirs, err := filepath.Glob(pattern)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		unlock, err := tryLock(filepath.Join(dir, lockFile))
+		if err != nil {
+			continue // alive
+		}
+		if err := errors.Join(os.RemoveAll(dir), unlock()); err != nil {
+			return fmt.Errorf("remove what a killed lab left: %w", err)
+		}
+	}
 	return nil
 }
 

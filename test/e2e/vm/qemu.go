@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -37,7 +38,7 @@ func baseArgs(accel string, image *image.Image, initramfs, line string) []string
 		qemuProgram, "-M", "q35,usb=off,vmport=off", "-accel", accel, "-cpu", processor,
 		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot",
 		"-kernel", image.Kernel, "-initrd", initramfs,
-		"-append", "console=ttyS0 loglevel=5 panic=-1 mitigations=off net.ifnames=0 rdinit=/init " + line,
+		"-append", "console=ttyS0 loglevel=5 oops=panic panic=-1 mitigations=off net.ifnames=0 rdinit=/init " + line,
 	}
 }
 
@@ -82,9 +83,9 @@ func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }
 func probeAccel(ctx context.Context, cache string, img *image.Image, initramfs string) (string, error) {
 	device, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
-		return accelTCG, nil //nolint:nilerr // no KVM is an answer
+		return accelTCG, nil // no KVM is an answer
 	}
-	if err := device.Close(); err != nil {
+	if err = device.Close(); err != nil {
 		return "", err
 	}
 	unlock, err := image.Lock(ctx, filepath.Join(cache, "kvm.lock"))
@@ -96,9 +97,13 @@ func probeAccel(ctx context.Context, cache string, img *image.Image, initramfs s
 	if err != nil {
 		return "", err
 	}
-	asked := img.Key + " " + strings.TrimSpace(string(boot))
+	kernel, err := os.ReadFile(img.Kernel)
+	if err != nil {
+		return "", err
+	}
+	asked := fmt.Sprintf("%x %s", sha256.Sum256(kernel), strings.TrimSpace(string(boot)))
 	known := filepath.Join(cache, "kvm.known")
-	if content, err := os.ReadFile(known); err == nil {
+	if content, readErr := os.ReadFile(known); readErr == nil {
 		if answer, ok := strings.CutPrefix(string(content), asked+" "); ok {
 			return answer, nil
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 )
 
@@ -24,8 +25,9 @@ func BecomeRoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	argv := append(sudo, "-H", "env")
-	for _, key := range []string{"PATH", "CI", "E2E_LOGS", "GOPROXY", "GOFLAGS", "GOTOOLCHAIN", "NO_COLOR", "TERM"} {
+	argv := append(slices.Clone(sudo), "-H", "env")
+	argv = append(argv, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	for _, key := range []string{"CI", "E2E_LOGS", "GOPROXY", "GOFLAGS", "GOTOOLCHAIN", "NO_COLOR", "TERM"} {
 		if value, ok := os.LookupEnv(key); ok {
 			argv = append(argv, key+"="+value)
 		}

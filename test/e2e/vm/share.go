@@ -79,7 +79,7 @@ func waitFor(ctx context.Context, progress io.Writer, what string, done func() (
 			return err
 		}
 		if !told {
-			fmt.Fprintf(progress, "Waiting for %s\n", what)
+			_, _ = fmt.Fprintf(progress, "Waiting for %s\n", what)
 		}
 		select {
 		case <-ctx.Done():

@@ -20,8 +20,6 @@ import (
 	"github.com/datera-csi/datera-csi/test/e2e/vm/vmtest"
 )
 
-func TestMain(m *testing.M) { vmtest.Main(m) }
-
 // TestLab boots two guests once and tries every promise of the harness on them.
 func TestLab(t *testing.T) {
 	began := time.Now()
@@ -105,6 +103,7 @@ iscsid; multipathd; iscsiadm --version; mkfs.xfs -V; mkfs.ext4 -V; lsscsi --vers
 }
 
 func hostReachesGuest(t *testing.T, lab *vm.Lab, guest *vm.Guest) {
+	t.Helper()
 	if _, err := guest.Daemon(t.Context(), "echo", "socat", "TCP-LISTEN:7000,fork,reuseaddr", "EXEC:cat"); err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +131,7 @@ func hostReachesGuest(t *testing.T, lab *vm.Lab, guest *vm.Guest) {
 }
 
 func cutCable(t *testing.T, one, two *vm.Guest) {
+	t.Helper()
 	if err := two.SetLink(t.Context(), 1, false); err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +146,7 @@ func cutCable(t *testing.T, one, two *vm.Guest) {
 }
 
 func losePackets(t *testing.T, one, two *vm.Guest) {
+	t.Helper()
 	for _, percent := range []int{100, 0} {
 		if err := two.SetLoss(t.Context(), 0, percent); err != nil {
 			t.Fatal(err)
@@ -158,6 +159,7 @@ func losePackets(t *testing.T, one, two *vm.Guest) {
 }
 
 func manyCommands(t *testing.T, guest *vm.Guest) {
+	t.Helper()
 	results := make(chan error)
 	const commands = 20
 	for i := range commands {
@@ -181,6 +183,7 @@ func manyCommands(t *testing.T, guest *vm.Guest) {
 }
 
 func dialGuestSocket(t *testing.T, guest *vm.Guest) {
+	t.Helper()
 	if _, err := guest.Daemon(t.Context(), "unix-echo", "socat", "UNIX-LISTEN:/run/echo.sock,fork", "EXEC:cat"); err != nil {
 		t.Fatal(err)
 	}

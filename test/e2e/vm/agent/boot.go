@@ -116,7 +116,7 @@ func switchRoot() error {
 		return err
 	}
 	for _, dir := range []string{"/state/upper", "/state/work"} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err = os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
 	}
@@ -201,7 +201,7 @@ func mountRest() error {
 }
 
 func tool(input string, argv ...string) error {
-	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // the machine has nothing else to do
+	cmd := exec.Command(argv[0], argv[1:]...) // the machine has nothing else to do
 	cmd.Stdin = strings.NewReader(input)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, bytes.TrimSpace(out))

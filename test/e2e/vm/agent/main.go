@@ -73,7 +73,7 @@ func powerOff() {
 // superviseAgent runs the server as a child, because PID 1 takes the exit status of every process that
 // nobody waits for, and would take those of the commands too.
 func superviseAgent(port string) error {
-	server := exec.Command("/proc/self/exe", port) //nolint:noctx // lives as long as the machine
+	server := exec.Command("/proc/self/exe", port) // lives as long as the machine
 	server.Args[0] = "agent"
 	server.Stdout, server.Stderr = os.Stdout, os.Stderr
 	if err := server.Start(); err != nil {

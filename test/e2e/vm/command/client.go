@@ -91,6 +91,9 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		req.Header[key] = values
 	}
 	res, err := c.http.Do(req)
+	if failed := new(url.Error); errors.As(err, &failed) {
+		err = failed.Err // its URL says nothing that the caller does not know
+	}
 	if err != nil {
 		return nil, lost(ctx, err)
 	}
@@ -145,8 +148,11 @@ func (c *Client) Run(ctx context.Context, p Program, s Streams) (int, error) {
 	}
 	defer res.Body.Close() //nolint:errcheck // only read
 	e, err := readFrames(res.Body, orDiscard(s.Out), orDiscard(s.Err))
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
 	if err != nil {
-		return 0, lost(ctx, err)
+		return 0, err
 	}
 	if e.Err != "" {
 		return 0, errors.New(e.Err)
@@ -204,7 +210,7 @@ func (c *Client) Dial(ctx context.Context, network, address string) (net.Conn, e
 	stop := context.AfterFunc(ctx, cancel) // ctx bounds the dialing only
 	up, upWriter := io.Pipe()
 	query := url.Values{"network": {network}, "address": {address}}
-	res, err := c.do(streamCtx, http.MethodPost, pathDial, query, nil, up)
+	res, err := c.do(streamCtx, http.MethodPost, pathDial, query, nil, up) //nolint:bodyclose // closed by the copying below
 	if !stop() && err == nil {
 		_ = res.Body.Close()
 		err = context.Cause(ctx)

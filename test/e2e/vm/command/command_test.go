@@ -235,8 +235,8 @@ func TestDialReachesASocketOfTheFarSide(t *testing.T) {
 	defer listener.Close()
 	go func() {
 		for {
-			conn, err := listener.Accept()
-			if err != nil {
+			conn, acceptErr := listener.Accept()
+			if acceptErr != nil {
 				return
 			}
 			go func() { _, _ = io.Copy(conn, conn); conn.Close() }()

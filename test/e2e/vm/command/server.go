@@ -67,7 +67,7 @@ func command(p Program) (*exec.Cmd, error) {
 	if len(p.Argv) == 0 {
 		return nil, errors.New("no program named")
 	}
-	cmd := exec.Command(p.Argv[0], p.Argv[1:]...) //nolint:noctx // the process group is killed when the request ends
+	cmd := exec.Command(p.Argv[0], p.Argv[1:]...) // the process group is killed when the request ends
 	cmd.Env = append(os.Environ(), p.Env...)
 	if cmd.Dir = p.Dir; cmd.Dir == "" {
 		cmd.Dir = "/"

@@ -56,15 +56,21 @@ func Ensure(ctx context.Context, cache string, progress io.Writer) (*Image, erro
 	if progress == nil {
 		progress = io.Discard
 	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return nil, fmt.Errorf("make the image cache: %w", err)
-	}
-	key, err := key(ctx)
+	name, err := key(archiveKernel(ctx))
 	if err != nil {
 		return nil, err
 	}
+	return ensure(ctx, cache, name, progress, build)
+}
+
+// ensure is Ensure with a builder that makes image in the directory it is given.
+func ensure(ctx context.Context, cache, key string, progress io.Writer, build func(ctx context.Context, dir string) error) (*Image, error) {
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return nil, fmt.Errorf("make the image cache: %w", err)
+	}
 	dir := filepath.Join(cache, "image-"+key)
-	if found, err := open(dir, key); !errors.Is(err, os.ErrNotExist) {
+	found, err := open(dir, key)
+	if !errors.Is(err, os.ErrNotExist) {
 		return found, err
 	}
 	unlock, err := Lock(ctx, filepath.Join(cache, "image.lock"))
@@ -72,14 +78,14 @@ func Ensure(ctx context.Context, cache string, progress io.Writer) (*Image, erro
 		return nil, err
 	}
 	defer unlock()
-	if found, err := open(dir, key); !errors.Is(err, os.ErrNotExist) {
+	if found, err = open(dir, key); !errors.Is(err, os.ErrNotExist) {
 		return found, err // another process built it while we waited
 	}
-	if err := sweep(cache); err != nil {
+	if err = sweep(cache); err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	fmt.Fprintf(progress, "Building the guest image from Debian %s (kept in %s)\n", Suite, dir)
+	_, _ = fmt.Fprintf(progress, "Building the guest image from Debian %s (kept in %s)\n", Suite, dir)
 	tmp, err := os.MkdirTemp(cache, ".build-")
 	if err != nil {
 		return nil, err
@@ -91,7 +97,7 @@ func Ensure(ctx context.Context, cache string, progress io.Writer) (*Image, erro
 	if err = errors.Join(err, os.RemoveAll(tmp)); err != nil {
 		return nil, fmt.Errorf("build the guest image: %w", err)
 	}
-	fmt.Fprintf(progress, "Built the guest image in %.0f s\n", time.Since(began).Seconds())
+	_, _ = fmt.Fprintf(progress, "Built the guest image in %.0f s\n", time.Since(began).Seconds())
 	return open(dir, key)
 }
 
@@ -133,8 +139,8 @@ func sweep(cache string) error {
 	return nil
 }
 
-// key names what an image made now would contain.
-func key(ctx context.Context) (string, error) {
+// key names what an image made now, with this kernel, would contain.
+func key(kernel string) (string, error) {
 	hash := sha256.New()
 	files, err := recipe.ReadDir(".")
 	if err != nil {
@@ -145,9 +151,9 @@ func key(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(hash, "%s %d\n%s", file.Name(), len(content), content)
+		_, _ = fmt.Fprintf(hash, "%s %d\n%s", file.Name(), len(content), content)
 	}
-	fmt.Fprintf(hash, "kernel %s\n", archiveKernel(ctx))
+	_, _ = fmt.Fprintf(hash, "kernel %s\n", kernel)
 	return hex.EncodeToString(hash.Sum(nil))[:16], nil
 }
 

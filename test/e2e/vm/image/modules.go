@@ -24,13 +24,13 @@ func installModules(ctx context.Context, kernel, root, boot string) error {
 	}
 	version := versions[0].Name()
 	tree := filepath.Join(root, "usr/lib/modules", version)
-	if err := os.MkdirAll(filepath.Dir(tree), 0o755); err != nil {
+	if err = os.MkdirAll(filepath.Dir(tree), 0o755); err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(kernel, "lib/modules", version), tree); err != nil {
+	if err = os.Rename(filepath.Join(kernel, "lib/modules", version), tree); err != nil {
 		return err
 	}
-	if _, err := run(ctx, "chroot", root, "depmod", version); err != nil {
+	if _, err = run(ctx, "chroot", root, "depmod", version); err != nil {
 		return err
 	}
 	index, err := readIndex(tree)
@@ -45,14 +45,14 @@ func installModules(ctx context.Context, kernel, root, boot string) error {
 	if err != nil {
 		return err
 	}
-	if err := copyBoot(tree, boot, early); err != nil {
+	if err = copyBoot(tree, boot, early); err != nil {
 		return err
 	}
 	for path := range index.needs {
 		if slices.Contains(keep, path) {
 			continue
 		}
-		if err := os.Remove(filepath.Join(tree, path)); err != nil {
+		if err = os.Remove(filepath.Join(tree, path)); err != nil {
 			return err
 		}
 	}

@@ -102,7 +102,7 @@ func up(ctx context.Context, name string, p place, specs []string) error {
 	if err != nil {
 		return err
 	}
-	holder := exec.Command(self, append([]string{"-lab", name, "serve"}, specs...)...) //nolint:noctx // outlives this one
+	holder := exec.Command(self, append([]string{"-lab", name, "serve"}, specs...)...) // outlives this one
 	holder.Stdout, holder.Stderr = log, log
 	holder.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := holder.Start(); err != nil {
@@ -116,9 +116,9 @@ func up(ctx context.Context, name string, p place, specs []string) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(context.Cause(ctx), holder.Process.Signal(syscall.SIGTERM))
-		case <-ended:
-			words, err := os.ReadFile(p.log())
-			return errors.Join(fmt.Errorf("the lab did not start: %s", words), err)
+		case err := <-ended:
+			words, logErr := os.ReadFile(p.log())
+			return errors.Join(fmt.Errorf("the lab did not start (%w): %s", err, words), logErr)
 		case <-poll.C:
 		}
 		if answer, err := p.ask(ctx, []string{"status"}); err == nil {

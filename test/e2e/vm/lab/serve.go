@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -51,6 +52,9 @@ func (p place) ask(ctx context.Context, words []string) (string, error) {
 		return "", err
 	}
 	res, err := client.Do(req)
+	if failed := new(url.Error); errors.As(err, &failed) {
+		err = failed.Err // the URL says nothing to the user
+	}
 	if err != nil {
 		return "", err
 	}
@@ -85,28 +89,29 @@ func serve(ctx context.Context, p place, args []string) error {
 		return err
 	}
 	h := &holder{lab: lab, down: down}
-	err = func() error {
-		if _, err := lab.Start(ctx, specs...); err != nil {
-			return err
-		}
-		if err := os.Remove(p.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		var config net.ListenConfig
-		listener, err := config.Listen(ctx, "unix", p.socket())
-		if err != nil {
-			return err
-		}
-		server := &http.Server{Handler: h.handler(), Protocols: new(http.Protocols), ReadHeaderTimeout: time.Minute}
-		server.Protocols.SetHTTP1(true)
-		server.Protocols.SetUnencryptedHTTP2(true)
-		context.AfterFunc(ctx, func() { _ = server.Shutdown(context.WithoutCancel(ctx)) })
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	}()
-	return errors.Join(err, lab.Close())
+	return errors.Join(h.hold(ctx, p, specs), lab.Close())
+}
+
+func (h *holder) hold(ctx context.Context, p place, specs []vm.Spec) error {
+	if _, err := h.lab.Start(ctx, specs...); err != nil {
+		return err
+	}
+	if err := os.Remove(p.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "unix", p.socket())
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: h.handler(), Protocols: new(http.Protocols), ReadHeaderTimeout: time.Minute}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
+	context.AfterFunc(ctx, func() { _ = server.Shutdown(context.WithoutCancel(ctx)) })
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 // parseSpecs reads NAME[:MEMORY_MB[:DISK_GB]].
@@ -164,7 +169,7 @@ func (h *holder) forward(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	guest, err := h.lab.Guest(name)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
+		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
 	proxy, err := guest.Proxy()
@@ -227,12 +232,12 @@ func fault(ctx context.Context, guest *vm.Guest, verb, network, value string) er
 func (h *holder) status() string {
 	var text strings.Builder
 	table := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(table, "GUEST\tNETWORK 0\tNETWORK 1\tINITIATOR")
+	_, _ = fmt.Fprintln(table, "GUEST\tNETWORK 0\tNETWORK 1\tINITIATOR")
 	for _, g := range h.lab.Guests() {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", g.Name, g.Addr(0), g.Addr(1), g.Initiator)
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", g.Name, g.Addr(0), g.Addr(1), g.Initiator)
 	}
-	fmt.Fprintf(table, "this host\t%s\t%s\n", h.lab.Net.HostAddr(0), h.lab.Net.HostAddr(1))
+	_, _ = fmt.Fprintf(table, "this host\t%s\t%s\n", h.lab.Net.HostAddr(0), h.lab.Net.HostAddr(1))
 	_ = table.Flush() // to memory
-	fmt.Fprintf(&text, "logs: %s/*/\n", h.lab.Dir)
+	_, _ = fmt.Fprintf(&text, "logs: %s/*/\n", h.lab.Dir)
 	return text.String()
 }
