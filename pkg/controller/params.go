@@ -81,7 +81,7 @@ func volumeParameters() []parameter {
 		{"ip_pool", "name of an access network IP pool", "default", "Where the target's addresses come from. With `template`: ignored.", object(func(p *parameters) *string { return &p.IPPool })},
 		{"template", "name of an app template", "", "Makes the volume from this template, which must describe exactly one volume.", object(func(p *parameters) *string { return &p.Template })},
 		{"disable_template_override", "`true`, `false`", "false", "`true`: the volume keeps the size its template gives; a size outside what the claim asks for is an error.", boolean(func(p *parameters) *bool { return &p.DisableTemplateOverride })},
-		{"round_robin", "`true`, `false`", "false", "`true`: nodes use one portal only, chosen by the volume's id so that volumes spread over the portals. Without multipath, a lost portal then is a lost volume.", boolean(func(p *parameters) *bool { return &p.RoundRobin })},
+		{"round_robin", "`true`, `false`", "false", "`true`: nodes use one portal only, chosen by the volume's id so that volumes spread over the portals. While that portal is down, so is the volume.", boolean(func(p *parameters) *bool { return &p.RoundRobin })},
 		{"read_iops_max", "0 to 10000000", "0", "Reads per second; 0 is unlimited. With `template`: ignored, as all limits are.", whole(0, maxIOPS, func(p *parameters) *int { return &p.QoS.ReadIOPS })},
 		{"write_iops_max", "0 to 10000000", "0", "Writes per second; 0 is unlimited.", whole(0, maxIOPS, func(p *parameters) *int { return &p.QoS.WriteIOPS })},
 		{"total_iops_max", "0 to 10000000", "0", "Reads and writes per second; 0 is unlimited.", whole(0, maxIOPS, func(p *parameters) *int { return &p.QoS.TotalIOPS })},

@@ -73,6 +73,8 @@ func checkNothingElse(req *csi.CreateVolumeRequest) error {
 	switch {
 	case req.GetVolumeContentSource() != nil:
 		return errors.New("volume_content_source: this driver does not make volumes from snapshots or other volumes")
+	case req.GetAccessibilityRequirements() != nil:
+		return errors.New("accessibility_requirements: this driver does not offer VOLUME_ACCESSIBILITY_CONSTRAINTS, every node reaches every volume")
 	case len(req.GetMutableParameters()) > 0:
 		return errors.New("mutable_parameters: this driver does not offer VolumeAttributesClasses")
 	}

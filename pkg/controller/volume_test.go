@@ -288,6 +288,7 @@ func TestBadCreateRequests(t *testing.T) {
 			r.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: "x"}}}
 		}), codes.InvalidArgument, "volume_content_source"},
 		{"mutable parameters", createRequest("v", func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"a": "b"} }), codes.InvalidArgument, "mutable_parameters"},
+		{"a topology", createRequest("v", func(r *csi.CreateVolumeRequest) { r.AccessibilityRequirements = &csi.TopologyRequirement{} }), codes.InvalidArgument, "accessibility_requirements"},
 		{"half a secret", createRequest("v", func(r *csi.CreateVolumeRequest) {
 			r.Secrets = map[string]string{"node.session.auth.username": "initiator"}
 		}), codes.InvalidArgument, "node.session.auth.password"},
