@@ -54,7 +54,7 @@ func createModes() []string {
 func accessModeField() field { return choice("access_control_mode", modeAllowAll, modeDenyAll) }
 func adminStateField() field { return choice("admin_state", online, offline) }
 func repairField() field {
-	return choice("repair_priority", "default", "low", "medium", "high").from(v22)
+	return choice("repair_priority", "default", "low", "medium", "high").from22()
 }
 
 func appCreateFields() []field {
@@ -72,7 +72,7 @@ func appCreateFields() []field {
 		list("storage_instances", storageCreateFields()...),
 		list("snapshot_policies", policyFields()...),
 		repairField(),
-		references("storage_pool").from(v22),
+		references("storage_pool").from22(),
 	}
 }
 
@@ -88,9 +88,9 @@ func appUpdateFields() []field {
 		list("storage_instances", storageInlineFields()...),
 		list("snapshot_policies", policyFields()...),
 		repairField(),
-		references("storage_pool").from(v22),
-		reference("remote_provider").from(v22).since(product32).loosely(),
-		restorePointNamed("remote_restore_point").from(v22).since(product32),
+		references("storage_pool").from22(),
+		reference("remote_provider").from22().since(product32).loosely(),
+		restorePointNamed("remote_restore_point").from22().since(product32),
 	}
 }
 

@@ -45,6 +45,8 @@ type Config struct {
 	StrictOffline bool // replica_count and ip_pool change only offline or with force
 	TypedMetadata bool // metadata values keep their JSON type; otherwise all become texts
 	Record        bool // remember requests for Requests
+
+	Report func(error) // hears of errors inside the array, which clients see as 500; nil: nobody
 }
 
 // User may log in. Tenant is where the user acts; "" is /root, which may act
@@ -196,16 +198,16 @@ func (a *Array) serves(v string) bool {
 
 // perform runs an operation under the lock it needs, then makes its changes
 // durable and visible on the data plane before anybody hears of them.
-func (a *Array) perform(r *request) (any, error) {
+func (a *Array) perform(ctx context.Context, r *request) (any, error) {
 	if r.http.Method == http.MethodGet {
-		a.catchUp(context.WithoutCancel(r.ctx))
+		a.catchUp(context.WithoutCancel(ctx))
 		return a.look(r, r.op.do)
 	}
 	result, err := a.change(r)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.settle(r); err != nil {
+	if err := a.settle(context.WithoutCancel(ctx), r); err != nil {
 		return nil, err
 	}
 	if show, ok := result.(later); ok {
@@ -243,8 +245,9 @@ func (a *Array) change(r *request) (any, error) {
 }
 
 // settle is what follows a change, outside the big lock: backing files, then the
-// state on disk, then the data plane. Files go last.
-func (a *Array) settle(r *request) error {
+// state on disk, then the data plane. Files go last. A client that leaves does not
+// stop it: the state has changed already.
+func (a *Array) settle(ctx context.Context, r *request) error {
 	for _, work := range r.changed.work {
 		if err := work(); err != nil {
 			a.mu.Lock()
@@ -258,7 +261,7 @@ func (a *Array) settle(r *request) error {
 	if err := a.persist(&r.changed); err != nil {
 		return err
 	}
-	if err := a.exportAll(r); err != nil {
+	if err := a.exportAll(ctx, r); err != nil {
 		return err
 	}
 	return removeFiles(r.changed.files)

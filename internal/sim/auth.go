@@ -16,14 +16,14 @@ type auth struct {
 const hidden = "(hidden)"
 
 func authFields() []field {
-	user := "a letter or _, then letters, digits, _ - . ; 3 to 64 characters"
-	password := "12 to 16 characters without blanks"
+	name := "a letter or _, then letters, digits, _ - . ; 3 to 64 characters"
+	length := "12 to 16 characters, no blanks"
 	return []field{
 		choice("type", "none", "chap", "mchap").must(),
-		text("target_user_name").like(reName, user),
-		text("target_pswd").like(rePassword, password),
-		text("initiator_user_name").like(reName, user),
-		text("initiator_pswd").like(rePassword, password),
+		text("target_user_name").like(reName, name),
+		text("target_pswd").like(rePassword, length),
+		text("initiator_user_name").like(reName, name),
+		text("initiator_pswd").like(rePassword, length),
 		text("access_key"),
 		text("secret_key"),
 	}

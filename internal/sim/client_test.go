@@ -21,10 +21,10 @@ type caller struct {
 }
 
 // dial logs in to a simulated array.
-func dial(t testing.TB, s *simtest.Server) *caller {
-	t.Helper()
-	c := &caller{t: t, url: s.URL, version: "v2.2", http: &http.Client{Transport: &http.Transport{}}}
-	t.Cleanup(c.http.CloseIdleConnections)
+func dial(tb testing.TB, s *simtest.Server) *caller {
+	tb.Helper()
+	c := &caller{t: tb, url: s.URL, version: "v2.2", http: &http.Client{Transport: &http.Transport{}}}
+	tb.Cleanup(c.http.CloseIdleConnections)
 	c.login(s.User, s.Password)
 	return c
 }
@@ -130,20 +130,20 @@ func (c *caller) refused(status int, name, method, path string, in any) map[stri
 }
 
 // at walks into decoded JSON: names for objects, numbers for arrays.
-func at(t testing.TB, v any, path ...any) any {
-	t.Helper()
+func at(tb testing.TB, v any, path ...any) any {
+	tb.Helper()
 	for _, step := range path {
 		switch step := step.(type) {
 		case string:
 			o, ok := v.(map[string]any)
 			if !ok {
-				t.Fatalf("no object at %v of %v", step, path)
+				tb.Fatalf("no object at %v of %v", step, path)
 			}
 			v = o[step]
 		case int:
 			l, ok := v.([]any)
 			if !ok || step >= len(l) {
-				t.Fatalf("no item %d of %v in %v", step, path, v)
+				tb.Fatalf("no item %d of %v in %v", step, path, v)
 			}
 			v = l[step]
 		}

@@ -19,13 +19,11 @@ func (a *Array) accessIPs() []string {
 	return ips
 }
 
-// exportAll brings the data plane in line with what a request has changed. The
-// client's leaving does not stop it: the state has changed already.
-func (a *Array) exportAll(r *request) error {
+// exportAll brings the data plane in line with what a request has changed.
+func (a *Array) exportAll(ctx context.Context, r *request) error {
 	if a.cfg.Exporter == nil {
 		return nil
 	}
-	ctx := context.WithoutCancel(r.ctx)
 	a.catchUp(ctx)
 	done := map[*storageInstance]bool{}
 	for _, si := range r.changed.targets {

@@ -148,12 +148,11 @@ func growFile(path string, size int64) error {
 	if err != nil {
 		return fmt.Errorf("make a backing file: %w", err)
 	}
-	defer f.Close()
 	info, err := f.Stat()
 	if err == nil && info.Size() < size {
 		err = f.Truncate(size)
 	}
-	if err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("grow a backing file: %w", err)
 	}
 	return nil
@@ -172,14 +171,12 @@ func copyFile(from, to string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer src.Close()
 	partial := to + ".part"
 	dst, err := os.OpenFile(partial, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
 	if err != nil {
-		return err
+		return errors.Join(err, src.Close())
 	}
-	defer dst.Close()
-	if err := fillFile(src, dst); err != nil {
+	if err = errors.Join(fillFile(src, dst), dst.Close(), src.Close()); err != nil {
 		return errors.Join(err, os.Remove(partial))
 	}
 	return os.Rename(partial, to)

@@ -2,8 +2,10 @@ package sim
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -61,14 +63,14 @@ func splitVersion(escaped string) (prefix, path string) {
 }
 
 func (a *Array) answer(req *http.Request, prefix, path string) answer {
-	r := &request{array: a, http: req, ctx: req.Context(), id: a.requests.Add(1), started: a.now(), path: path}
+	r := &request{array: a, http: req, id: a.requests.Add(1), started: a.now(), path: path}
 	if unescaped, err := url.PathUnescape(path); err == nil {
 		r.path = unescaped
 	}
 	if prefix == "" && path == apiVersionsPath {
 		return a.encode(r, object{{"api_versions", a.cfg.APIVersions}})
 	}
-	result, err := a.serve(r, prefix, path)
+	result, err := a.serve(req.Context(), r, prefix, path)
 	if err != nil {
 		return a.fail(r, err)
 	}
@@ -99,12 +101,15 @@ func (a *Array) fail(r *request, err error) answer {
 	e := new(apiError)
 	if !errors.As(err, &e) {
 		e = errInternal(err)
+		if a.cfg.Report != nil {
+			a.cfg.Report(fmt.Errorf("%s %s: %w", r.http.Method, r.path, err))
+		}
 	}
 	return answer{e.http, encoder{}.append(nil, e.render(r, a.now()))}
 }
 
 // serve takes a request through route, key, tenant and schema to its operation.
-func (a *Array) serve(r *request, prefix, path string) (any, error) {
+func (a *Array) serve(ctx context.Context, r *request, prefix, path string) (any, error) {
 	v, ok := parseVersion(prefix)
 	if !ok || !a.serves(prefix) {
 		return nil, errRoute(r.path)
@@ -128,20 +133,19 @@ func (a *Array) serve(r *request, prefix, path string) (any, error) {
 	if err := r.read(); err != nil {
 		return nil, err
 	}
-	return a.perform(r)
+	return a.perform(ctx, r)
 }
 
 // read checks the query and the body against the operation's fields.
 func (r *request) read() error {
-	query, err := url.ParseQuery(r.http.URL.RawQuery)
-	if err != nil {
+	var err error
+	if r.query, err = url.ParseQuery(r.http.URL.RawQuery); err != nil {
 		return errValidation("query: " + err.Error())
 	}
-	r.query = query
 	c := checker{version: r.version, product: r.array.product}
 	r.checkQuery(&c)
 	if r.op.free {
-		if err := c.error(); err != nil {
+		if err = c.error(); err != nil {
 			return err
 		}
 		return r.decodeFree()

@@ -22,7 +22,7 @@ func (a *Array) initiatorRoutes() []route {
 	return []route{
 		{path: "/initiators", ops: map[string]op{
 			"GET": {do: listInitiators, list: true, descr: "list initiators"},
-			"POST": {do: createInitiator, in: []field{id, initiatorNameField(), flag("force").from(v22)},
+			"POST": {do: createInitiator, in: []field{id, initiatorNameField(), flag("force").from22()},
 				descr: "make an initiator known"}}},
 		{path: "/initiators/:iqn", ops: map[string]op{
 			"GET":    {do: getInitiator, descr: "read an initiator"},

@@ -10,7 +10,7 @@ const groupsPath = "initiator_groups"
 func groupResource() resource {
 	return resource{
 		path: groupsPath, kind: "initiator_group", key: "name", inherit: true,
-		fields: []field{nameField(), references("members"), flag("force").from(v22)},
+		fields: []field{nameField(), references("members"), flag("force").from22()},
 		check:  checkMembers, drop: dropGroup, follow: followGroup,
 	}
 }
@@ -90,10 +90,10 @@ func changeMember(r *request) (any, error) {
 		return nil, err
 	}
 	res := groupResource()
-	if err := r.mayChange(&res, d); err != nil {
+	if err = r.mayChange(&res, d); err != nil {
 		return nil, err
 	}
-	if _, err := r.initiatorAt(r.body.str("path")); err != nil {
+	if _, err = r.initiatorAt(r.body.str("path")); err != nil {
 		return nil, err
 	}
 	members, err := changed(d.Values.strs("members"), r.body, "initiator_group "+d.Key)
@@ -184,7 +184,7 @@ func changeACLGroup(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.groupAt(r.body.str("path")); err != nil && r.body.str("op") == "add" {
+	if err = r.groupAt(r.body.str("path")); err != nil && r.body.str("op") == "add" {
 		return nil, err
 	}
 	groups, err := changed(si.Groups, r.body, "the ACL of storage_instance "+si.Name)

@@ -16,7 +16,7 @@ const (
 func listParams() []field {
 	return []field{
 		integer("limit", 0, maxPage),
-		integer("offset", 0, 1<<40).from(v22),
+		integer("offset", 0, 1<<40).from22(),
 		text("sort"),
 		text("filter"),
 	}
@@ -87,7 +87,8 @@ func filtered[T any](r *request, rows []T, render func(T) object, name func(T) s
 	if expression == "" {
 		return rows, nil
 	}
-	attribute, fits := "", func(string) bool { return false }
+	var attribute string
+	var fits func(string) bool
 	if m := reMatch.FindStringSubmatch(expression); m != nil {
 		re, err := regexp.Compile("^(?:" + strings.TrimSpace(m[2]) + ")$")
 		if err != nil {

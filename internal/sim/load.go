@@ -21,7 +21,7 @@ func (a *Array) load() (bool, error) {
 		return false, fmt.Errorf("read the state: %w", err)
 	}
 	var saved savedRest
-	if err := json.Unmarshal(raw, &saved); err != nil {
+	if err = json.Unmarshal(raw, &saved); err != nil {
 		return false, fmt.Errorf("read the state in %s: %w", filepath.Join(a.disk.dir, restFile), err)
 	}
 	a.state = a.state.with(saved)
@@ -40,7 +40,7 @@ func (a *Array) load() (bool, error) {
 // with is an empty state with what was saved of the rest.
 func (s *state) with(saved savedRest) *state {
 	fresh := &state{documents: map[docKey]*table[*doc]{}, volumes: map[string]*volume{}, targets: map[string]*storageInstance{}}
-	nodes := append(saved.System.NodeUUIDs, s.system.NodeUUIDs...)
+	nodes := slices.Concat(saved.System.NodeUUIDs, s.system.NodeUUIDs)
 	fresh.system = saved.System
 	fresh.system.NodeUUIDs = nodes[:len(s.system.NodeUUIDs)]
 	for _, t := range saved.Tenants {

@@ -14,8 +14,8 @@ func policyFields() []field {
 		choice("interval", "15min", "1hour", "1day", "1week", "1month", "1year", "1min", "2min").must(),
 		integer("retention_count", 1, 256).loosely().must(),
 		text("start_time").like(reTime, "a time as in ISO 8601").orNull(),
-		text("remote_provider_uuid").from(v22).since(product32),
-		choice("type", snapshotTypes()...).from(v22).since(product32),
+		text("remote_provider_uuid").from22().since(product32),
+		choice("type", snapshotTypes()...).from22().since(product32),
 	}
 }
 

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -12,7 +11,6 @@ import (
 type request struct {
 	array   *Array
 	http    *http.Request
-	ctx     context.Context
 	id      uint64
 	started time.Time
 

@@ -73,9 +73,7 @@ func (r *request) findDoc(path, key string) *doc {
 }
 
 // creation and change are the fields of a POST and of a PUT.
-func (res *resource) creation() []field {
-	return slices.DeleteFunc(slices.Clone(res.fields), func(f field) bool { return f.updateOnly })
-}
+func (res *resource) creation() []field { return res.fields }
 
 func (res *resource) change() []field {
 	fields := slices.DeleteFunc(slices.Clone(res.fields), func(f field) bool {

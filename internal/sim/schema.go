@@ -22,7 +22,6 @@ const (
 	kindGroup        // an object with fields of its own
 	kindList         // an array of such objects
 	kindKeyed        // an object of such objects, keyed by name
-	kindValues       // an object of scalars with free keys
 	kindFree         // anything; accepted and not looked at
 )
 
@@ -42,7 +41,6 @@ type field struct {
 	gate     gate
 
 	createOnly bool // not in a PUT
-	updateOnly bool // not in a POST
 	secret     bool // never shown
 	whole      bool // a reference that answers show resolved
 }
@@ -52,7 +50,6 @@ func flag(name string) field                   { return field{name: name, kind: 
 func reference(name string) field              { return field{name: name, kind: kindRef} }
 func references(name string) field             { return field{name: name, kind: kindRefs} }
 func texts(name string) field                  { return field{name: name, kind: kindTexts} }
-func values(name string) field                 { return field{name: name, kind: kindValues} }
 func free(name string) field                   { return field{name: name, kind: kindFree} }
 func choice(name string, enum ...string) field { return field{name: name, kind: kindText, enum: enum} }
 func group(name string, of ...field) field     { return field{name: name, kind: kindGroup, of: of} }
@@ -62,13 +59,12 @@ func integer(name string, lo, hi int64) field {
 	return field{name: name, kind: kindInteger, min: lo, max: hi}
 }
 func (f field) fixed() field          { f.createOnly = true; return f }
-func (f field) onUpdate() field       { f.updateOnly = true; return f }
 func (f field) hidden() field         { f.secret = true; return f }
 func (f field) shownWhole() field     { f.whole = true; return f }
 func (f field) must() field           { f.required = true; return f }
 func (f field) orNull() field         { f.null = true; return f }
 func (f field) loosely() field        { f.loose = true; return f }
-func (f field) from(v version) field  { f.gate.from = v; return f }
+func (f field) from22() field         { f.gate.from = v22; return f }
 func (f field) to(v version) field    { f.gate.to = v; return f }
 func (f field) since(r release) field { f.gate.since = r; return f }
 func (f field) like(re *regexp.Regexp, help string) field {
@@ -144,8 +140,6 @@ func (c *checker) value(at string, f *field, v any) any {
 		return c.list(at, f, v)
 	case kindKeyed:
 		return c.keyed(at, f, v)
-	case kindValues:
-		return c.values(at, v)
 	case kindFree:
 		return v
 	}

@@ -33,8 +33,8 @@ func restorePointNamed(name string) field {
 func snapshotFields() []field {
 	return []field{
 		uuidField("uuid"),
-		text("remote_provider_uuid").from(v22).since(product32),
-		choice("type", snapshotTypes()...).from(v22).since(product32),
+		text("remote_provider_uuid").from22().since(product32),
+		choice("type", snapshotTypes()...).from22().since(product32),
 	}
 }
 

@@ -44,7 +44,7 @@ func storageCreateFields() []field {
 		reference("ip_pool").loosely(),
 		free("access"),
 		group("auth", authFields()...),
-		choice("service_configuration", "iscsi", "object").from(v22),
+		choice("service_configuration", "iscsi", "object").from22(),
 	}
 }
 
@@ -116,10 +116,10 @@ func createStorage(r *request) (any, error) {
 		return nil, err
 	}
 	limits, have := r.array.cfg.Limits, r.array.state.count
-	if err := allow(have.storage, limits.StorageInstances, "storage instances"); err != nil {
+	if err = allow(have.storage, limits.StorageInstances, "storage instances"); err != nil {
 		return nil, err
 	}
-	if err := allow(len(a.Storage), limits.StoragePerApp, "storage instances of an app instance"); err != nil {
+	if err = allow(len(a.Storage), limits.StoragePerApp, "storage instances of an app instance"); err != nil {
 		return nil, err
 	}
 	si, err := r.addStorage(a, r.body)

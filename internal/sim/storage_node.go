@@ -13,7 +13,7 @@ func (a *Array) nodeRoutes() []route {
 		{path: "/storage_nodes/:node", ops: map[string]op{
 			"GET": {do: getNode, descr: "read a storage node"},
 			"PUT": {do: updateNode, descr: "change a storage node", in: []field{
-				choice("admin_state", online, offline, "decommission"), reference("media_policy").loosely().from(v22).since(product33)}}}},
+				choice("admin_state", online, offline, "decommission"), reference("media_policy").loosely().from22().since(product33)}}}},
 	}
 	for _, part := range parts {
 		routes = append(routes, route{path: "/storage_nodes/:node/" + part, ops: map[string]op{

@@ -40,9 +40,3 @@ func (t *table[T]) remove(x T) {
 	delete(t.byKey, x.key())
 	t.rows = slices.Delete(t.rows, i, i+1)
 }
-
-// rekey follows a row whose key has become another one.
-func (t *table[T]) rekey(old string, x T) {
-	delete(t.byKey, old)
-	t.byKey[x.key()] = x
-}

@@ -19,7 +19,7 @@ func templateResource() resource {
 			integer("replica_count", 1, 5),
 			placementModeField(),
 			placementPolicyField(),
-			references("storage_pool").from(v22),
+			references("storage_pool").from22(),
 		},
 		below: []resource{
 			{path: "performance_policy", kind: "performance_policy", single: true, fields: performanceFields()},
@@ -33,7 +33,7 @@ func templateResource() resource {
 		fields: []field{
 			nameField(),
 			reference("ip_pool").loosely().shownWhole(),
-			choice("service_configuration", "iscsi", "object").from(v22),
+			choice("service_configuration", "iscsi", "object").from22(),
 		},
 		below: []resource{
 			{path: "auth", kind: "auth", single: true, without: []string{"POST", "DELETE"}, fields: templateAuthFields(), check: checkTemplateAuth},

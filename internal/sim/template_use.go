@@ -16,7 +16,7 @@ func templateOverrideField() field {
 		placementPolicyField(),
 		group("performance_policy", performanceFields()...))
 	storage := keyed("storage_instances", volume, reference("ip_pool").loosely())
-	return group("template_override", storage).from(v22)
+	return group("template_override", storage).from22()
 }
 
 // fillFromTemplate gives an app instance what its template describes, under the

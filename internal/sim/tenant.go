@@ -5,10 +5,10 @@ import "strings"
 func tenantFields() []field {
 	return []field{
 		descrField(),
-		flag("force").from(v22),
-		choice("initiator_list_src", "own", "parent").from(v22),
-		texts("mgmt_ips").from(v22),
-		free("quota").from(v22),
+		flag("force").from22(),
+		choice("initiator_list_src", "own", "parent").from22(),
+		texts("mgmt_ips").from22(),
+		free("quota").from22(),
 	}
 }
 

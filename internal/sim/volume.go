@@ -43,14 +43,14 @@ func volumeUpdateFields() []field {
 }
 
 func volumeFields(create bool) []field {
-	old, size := integer("size", 1, 32768).to(v21), integer("size", 1, maxSizeGiB).from(v22)
+	old, size := integer("size", 1, 32768).to(v21), integer("size", 1, maxSizeGiB).from22()
 	old.required, size.required = create, create
 	fields := []field{
 		old, size,
 		integer("replica_count", 1, 5),
 		placementModeField(),
 		placementPolicyField(),
-		references("storage_pool").from(v22),
+		references("storage_pool").from22(),
 	}
 	if create {
 		fields = append(fields, group("performance_policy", performanceFields()...), list("snapshot_policies", policyFields()...))
@@ -121,10 +121,10 @@ func createVolume(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := allow(len(si.Volumes), r.array.cfg.Limits.VolumesPerStorage, "volumes of a storage instance"); err != nil {
+	if err = allow(len(si.Volumes), r.array.cfg.Limits.VolumesPerStorage, "volumes of a storage instance"); err != nil {
 		return nil, err
 	}
-	if err := allow(r.array.state.count.volumes, r.array.cfg.Limits.Volumes, "volumes"); err != nil {
+	if err = allow(r.array.state.count.volumes, r.array.cfg.Limits.Volumes, "volumes"); err != nil {
 		return nil, err
 	}
 	v, err := r.newVolume(si, r.body)

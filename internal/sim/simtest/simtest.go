@@ -22,35 +22,35 @@ type Server struct {
 }
 
 // Start runs an array that speaks plain HTTP.
-func Start(t testing.TB, opts ...func(*sim.Config)) *Server {
-	t.Helper()
-	s, handler := build(t, opts)
+func Start(tb testing.TB, opts ...func(*sim.Config)) *Server {
+	tb.Helper()
+	s, handler := build(tb, opts)
 	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
+	tb.Cleanup(server.Close)
 	s.URL = server.URL
 	return s
 }
 
 // StartTLS runs an array that speaks HTTPS with a certificate that CA verifies.
-func StartTLS(t testing.TB, opts ...func(*sim.Config)) *Server {
-	t.Helper()
-	s, handler := build(t, opts)
+func StartTLS(tb testing.TB, opts ...func(*sim.Config)) *Server {
+	tb.Helper()
+	s, handler := build(tb, opts)
 	server := httptest.NewTLSServer(handler)
-	t.Cleanup(server.Close)
+	tb.Cleanup(server.Close)
 	s.URL = server.URL
 	s.CA = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 	return s
 }
 
-func build(t testing.TB, opts []func(*sim.Config)) (*Server, http.Handler) {
-	t.Helper()
+func build(tb testing.TB, opts []func(*sim.Config)) (*Server, http.Handler) {
+	tb.Helper()
 	cfg := sim.Config{Record: true, Users: []sim.User{{Name: "admin", Password: "password"}}}
 	for _, opt := range opts {
 		opt(&cfg)
 	}
 	array, err := sim.New(cfg)
 	if err != nil {
-		t.Fatalf("start a simulated array: %v", err)
+		tb.Fatalf("start a simulated array: %v", err)
 	}
 	return &Server{User: cfg.Users[0].Name, Password: cfg.Users[0].Password, Array: array}, array
 }
@@ -66,10 +66,10 @@ func (s *Server) Requests() []sim.Request { return s.Array.Requests() }
 func (s *Server) ResetRequests() { s.Array.ResetRequests() }
 
 // LogIn opens an iSCSI session of an initiator with a target.
-func (s *Server) LogIn(t testing.TB, target, initiator string) {
-	t.Helper()
+func (s *Server) LogIn(tb testing.TB, target, initiator string) {
+	tb.Helper()
 	if err := s.Array.LogIn(target, initiator); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -78,12 +78,12 @@ func (s *Server) LogOut(target, initiator string) { s.Array.LogOut(target, initi
 
 // BackendDir writes a directory of backends with one of that name, pointing to
 // this array, and returns the directory that holds it.
-func (s *Server) BackendDir(t testing.TB, name string) string {
-	t.Helper()
-	parent := t.TempDir()
+func (s *Server) BackendDir(tb testing.TB, name string) string {
+	tb.Helper()
+	parent := tb.TempDir()
 	dir := filepath.Join(parent, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	files := map[string]string{"endpoint": s.URL, "tenant": "/root", "username": s.User, "password": s.Password}
 	if s.CA != nil {
@@ -91,7 +91,7 @@ func (s *Server) BackendDir(t testing.TB, name string) string {
 	}
 	for file, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	return parent
