@@ -37,8 +37,9 @@ var (
 	caFile       = flag.String("array-ca", "", "file with the array's CA in PEM form; default: the system's roots")
 )
 
-// lab is an array, and the one host that uses it.
+// lab is an array, the one host that uses it, and the plugin between them.
 type lab struct {
+	address  string // where the plugin serves
 	backends string // the controller's --backends-dir
 	client   *dateraclient.Client
 	host     *nodetest.Host
@@ -49,13 +50,13 @@ type lab struct {
 
 // startPlugin serves the plugin until the test ends, and then asserts that the
 // array and the host are as they were.
-func startPlugin(t *testing.T) string {
+func startPlugin(t *testing.T) *lab {
 	t.Helper()
 	l := newLab(t)
 	volumes, mounts := l.volumes(t), l.mounts(t)
 	t.Cleanup(func() {
 		l.checkClean(t, volumes, mounts)
-		l.checkSecrets(t)
+		l.checkLog(t)
 	})
 
 	config := l.host.Config()
@@ -73,8 +74,8 @@ func startPlugin(t *testing.T) string {
 	csi.RegisterControllerServer(server, controller.New(controller.Config{Backends: backends}))
 	csi.RegisterNodeServer(server, nodeServer)
 
-	address := "unix://" + filepath.Join(t.TempDir(), "csi.sock")
-	listener, err := rpc.Listen(t.Context(), address)
+	l.address = "unix://" + filepath.Join(t.TempDir(), "csi.sock")
+	listener, err := rpc.Listen(t.Context(), l.address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +88,7 @@ func startPlugin(t *testing.T) string {
 			t.Errorf("the plugin ended with: %v", err)
 		}
 	})
-	return address
+	return l
 }
 
 func newLab(t *testing.T) *lab {
@@ -236,20 +237,19 @@ func (l *lab) checkClean(t *testing.T, volumes map[string]bool, mounts []node.Mo
 	}
 }
 
-// checkSecrets asserts that the secrets of the CHAP suite are in no line of the
-// log, which has every request and answer, and in no command that the host ran
-// (FM 40).
-func (l *lab) checkSecrets(t *testing.T) {
+// checkLog asserts that no secret is in the log, which has every request and
+// answer, or in a command that the host ran (FM 40), and that no call panicked.
+// When the test has failed it tells which calls did.
+func (l *lab) checkLog(t *testing.T) {
 	t.Helper()
-	log := l.log.String()
-	if !strings.Contains(log, "***stripped***") {
-		t.Error("the log shows no request with secrets: this proves nothing")
-	}
-	for line := range strings.Lines(log + strings.Join(l.host.Calls(), "\n")) {
+	for line := range strings.Lines(l.log.String() + strings.Join(l.host.Calls(), "\n")) {
 		if strings.Contains(line, canary) || strings.Contains(line, canaryIn) {
 			t.Errorf("a secret is told: %s", line)
 		}
-		if t.Failed() && strings.Contains(line, "Call failed") {
+		if strings.Contains(line, `"Panic"`) {
+			t.Errorf("a call panicked: %s", line)
+		}
+		if t.Failed() && strings.Contains(line, "Call failed") && !strings.Contains(line, `code="Aborted"`) {
 			t.Log(strings.TrimSpace(line))
 		}
 	}

@@ -15,6 +15,7 @@ package sanity_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -63,7 +64,13 @@ func TestSanity(t *testing.T) {
 	}
 	address := *endpoint
 	if address == "" {
-		address = startPlugin(t)
+		l := startPlugin(t)
+		address = l.address
+		t.Cleanup(func() {
+			if !strings.Contains(l.log.String(), "***stripped***") {
+				t.Error("the log shows no request with secrets: that it tells none proves nothing")
+			}
+		})
 	}
 	var report ginkgo.Report
 	ginkgo.ReportAfterSuite("keep the report", func(r ginkgo.Report) { report = r })
@@ -75,7 +82,9 @@ func TestSanity(t *testing.T) {
 		})
 	}
 	gomega.RegisterFailHandler(ginkgo.Fail)
-	ginkgo.RunSpecs(t, "csi-sanity")
+	config, reporter := ginkgo.GinkgoConfiguration()
+	reporter.NoColor = true // the output of go test is no terminal
+	ginkgo.RunSpecs(t, "csi-sanity", config, reporter)
 	checkSkips(t, report, advertised(t, address))
 }
 
