@@ -111,6 +111,10 @@ func TestCHAPIsSetChangedAndCleared(t *testing.T) {
 		if diff := cmp.Diff(step.tpg, auth(k, tpg)); diff != "" {
 			t.Errorf("%+v: portal group: %s", step.auth, diff)
 		}
+		k.writes = nil
+		if apply(t, e, want); len(k.writes) > 0 {
+			t.Errorf("%+v: a repeat changed %q", step.auth, k.writes)
+		}
 		if step.acl == nil {
 			continue
 		}

@@ -29,8 +29,9 @@ type kernel struct {
 	sessions []*session
 	broken   []string
 
-	fail map[string]error // by path: what the next change there answers
-	busy map[string]int   // by path: how often rmdir answers EBUSY first
+	before map[string]func() // by path: runs once, before the next change there
+	fail   map[string]error  // by path: what the next change there answers
+	busy   map[string]int    // by path: how often rmdir answers EBUSY first
 }
 
 var errCrash = errors.New("the process is dead")
@@ -80,7 +81,7 @@ func (n *node) plain(values map[string]string) {
 
 func newKernel(t *testing.T) *kernel {
 	t.Helper()
-	k := &kernel{budget: -1, fail: map[string]error{}, busy: map[string]int{}}
+	k := &kernel{budget: -1, before: map[string]func(){}, fail: map[string]error{}, busy: map[string]int{}}
 	k.root = &node{children: map[string]*node{}}
 	k.hbas = k.root.addGroup("core")
 	k.hbas.mkdir = k.newHBA
@@ -177,6 +178,13 @@ func (k *kernel) find(p string) *node {
 
 // change runs one call that changes the tree, unless the process is dead.
 func (k *kernel) change(op, p string, f func() error) error {
+	k.mu.Lock()
+	before := k.before[p]
+	delete(k.before, p)
+	k.mu.Unlock()
+	if before != nil {
+		before()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.budget == 0 {

@@ -1,7 +1,6 @@
 package lio_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,10 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -199,6 +196,28 @@ func must(t *testing.T, err error) {
 	}
 }
 
+func TestPortalsAreThoseDescribed(t *testing.T) {
+	k := newKernel(t)
+	e := k.restart(t)
+	want := target(t)
+	for _, portals := range [][]string{
+		{"172.28.0.9:3260"}, {"172.29.0.9:3260", "172.28.0.9:3260"}, {"172.29.0.9:3260", "172.29.0.9:3260", "[::ffff:172.29.0.9]:3260"}, {"[fd00::a]:860"},
+	} {
+		var plain []string
+		want.Portals = nil
+		for _, p := range portals {
+			want.Portals = append(want.Portals, netip.MustParseAddrPort(p))
+			plain = append(plain, strings.NewReplacer("[::ffff:", "", "9]:", "9:").Replace(p))
+		}
+		apply(t, e, want)
+		got, _, err := k.List(under(tpg + "/np"))
+		slices.Sort(plain)
+		if diff := cmp.Diff(slices.Compact(plain), got); diff != "" || err != nil {
+			t.Errorf("%q: %v %s", portals, err, diff)
+		}
+	}
+}
+
 func TestPortalTakenByAnotherProcessIsNamed(t *testing.T) {
 	k := newKernel(t)
 	e := k.restart(t)
@@ -209,80 +228,4 @@ func TestPortalTakenByAnotherProcessIsNamed(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	apply(t, e, want)
-}
-
-func TestBusyKernelIsWaitedFor(t *testing.T) {
-	k := newKernel(t)
-	e := k.restart(t)
-	want := target(t)
-	apply(t, e, want)
-	acl := under(tpg + "/acls/" + hostA)
-
-	k.busy[acl] = 3
-	want.Initiators = nil
-	apply(t, e, want)
-	if got := lines(k.dump(), tpg+"/acls/"+hostA); len(got) > 0 {
-		t.Errorf("still there: %q", got)
-	}
-
-	want.Initiators = []string{hostA}
-	apply(t, e, want)
-	k.busy[acl] = 1 << 30
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	err := e.Remove(ctx, iqn)
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), hostA) {
-		t.Errorf("a kernel that never lets go: got %v", err)
-	}
-}
-
-func TestChangesOfOneTargetWaitForEachOther(t *testing.T) {
-	k := newKernel(t)
-	e := k.restart(t)
-	apply(t, e, target(t))
-	k.busy[under(tpg+"/acls/"+hostA)] = 1 << 30
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- e.Remove(ctx, iqn) }()
-	for { // until the first holds the target
-		info, err := k.Read(under(tpg + "/enable"))
-		must(t, err)
-		if info == "0\n" {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-
-	short, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer stop()
-	if err := e.Apply(short, target(t)); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("second change: got %v", err)
-	}
-	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("first change: got %v", err)
-	}
-}
-
-// The HBA comes and goes with the backstores of all targets.
-func TestManyTargetsAtOnce(t *testing.T) {
-	k := newKernel(t)
-	e := k.restart(t)
-	base := target(t)
-	var wg sync.WaitGroup
-	for n := range 16 {
-		x := base
-		x.IQN = fmt.Sprintf("%s%02d", iqn, n)
-		wg.Go(func() {
-			for range 5 {
-				if err := errors.Join(e.Apply(t.Context(), x), e.Remove(t.Context(), x.IQN)); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if diff := cmp.Diff([]string{"/iscsi"}, k.dump()); diff != "" {
-		t.Error(diff)
-	}
 }
