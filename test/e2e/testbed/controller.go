@@ -1,0 +1,95 @@
+package testbed
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// Controller is `datera-csi controller` beside the guests, and the client of its services.
+type Controller struct {
+	csi.ControllerClient
+	csi.IdentityClient
+
+	cmd   *exec.Cmd
+	conn  *grpc.ClientConn
+	ended chan struct{}
+	log   string
+}
+
+// startController starts the plugin inside the guests' network: it reaches the array as they do.
+func (b *Bed) startController(ctx context.Context) (*Controller, error) {
+	socket := filepath.Join(b.VM.Dir, "csi.sock")
+	c := &Controller{log: filepath.Join(b.VM.Dir, "controller.log"), ended: make(chan struct{})}
+	output, err := os.Create(c.log)
+	if err != nil {
+		return nil, err
+	}
+	defer output.Close() //nolint:errcheck // the process has its own
+	c.cmd = exec.Command(filepath.Join(b.bin, "datera-csi"), "controller",
+		"--endpoint=unix://"+socket, "--backends-dir="+b.Array.Backends, "-v=4")
+	c.cmd.Stdout, c.cmd.Stderr = output, output
+	if err = b.VM.Net.Start(c.cmd); err != nil {
+		return nil, fmt.Errorf("start the controller: %w", err)
+	}
+	go func() {
+		_ = c.cmd.Wait() // its log tells why
+		close(c.ended)
+	}()
+	c.conn, err = connect(func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.ControllerClient, c.IdentityClient = csi.NewControllerClient(c.conn), csi.NewIdentityClient(c.conn)
+	return c, probe(ctx, "the controller", c.IdentityClient)
+}
+
+// Pid is the process id of the plugin, on this host.
+func (c *Controller) Pid() int { return c.cmd.Process.Pid }
+
+func (c *Controller) stop() error {
+	if c.conn != nil {
+		if err := c.conn.Close(); err != nil {
+			return err
+		}
+	}
+	if err := c.cmd.Process.Signal(syscall.SIGTERM); err == nil {
+		<-c.ended
+	}
+	return nil
+}
+
+// connect makes a gRPC client over a dialer.
+func connect(dial func(context.Context) (net.Conn, error)) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///csi",
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
+}
+
+// probe waits until a plugin says that it is ready.
+func probe(ctx context.Context, who string, c csi.IdentityClient) error {
+	return eventually(ctx, who+" to be ready", time.Minute, func() error {
+		once, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		res, err := c.Probe(once, &csi.ProbeRequest{})
+		if err != nil {
+			return err
+		}
+		if ready := res.GetReady(); ready != nil && !ready.GetValue() {
+			return fmt.Errorf("%s is not ready yet", who)
+		}
+		return nil
+	})
+}
