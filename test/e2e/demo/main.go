@@ -1,0 +1,76 @@
+// Command demo tells what the driver is for, on three machines: volumes come to
+// life for a StatefulSet, one more when it grows, and a pod that moves takes its
+// data along, while the node it left can write no more. Every line of output is
+// the real thing's.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/datera-csi/datera-csi/test/e2e/testbed"
+	"github.com/datera-csi/datera-csi/test/e2e/vm"
+)
+
+func main() {
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), `demo runs the driver's main job on an array and two workers in QEMU guests.
+It needs root or sudo, and installs the Debian packages that it lacks.`)
+	}
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	if err = vm.InstallDependencies(ctx, os.Stderr); err != nil {
+		return err
+	}
+	if err = vm.BecomeRoot(ctx); err != nil {
+		return err
+	}
+	tell := newTeller(os.Stdout)
+	tell.title("datera-csi: a PersistentVolume on a Datera array, from CreateVolume to a mounted xfs",
+		"Three QEMU guests on a private network: an array (datera-sim and the Linux kernel's",
+		"iSCSI target) and two workers (open-iscsi, multipathd and the plugin).")
+	tell.step("The machines boot")
+	lab, err := vm.Open(ctx, vm.Config{Progress: tell})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lab.Close()) }()
+	bed, err := testbed.Start(ctx, lab, testbed.Config{Progress: tell})
+	if err != nil {
+		return errors.Join(err, saveLogs(ctx, lab.CollectLogs))
+	}
+	defer func() { err = errors.Join(err, bed.Close()) }()
+	s := &story{tell: tell, bed: bed, one: bed.Workers[0], two: bed.Workers[1]}
+	if err = s.play(ctx); err != nil {
+		return errors.Join(err, saveLogs(ctx, bed.CollectLogs))
+	}
+	return nil
+}
+
+// saveLogs keeps the guests' logs for the reader of a failure.
+func saveLogs(ctx context.Context, collect func(context.Context, string) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	dir := filepath.Join(os.TempDir(), "datera-csi-demo-"+time.Now().Format("20060102-150405"))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "demo: the guests' logs are in %s\n", dir)
+	return collect(ctx, dir)
+}
