@@ -57,7 +57,7 @@ func TestNothingOutlivesAKilledHarness(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := holder.Start(); err != nil {
+	if err = holder.Start(); err != nil {
 		t.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
@@ -67,7 +67,7 @@ func TestNothingOutlivesAKilledHarness(t *testing.T) {
 		t.Fatalf("the holder says %q, %v", line, err)
 	}
 	qemu, namespace := findQEMU(t, holder.Process.Pid)
-	if err := holder.Process.Kill(); err != nil {
+	if err = holder.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = holder.Wait()

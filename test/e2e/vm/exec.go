@@ -128,8 +128,13 @@ func (g *Guest) Get(ctx context.Context, path string) ([]byte, error) {
 	}
 	defer file.Close() //nolint:errcheck // only read
 	content, err := io.ReadAll(file)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	} else if err != nil {
+		err = g.explain(fmt.Errorf("%w: %w", command.ErrLost, err))
+	}
 	if err != nil {
-		return nil, fmt.Errorf("get %s from %s: %w: %w", path, g.Name, command.ErrLost, err)
+		return nil, fmt.Errorf("get %s from %s: %w", path, g.Name, err)
 	}
 	return content, nil
 }

@@ -22,16 +22,16 @@ func TestLabsTakeTurnsWhenTooMany(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer second() //nolint:errcheck // a lock
+	defer second()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := takeSlot(ctx, dir, 2, &said); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err = takeSlot(ctx, dir, 2, &said); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a third of two: %v", err)
 	}
 	if said.String() != "Waiting for one of 2 other labs to end\n" {
 		t.Errorf("said %q", &said)
 	}
-	if err := first(); err != nil {
+	if err = first(); err != nil {
 		t.Fatal(err)
 	}
 	third, err := takeSlot(t.Context(), dir, 2, &said)
@@ -66,8 +66,8 @@ func TestRemainsOfAKilledLabAreRemovedAndALiveOneIsNot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unlock() //nolint:errcheck // a lock
-	if err := removeDead(filepath.Join(dir, "*")); err != nil {
+	defer unlock()
+	if err = removeDead(filepath.Join(dir, "*")); err != nil {
 		t.Fatal(err)
 	}
 	left, err := os.ReadDir(dir)

@@ -89,6 +89,22 @@ func TestExitCodeAndOutputArriveAsTheyAre(t *testing.T) {
 	}
 }
 
+func TestOutputThatTheCallerCannotTakeIsNoLostChannel(t *testing.T) {
+	client, _ := pair(t)
+	full := errors.New("disk full")
+	_, err := client.Run(t.Context(), shell("echo hello"), command.Streams{Out: brokenWriter{full}})
+	if !errors.Is(err, full) || errors.Is(err, command.ErrLost) {
+		t.Errorf("got %v, want the writer's error only", err)
+	}
+	if code, err := client.Run(t.Context(), shell("exit 4"), command.Streams{}); code != 4 || err != nil {
+		t.Errorf("the next command: %d, %v", code, err)
+	}
+}
+
+type brokenWriter struct{ err error }
+
+func (b brokenWriter) Write([]byte) (int, error) { return 0, b.err }
+
 func TestProgramThatCannotStartIsAnError(t *testing.T) {
 	client, _ := pair(t)
 	for _, argv := range [][]string{nil, {"/no/such/program"}} {

@@ -32,6 +32,7 @@ const usage = `lab: guests in the background, to try things in by hand
   lab kill|boot|restart GUEST   cut the power; power on; both
   lab console GUEST             the console so far
   lab down                      end it all
+  lab install                   install the Debian packages that labs need, and build the image
 
 Several labs can run: -lab NAME, or LAB=NAME in the environment, chooses one.
 `
@@ -64,6 +65,9 @@ func run(ctx context.Context, args []string) (int, error) {
 	if err := vm.BecomeRoot(ctx); err != nil {
 		return 0, err
 	}
+	if flags.Arg(0) == "install" {
+		return 0, install(ctx)
+	}
 	if *name == "" {
 		*name = "default"
 	}
@@ -78,11 +82,25 @@ func run(ctx context.Context, args []string) (int, error) {
 		return inGuest(ctx, place, verb, args)
 	case "host":
 		return 0, inNetwork(ctx, place, args)
+	case "down":
+		return 0, down(ctx, place, args)
 	default:
 		answer, err := place.ask(ctx, append([]string{verb}, args...))
 		fmt.Print(answer)
 		return 0, err
 	}
+}
+
+// install leaves nothing for the first lab to wait for.
+func install(ctx context.Context) error {
+	if err := vm.InstallDependencies(ctx, os.Stderr); err != nil {
+		return err
+	}
+	lab, err := vm.Open(ctx, vm.Config{Progress: os.Stderr})
+	if err != nil {
+		return err
+	}
+	return lab.Close()
 }
 
 // up starts the process that holds the lab and waits until it is ready.
@@ -124,6 +142,25 @@ func up(ctx context.Context, name string, p place, specs []string) error {
 		if answer, err := p.ask(ctx, []string{"status"}); err == nil {
 			fmt.Print(answer)
 			return nil
+		}
+	}
+}
+
+// down ends the lab and waits until it no longer answers, so that the next may come up.
+func down(ctx context.Context, p place, args []string) error {
+	if _, err := p.ask(ctx, append([]string{"down"}, args...)); err != nil {
+		return err
+	}
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		if _, err := p.ask(ctx, []string{"status"}); err != nil {
+			return nil // nobody there
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-poll.C:
 		}
 	}
 }
