@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,6 +16,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
 
 	"github.com/datera-csi/datera-csi/internal/publishctx"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -29,22 +32,35 @@ type machine struct {
 	*nodetest.Host
 	t      testing.TB
 	dir    string
+	log    io.Writer
 	server *node.Server
 }
 
 func newMachine(t testing.TB, opts ...func(*node.Config)) *machine {
 	t.Helper()
-	dir, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := memoryDir(t)
 	host, err := nodetest.NewHost(filepath.Join(dir, "host"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{Host: host, t: t, dir: dir}
+	m := &machine{Host: host, t: t, dir: dir, log: t.Output()}
 	m.restart(opts...)
 	return m
+}
+
+// memoryDir is a directory in memory where there is one: the records are synced
+// thousands of times here, and that a sync reaches a disk is not what is tested.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "node-test-")
+	if err != nil {
+		dir = t.TempDir()
+	}
+	t.Cleanup(func() { ok(t, os.RemoveAll(dir)) })
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // restart makes a new plugin on the same machine.
@@ -172,7 +188,7 @@ func (v *volume) disk() *nodetest.Disk {
 func (m *machine) ctx() context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	m.t.Cleanup(cancel)
-	return ctx
+	return klog.NewContext(ctx, textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(m.log), textlogger.Verbosity(10))))
 }
 
 // ok fails the test when one of the steps did.

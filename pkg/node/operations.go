@@ -15,10 +15,11 @@ import (
 // a caller that lost patience, and until it ends nobody else may touch the volume
 // (FM 35, 38).
 type operations struct {
-	keys    keylock.Keys
-	running sync.WaitGroup
-	mu      sync.Mutex
-	doing   map[string]string // by volume: what the holder of the key does
+	keys  keylock.Keys
+	mu    sync.Mutex
+	doing map[string]string // by volume: what the holder of the key does
+	steps int               // that run
+	idle  []chan struct{}   // closed when none does
 }
 
 // begin takes the volume for one call, or says that it is taken.
@@ -71,11 +72,13 @@ func (op *operation) own(ctx context.Context, what string, step func(context.Con
 	op.now(what)
 	op.holders.Add(1)
 	done := make(chan error, 1)
-	op.all.running.Go(func() {
+	op.all.enter()
+	go func() {
 		err := survive(context.WithoutCancel(ctx), step)
 		op.release() // first: a caller that has its answer may call again at once
+		op.all.leave()
 		done <- err
-	})
+	}()
 	select {
 	case err := <-done:
 		return err
@@ -95,16 +98,42 @@ func survive(ctx context.Context, step func(context.Context) error) (err error) 
 	return step(ctx)
 }
 
+func (o *operations) enter() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.steps++
+}
+
+func (o *operations) leave() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.steps--; o.steps > 0 {
+		return
+	}
+	for _, c := range o.idle {
+		close(c)
+	}
+	o.idle = nil
+}
+
+// idleness returns a channel that is closed when no step runs.
+func (o *operations) idleness() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c := make(chan struct{})
+	if o.steps == 0 {
+		close(c)
+		return c
+	}
+	o.idle = append(o.idle, c)
+	return c
+}
+
 // Drain waits until no step is left that outlived its call, or until ctx ends.
 // What is cut short then, a record tells the next process.
 func (s *Server) Drain(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		s.operations.running.Wait()
-		close(done)
-	}()
 	select {
-	case <-done:
+	case <-s.operations.idleness():
 		return nil
 	case <-ctx.Done():
 		s.operations.mu.Lock()

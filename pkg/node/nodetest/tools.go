@@ -157,7 +157,15 @@ func (h *Host) grow(d *Disk, fsType string) error {
 	}
 	blocks := uint64(d.visible / blockBytes)
 	if fsType == "xfs" {
-		return d.pwrite(binary.BigEndian.AppendUint64(nil, blocks), 8)
+		head, err := d.head()
+		if err != nil {
+			return err
+		}
+		be := binary.BigEndian
+		perGroup := uint64(be.Uint32(head[84:]))
+		be.PutUint64(head[8:], blocks)
+		be.PutUint32(head[88:], uint32((blocks+perGroup-1)/perGroup))
+		return d.pwrite(head[:512], 0)
 	}
 	return d.pwrite(binary.LittleEndian.AppendUint32(nil, uint32(blocks)), 1024+4)
 }

@@ -1,0 +1,247 @@
+package node_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// FM 8: without the proof the workload would write to the node's own disk.
+func TestPublishRefusesAnUnmountedStagingPath(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	want(t, v.publish(), codes.FailedPrecondition, "not staged")
+	mkdir(t, v.staging)
+	want(t, v.publish(), codes.FailedPrecondition, "not staged")
+
+	ok(t, v.stage())
+	m.Reboot()
+	m.restart()
+	want(t, v.publish(), codes.FailedPrecondition, iscsi.ErrNotAttached.Error())
+	if exists(v.path) {
+		t.Errorf("%s was made", v.path)
+	}
+	ok(t, v.stage(), m.Mounts().Unmount(v.staging))
+	want(t, v.publish(), codes.FailedPrecondition, "nothing is mounted on")
+	m.MountForeign(v.staging)
+	want(t, v.publish(), codes.FailedPrecondition, "/dev/vda1")
+}
+
+func TestPublishTwiceBindsOnce(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish(), v.publish(), v.publish())
+	if diff := cmp.Diff(m.Mounted(), []string{v.staging, v.path}); diff != "" {
+		t.Errorf("mounts differ (-got +want):\n%s", diff)
+	}
+	ok(t, v.unpublish(), v.unpublish())
+	if exists(v.path) {
+		t.Errorf("%s is left", v.path)
+	}
+	ok(t, v.unstage())
+	m.nothingLeft()
+}
+
+func TestPublishAsSomethingElseIsRefused(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish())
+	v.ro = true
+	want(t, v.publish(), codes.AlreadyExists, "read-only")
+	v.ro = false
+	v.cap = mountCap("ext4", writer)
+	want(t, v.publish(), codes.FailedPrecondition, "staged as mount xfs")
+	v.cap = blockCap(writer)
+	want(t, v.publish(), codes.FailedPrecondition, "staged as mount xfs")
+	v.cap = mountCap("xfs", writer)
+	v.context.Target.IQN = "iqn.2013-05.com.daterainc:tc:01:sn:other"
+	want(t, v.publish(), codes.FailedPrecondition, "unstage it first")
+	v.context.Target = v.target
+	v.staging += "2"
+	mkdir(t, v.staging)
+	want(t, v.publish(), codes.FailedPrecondition, "it is staged at")
+}
+
+func TestPublishReadOnlyIsReadOnly(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.ro = true
+	ok(t, v.stage(), v.publish(), v.publish())
+	if got := m.MountOptions(v.path)[0]; got != "ro" {
+		t.Errorf("the target is %s", got)
+	}
+	if got := m.MountOptions(v.staging)[0]; got != "rw" {
+		t.Errorf("the staging path is %s", got)
+	}
+	v.ro = false
+	want(t, v.publish(), codes.AlreadyExists)
+	ok(t, v.publishAt(v.path+"2"))
+}
+
+func TestPublishRefusesAForeignMountAtItsTarget(t *testing.T) {
+	m := newMachine(t)
+	v, other := m.volume("a"), m.volume("b")
+	ok(t, v.stage(), other.stage())
+	mkdir(t, v.path)
+	m.MountForeign(v.path)
+	want(t, v.publish(), codes.FailedPrecondition, "/dev/vda1")
+	want(t, v.unpublish(), codes.FailedPrecondition, "/dev/vda1")
+
+	other.path = v.path + "2"
+	ok(t, other.publish())
+	want(t, v.publishAt(other.path), codes.FailedPrecondition, "unmount it")
+	want(t, v.unpublishAt(other.path), codes.FailedPrecondition, "not of target")
+	if !slices.Contains(m.Mounted(), other.path) {
+		t.Error("the other volume's bind was taken off")
+	}
+}
+
+func TestUnpublishUndoesStackedBinds(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish())
+	ok(t, m.Mounts().Mount(v.staging, v.path, "", []string{"bind"}), m.Mounts().Mount(v.staging, v.path, "", []string{"bind"}))
+	want(t, v.publish(), codes.AlreadyExists, "3 mounts are stacked")
+	ok(t, v.unpublish())
+	if diff := cmp.Diff(m.Mounted(), []string{v.staging}); diff != "" {
+		t.Errorf("mounts differ (-got +want):\n%s", diff)
+	}
+}
+
+func TestUnpublishNeverRemovesData(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage())
+	mkdir(t, v.path)
+	stray := filepath.Join(v.path, "stray")
+	touch(t, stray)
+	want(t, v.unpublish(), codes.FailedPrecondition, "move them away")
+	if !exists(stray) {
+		t.Fatal("the file was removed")
+	}
+	file := v.path + "-file"
+	ok(t, os.WriteFile(file, []byte("x"), 0o600))
+	want(t, v.unpublishAt(file), codes.FailedPrecondition, "did not make")
+	ok(t, v.unpublishAt(filepath.Join(m.dir, "never/was/here")))
+}
+
+func TestABusyTargetIsAnError(t *testing.T) { // FM 13
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish())
+	m.Fail("unmount", errDevice)
+	want(t, v.unpublish(), codes.FailedPrecondition, "in use")
+	if got := m.Mounted(); len(got) != 2 {
+		t.Errorf("mounts: %v", got)
+	}
+	ok(t, v.unpublish(), v.unstage())
+	m.nothingLeft()
+}
+
+func TestSingleWriterVolumesHaveOneTarget(t *testing.T) {
+	for name, c := range map[string]*csi.VolumeCapability{
+		"mount": mountCap("xfs", csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER),
+		"block": blockCap(csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER),
+	} {
+		m := newMachine(t)
+		v := m.volume("a")
+		v.cap = c
+		ok(t, v.stage(), v.publish(), v.publish())
+		want(t, v.publishAt(v.path+"2"), codes.FailedPrecondition, v.path, "one workload")
+		if exists(v.path + "2") {
+			t.Errorf("%s: the second target was made", name)
+		}
+		ok(t, v.unpublish(), v.publishAt(v.path+"2"))
+	}
+}
+
+func TestMultiWriterVolumesHaveManyTargets(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish(), v.publishAt(v.path+"2"))
+	want(t, v.unstage(), codes.FailedPrecondition, v.path, v.path+"2", "unpublish it there first")
+	ok(t, v.unpublish())
+	want(t, v.unstage(), codes.FailedPrecondition, v.path+"2")
+	ok(t, v.unpublishAt(v.path+"2"), v.unstage())
+	m.nothingLeft()
+}
+
+// FM 36
+func TestBlockVolumesLeaveNothingBehind(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.cap = blockCap(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)
+	for range 20 {
+		ok(t, v.stage(), v.stage(), v.publish(), v.publish(), v.publishAt(v.path+"2"))
+		if diff := cmp.Diff(m.Mounted(), []string{v.path, v.path + "2"}); diff != "" {
+			t.Fatalf("mounts differ (-got +want):\n%s", diff)
+		}
+		want(t, v.unstage(), codes.FailedPrecondition, v.path)
+		ok(t, v.unpublish(), v.unpublishAt(v.path+"2"), v.unpublish(), v.unstage())
+		m.nothingLeft()
+		if exists(v.path) || exists(v.path+"2") {
+			t.Fatal("targets are left")
+		}
+	}
+	if got := m.calls("mkfs", "mke2fs"); len(got) > 0 {
+		t.Errorf("a block volume was formatted: %v", got)
+	}
+}
+
+func TestBlockTargetsAreFiles(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.cap = blockCap(writer)
+	ok(t, v.stage())
+	mkdir(t, v.path)
+	want(t, v.publish(), codes.FailedPrecondition, "directory")
+	ok(t, os.Remove(v.path), os.WriteFile(v.path, []byte("data"), 0o600))
+	want(t, v.publish(), codes.FailedPrecondition, "regular file of 4 bytes")
+	ok(t, os.Remove(v.path))
+	touch(t, v.path) // as a crash leaves it
+	ok(t, v.publish())
+	ok(t, v.unstageAfterUnpublish())
+}
+
+func (v *volume) unstageAfterUnpublish() error {
+	if err := v.unpublish(); err != nil {
+		return err
+	}
+	return v.unstage()
+}
+
+func TestPublishGoesOnAfterTheRecordWasLost(t *testing.T) {
+	for name, c := range map[string]*csi.VolumeCapability{"mount": mountCap("xfs", writer), "block": blockCap(writer)} {
+		m := newMachine(t)
+		v := m.volume("a")
+		v.cap = c
+		ok(t, v.stage(), v.publish(), os.RemoveAll(m.Config().RecordDir))
+		ok(t, v.publish(), v.publishAt(v.path+"2"))
+		if len(m.records()) != 1 {
+			t.Errorf("%s: the record was not made anew", name)
+		}
+		want(t, v.unstage(), codes.FailedPrecondition, v.path)
+		ok(t, v.unpublishAt(v.path+"2"), v.unstageAfterUnpublish())
+		m.nothingLeft()
+	}
+}
+
+func TestUnpublishWithoutARecordTakesOffOnlyISCSIMounts(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish(), os.RemoveAll(m.Config().RecordDir), v.unpublish())
+	mkdir(t, v.path)
+	m.MountForeign(v.path)
+	want(t, v.unpublish(), codes.FailedPrecondition, "unmount it by hand")
+	if got := strings.Join(m.Mounted(), " "); !strings.Contains(got, v.path) {
+		t.Errorf("a local disk was unmounted: %s", got)
+	}
+}

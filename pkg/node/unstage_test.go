@@ -1,0 +1,160 @@
+package node_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+)
+
+func TestUnstageAfterReboot(t *testing.T) {
+	for name, block := range map[string]bool{"mount": false, "block": true} {
+		m := newMachine(t)
+		v := m.volume("a")
+		if block {
+			v.cap = blockCap(writer)
+		}
+		ok(t, v.stage(), v.publish())
+		m.Reboot()
+		m.restart()
+		ok(t, v.unpublish(), v.unstage(), v.unstage())
+		m.nothingLeft()
+		if exists(v.path) {
+			t.Errorf("%s: %s is left", name, v.path)
+		}
+	}
+}
+
+func TestUnstageOfTheUnknownIsSuccess(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.unstage())
+	mkdir(t, v.staging)
+	ok(t, v.unstage())
+	if got := m.Calls(); len(got) > 0 {
+		t.Errorf("something was done: %v", got)
+	}
+}
+
+// FM 5
+func TestAnyFailureOfUnstageKeepsTheRecord(t *testing.T) {
+	for op, code := range map[string]codes.Code{
+		"find": codes.Internal, "unmount": codes.FailedPrecondition, "umount": codes.FailedPrecondition, "list": codes.Internal,
+		"claim": codes.Internal, "detach": codes.Internal, "logout": codes.Internal, "forget": codes.Internal,
+	} {
+		t.Run(op, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			ok(t, v.stage())
+			m.Fail(op, errDevice)
+			want(t, v.unstage(), code, "input/output error", v.id)
+			if len(m.records()) != 1 {
+				t.Fatal("the record is gone")
+			}
+			ok(t, v.unstage())
+			m.nothingLeft()
+			if m.calls("detach") == nil {
+				t.Error("the volume was not detached")
+			}
+		})
+	}
+}
+
+// FM 3, 5
+func TestUnstageKeepsADeviceThatAnotherContainerUses(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage())
+	ok(t, m.Mounts().Unmount(v.staging))
+	v.disk().Hold(true)
+	want(t, v.unstage(), codes.FailedPrecondition, "another container")
+	if got := m.calls("detach"); len(got) > 0 {
+		t.Errorf("detached under a user: %v", got)
+	}
+	v.disk().Hold(false)
+	ok(t, v.unstage())
+	m.nothingLeft()
+}
+
+func TestUnstageNeverTouchesAForeignMount(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), m.Mounts().Unmount(v.staging))
+	m.MountForeign(v.staging)
+	want(t, v.unstage(), codes.FailedPrecondition, "/dev/vda1")
+	if diff := cmp.Diff(m.Mounted(), []string{v.staging}); diff != "" {
+		t.Errorf("mounts differ (-got +want):\n%s", diff)
+	}
+}
+
+// FM 5, 6
+func TestUnstageWithoutARecordIsDerivedWhole(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), os.RemoveAll(m.Config().RecordDir), v.unstage())
+	m.nothingLeft()
+	if diff := cmp.Diff(m.calls("umount", "detach"), []string{"umount /kubelet/a/globalmount", "detach " + v.target.IQN}); diff != "" {
+		t.Errorf("calls differ (-got +want):\n%s", diff)
+	}
+
+	ok(t, v.stage(), os.RemoveAll(m.Config().RecordDir))
+	m.Fail("detach", errDevice) // after the unmount nothing but the record made anew knows the target
+	want(t, v.unstage(), codes.Internal)
+	ok(t, v.unstage())
+	if got := m.calls("detach"); len(got) != 2 {
+		t.Errorf("got %v, want a detach in each life", got)
+	}
+	m.nothingLeft()
+}
+
+func TestUnstageDerivesNothingFromAnotherVolumesMount(t *testing.T) {
+	m := newMachine(t)
+	other := m.volume("b")
+	ok(t, other.stage())
+	v := m.volume("a")
+	v.staging = other.staging
+	want(t, v.unstage(), codes.FailedPrecondition, other.id)
+	mkdir(t, filepath.Join(m.dir, "local"))
+	v.staging = filepath.Join(m.dir, "local")
+	m.MountForeign(v.staging)
+	want(t, v.unstage(), codes.FailedPrecondition, "unmount it by hand")
+}
+
+func TestABadRecordIsNamedAndNothingIsDone(t *testing.T) {
+	for name, content := range map[string]string{
+		"cut":     `{"version": 1, "volume": "CSI-pvc-a", "sta`,
+		"empty":   "",
+		"newer":   `{"version": 2}`,
+		"of none": `{"version": 1}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			ok(t, v.stage())
+			record := m.records()[0]
+			ok(t, os.WriteFile(record, []byte(content), 0o600))
+			before := m.Calls()
+			for _, err := range []error{v.stage(), v.publish(), v.unpublish(), v.unstage()} {
+				want(t, err, codes.Internal, record)
+			}
+			_, err := v.expand(v.staging, 0)
+			want(t, err, codes.Internal, record)
+			if diff := cmp.Diff(m.Calls(), before); diff != "" {
+				t.Errorf("something was done (-got +want):\n%s", diff)
+			}
+			ok(t, os.Rename(record, record+".bad"), v.unstage()) // the remedy
+			m.nothingLeft()
+		})
+	}
+}
+
+func TestUnstageOfADeadVolumeSucceeds(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish())
+	v.disk().Lose()
+	ok(t, v.unpublish(), v.unstage())
+	m.nothingLeft()
+}
