@@ -39,7 +39,13 @@ func createApp(r *request) (any, error) {
 		return nil, err
 	}
 	s.insertApp(t, a)
-	r.changed.undo = append(r.changed.undo, func() { a.gone = true; s.removeApp(a) })
+	r.changed.undo = append(r.changed.undo, func() {
+		a.gone = true
+		s.removeApp(a)
+		for _, v := range a.volumes() {
+			r.dropFilesOf(v)
+		}
+	})
 	r.saveApp(a)
 	for _, si := range a.Storage {
 		r.bringUp(si)

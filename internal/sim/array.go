@@ -6,69 +6,20 @@ package sim
 import (
 	"context"
 	"errors"
-	"fmt"
+
 	"net/http"
-	"net/netip"
+
 	"sync"
 	"sync/atomic"
 	"time"
 )
-
-// Config says what array to simulate. Zero fields take the default named.
-type Config struct {
-	APIVersions   []string      // what SWVersion serves: for 3.3 v2, v2.1, v2.2 and v2.3
-	SWVersion     string        // 3.3.4.0
-	Name          string        // of the system; datera-sim
-	Users         []User        // admin with the password "password"
-	TokenLifetime time.Duration // a key unused this long is forgotten; 15 minutes
-
-	AccessIPs []netip.Addr // portals of every target; 172.28.0.9 and 172.29.0.9
-	Nodes     int          // storage nodes; 3
-
-	AllFlashNodes int    // how many of them, the last ones, are all-flash; 0
-	Capacity      int64  // raw bytes of all nodes; 64 TiB
-	Limits        Limits // product limits
-
-	DataDir  string   // where state and backing files live; "" keeps all in memory
-	Exporter Exporter // data plane; nil for none. Needs DataDir.
-
-	Clock         func() time.Time // time.Now
-	Latency       time.Duration    // of every request
-	ExportDelay   time.Duration    // from online to op_state available
-	SnapshotDelay time.Duration    // from POST to op_state available
-	CloneDelay    time.Duration    // how long a new clone shows op_state cloning
-	ResizeDelay   time.Duration    // how long a grown volume shows volume_resize_in_progress
-	DeleteDelay   time.Duration    // how long a deleted app instance stays visible
-
-	SessionsStick bool // revoking an initiator does not end its driven session
-	OfflineSticks bool // neither does going offline
-	StrictOffline bool // replica_count and ip_pool change only offline or with force
-	TypedMetadata bool // metadata values keep their JSON type; otherwise all become texts
-	Record        bool // remember requests for Requests
-
-	Report func(error) // hears of errors inside the array, which clients see as 500; nil: nobody
-}
-
-// User may log in. Tenant is where the user acts; "" is /root, which may act
-// everywhere. Role is admin or viewer; "" is admin.
-type User struct {
-	Name, Password, Tenant, Role string
-}
-
-// Limits are the product's limits. A zero field takes the product's own, a
-// negative one means no limit.
-type Limits struct {
-	AppInstances, StorageInstances, StoragePerApp  int
-	Volumes, VolumesPerStorage                     int
-	Snapshots, SnapshotsPerVolume                  int
-	Initiators, Tenants, Users, Nodes, MetadataLen int
-}
 
 // Array is a simulated array. All of its methods are safe for concurrent use.
 type Array struct {
 	cfg     Config
 	product product
 	router  *router
+	table   []*route // the same, sorted by path
 	started time.Time
 
 	mu    sync.RWMutex // guards state and everything it reaches
@@ -76,6 +27,9 @@ type Array struct {
 	disk  *disk // nil: all in memory
 
 	behind sync.Map // storage instances that the data plane could not follow
+
+	events eventLog
+	gauges gauges
 
 	keys     keyring
 	driven   drivenSessions
@@ -93,7 +47,7 @@ func New(cfg Config) (*Array, error) {
 	}
 	a := &Array{cfg: cfg, product: p, state: newState(cfg.Nodes), started: cfg.Clock()}
 	a.log.on = cfg.Record
-	a.router = newRouter(a.routes())
+	a.router, a.table = newRouter(a.routes())
 	return a, a.open()
 }
 
@@ -119,62 +73,6 @@ func (a *Array) open() error {
 		return nil
 	}
 	return a.saveRest()
-}
-
-func (c *Config) setDefaults() (product, error) {
-	setDefault(&c.SWVersion, "3.3.4.0")
-	setDefault(&c.Name, "datera-sim")
-	setDefault(&c.TokenLifetime, 15*time.Minute)
-	setDefault(&c.Nodes, 3)
-	setDefault(&c.Capacity, 64<<40)
-	if c.Clock == nil {
-		c.Clock = time.Now
-	}
-	if len(c.Users) == 0 {
-		c.Users = []User{{Name: "admin", Password: "password"}}
-	}
-	if len(c.AccessIPs) == 0 {
-		c.AccessIPs = []netip.Addr{netip.AddrFrom4([4]byte{172, 28, 0, 9}), netip.AddrFrom4([4]byte{172, 29, 0, 9})}
-	}
-	c.Limits.setDefaults()
-	if c.Exporter != nil && c.DataDir == "" {
-		return product{}, errors.New("an exporter needs a data directory for the volumes' backing files")
-	}
-	p, err := parseProduct(c.SWVersion)
-	if err != nil {
-		return p, err
-	}
-	if len(c.APIVersions) == 0 {
-		c.APIVersions = defaultVersions(p)
-	}
-	for _, v := range c.APIVersions {
-		if _, ok := parseVersion(v); !ok {
-			return p, fmt.Errorf("API version %q is not one of v2, v2.1, v2.2 and v2.3", v)
-		}
-	}
-	return p, nil
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
-
-func (l *Limits) setDefaults() {
-	setDefault(&l.AppInstances, 4096)
-	setDefault(&l.StorageInstances, 4096)
-	setDefault(&l.StoragePerApp, 256)
-	setDefault(&l.Volumes, 4096)
-	setDefault(&l.VolumesPerStorage, 256)
-	setDefault(&l.Snapshots, 16384)
-	setDefault(&l.SnapshotsPerVolume, 256)
-	setDefault(&l.Initiators, 512)
-	setDefault(&l.Tenants, 64)
-	setDefault(&l.Users, 256)
-	setDefault(&l.Nodes, 20)
-	setDefault(&l.MetadataLen, 2048)
 }
 
 // allow refuses one more of something when there are have of them already.
@@ -209,6 +107,9 @@ func (a *Array) perform(ctx context.Context, r *request) (any, error) {
 	}
 	if err := a.settle(context.WithoutCancel(ctx), r); err != nil {
 		return nil, err
+	}
+	if !r.op.public {
+		r.happened()
 	}
 	if show, ok := result.(later); ok {
 		return a.look(r, func(*request) (any, error) { return show(), nil })
@@ -250,12 +151,7 @@ func (a *Array) change(r *request) (any, error) {
 func (a *Array) settle(ctx context.Context, r *request) error {
 	for _, work := range r.changed.work {
 		if err := work(); err != nil {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			for _, undo := range r.changed.undo {
-				undo()
-			}
-			return err
+			return errors.Join(err, a.undo(r))
 		}
 	}
 	if err := a.persist(&r.changed); err != nil {
@@ -263,6 +159,16 @@ func (a *Array) settle(ctx context.Context, r *request) error {
 	}
 	if err := a.exportAll(ctx, r); err != nil {
 		return err
+	}
+	return removeFiles(r.changed.files)
+}
+
+// undo takes back what a request has changed.
+func (a *Array) undo(r *request) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, undo := range r.changed.undo {
+		undo()
 	}
 	return removeFiles(r.changed.files)
 }

@@ -38,10 +38,11 @@ func (r *request) fill(v *volume, work func() error) {
 	})
 }
 
-// makeFile makes the empty file of a new volume.
+// makeFile makes the empty file of a new volume. The volume's uuid may still
+// change before the work is done, and never afterwards.
 func (r *request) makeFile(v *volume) {
-	file, size := r.array.volumeFile(v), v.SizeGiB<<30
-	r.fill(v, func() error { return growFile(file, size) })
+	size := v.SizeGiB << 30
+	r.fill(v, func() error { return growFile(r.array.volumeFile(v), size) })
 }
 
 // growFileOf makes a volume's file as long as the volume has become.
@@ -59,8 +60,9 @@ func (r *request) copyVolume(from *volume, s *snapshot, to *volume) {
 	if s != nil {
 		src = r.array.snapshotFile(from, s)
 	}
-	dst, size := r.array.volumeFile(to), to.SizeGiB<<30
+	size := to.SizeGiB << 30
 	r.fill(to, func() error {
+		dst := r.array.volumeFile(to) // only now its uuid is settled
 		if err := copyFile(src, dst); err != nil {
 			return err
 		}

@@ -144,6 +144,12 @@ func (r *request) read() error {
 	}
 	c := checker{version: r.version, product: r.array.product}
 	r.checkQuery(&c)
+	if r.op.raw != nil {
+		if err = c.error(); err != nil {
+			return err
+		}
+		return r.op.raw(r)
+	}
 	if r.op.free {
 		if err = c.error(); err != nil {
 			return err

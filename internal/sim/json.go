@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"strconv"
 	"unicode/utf8"
@@ -114,7 +115,10 @@ func (e encoder) appendContained(b []byte, list contained) []byte {
 
 // containedKey is the key under which v2 lists an object.
 func containedKey(o object) string {
-	for _, key := range []string{"name", "timestamp", "uuid", "id"} {
+	if id, ok := o.get("id"); ok && reInitiator.MatchString(fmt.Sprint(id)) {
+		return fmt.Sprint(id) // initiators go by their IQN
+	}
+	for _, key := range []string{"name", "timestamp", "uuid"} {
 		if v, ok := o.get(key); ok {
 			if s, isString := v.(string); isString && s != "" {
 				return s

@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -23,7 +25,10 @@ type op struct {
 	anyone bool    // no privilege to write is needed
 	bare   bool    // the answer has no envelope
 	free   bool    // the keys of the body are free
-	descr  string
+	url    []field // parameters in the path that are more than a text
+
+	raw   func(*request) error // reads a body that is not JSON
+	descr string
 }
 
 // node is one segment in the tree of routes.
@@ -37,15 +42,22 @@ type node struct {
 
 type router struct{ root *node }
 
-func newRouter(routes []route) *router {
+// newRouter makes the tree of routes, and the list of them sorted by path.
+func newRouter(routes []route) (*router, []*route) {
 	r := &router{root: &node{}}
+	var table []*route
 	for i := range routes {
-		r.add(&routes[i])
+		if r.add(&routes[i]) {
+			table = append(table, &routes[i])
+		}
 	}
-	return r
+	slices.SortFunc(table, func(x, y *route) int { return strings.Compare(x.path, y.path) })
+	return r, table
 }
 
-func (r *router) add(rt *route) {
+// add says whether the route is a new one: several tables may describe
+// operations of one path.
+func (r *router) add(rt *route) bool {
 	n := r.root
 	for _, segment := range split(rt.path) {
 		switch segment[0] {
@@ -65,13 +77,11 @@ func (r *router) add(rt *route) {
 		}
 	}
 	if n.route != nil {
-		// Several tables may describe operations of one path.
-		for method, o := range rt.ops {
-			n.route.ops[method] = o
-		}
-		return
+		maps.Copy(n.route.ops, rt.ops)
+		return false
 	}
 	n.route = rt
+	return true
 }
 
 // find gives the route of a path and the values of its parameters, keyed by

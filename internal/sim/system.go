@@ -5,16 +5,10 @@ import "time"
 // systemState is what the array knows about itself.
 type systemState struct {
 	UUID         string
+	Changed      body            // members that clients have set
+	Parts        map[string]body // the same of the parts below /system, by path
 	NodeUUIDs    []string
 	NodeSettings map[string]body // what clients have set, by uuid
-	Changed      body            // members that clients have set
-}
-
-func (a *Array) systemRoutes() []route {
-	return []route{
-		{path: "/system", ops: map[string]op{
-			"GET": {do: getSystem, descr: "read the system"}}},
-	}
 }
 
 func getSystem(r *request) (any, error) { return r.renderSystem(), nil }
@@ -49,7 +43,7 @@ func (r *request) renderSystem() object {
 	a := r.array
 	hybrid, flash := a.capacities()
 	uptime := r.now.Sub(a.started)
-	return object{
+	o := object{
 		{"path", "/system"},
 		{"name", a.cfg.Name},
 		{"uuid", a.state.system.UUID},
@@ -67,15 +61,21 @@ func (r *request) renderSystem() object {
 		{"all_flash_total_capacity", flash.total},
 		{"all_flash_available_capacity", flash.available()},
 		{"all_flash_provisioned_capacity", flash.provisioned},
-		{"compression_enabled", false},
 		{"compression_ratio", "1.0"},
 		{"last_reboot_timestamp", a.started.UTC().Format(time.RFC3339)},
 		{"uptime", uptime.Milliseconds()},
 		{"timezone", "UTC"},
 		{"l3_enabled", false},
-		{"callhome_enabled", false},
-		{"dns", object{{"path", "/system/dns"}, {"domain", ""}, {"search_domains", []string{}}, {"servers", []string{}}}},
-		{"ntp_servers", []string{}},
-		{"network_devices", []string{}},
+		{"ntp_servers", append([]string{}, a.state.system.Parts["/system/ntp_servers"].strs("servers")...)},
 	}
+	set := merged(body{"compression_enabled": false, "callhome_enabled": false, "access_interface_aggr_type": "single",
+		"internal_interface_aggr_type": "single", "interface_aggregation_mode": "active-backup", "network_devices": []string{}},
+		a.state.system.Changed)
+	for _, f := range systemUpdateFields() {
+		o.set(f.name, set[f.name])
+	}
+	for _, part := range systemParts()[:2] { // dns and http_proxy
+		o.set(part.path[len("/system/"):], r.renderPart(part))
+	}
+	return o
 }
