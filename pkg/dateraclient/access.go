@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -226,7 +227,7 @@ func (c *Client) expel(ctx context.Context, v *Volume, iqn string) error {
 // administrator has admitted.
 func (c *Client) otherWays(ctx context.Context, v *Volume, iqn string) error {
 	for _, group := range v.InitiatorGroups {
-		for w, err := range pages[initiatorWire](ctx, c, "/initiator_groups/"+group+"/members", nil, 0) {
+		for w, err := range pages[initiatorWire](ctx, c, "/initiator_groups/"+url.PathEscape(group)+"/members", nil, 0) {
 			if errors.Is(err, ErrNotFound) {
 				break // the group is gone, and its rights with it
 			}

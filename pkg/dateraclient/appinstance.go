@@ -136,13 +136,19 @@ func (a *appInstance) children() (*storageInstance, *volumeWire, error) {
 		}
 	}
 	switch {
-	case a.Name == "" || a.ID == "":
-		return nil, nil, shape("an app instance without name or id")
+	case !isName(string(a.Name)) || !isName(string(a.ID)):
+		return nil, nil, shape("an app instance with the name %q and the id %q",
+			clip(string(a.Name), excerptBytes), clip(string(a.ID), excerptBytes))
 	case len(a.StorageInstances) != 1 || len(a.StorageInstances[0].Volumes) != 1:
 		return nil, nil, shape("app instance %s has %d storage instances with the volumes [%s], not one with one",
 			a.Name, len(a.StorageInstances), strings.Join(found, ", "))
 	}
-	return &a.StorageInstances[0], &a.StorageInstances[0].Volumes[0], nil
+	si, v := &a.StorageInstances[0], &a.StorageInstances[0].Volumes[0]
+	if !isName(string(si.Name)) || !isName(string(v.Name)) {
+		return nil, nil, shape("app instance %s has a volume whose name is %q", a.Name,
+			clip(string(si.Name+"/"+v.Name), excerptBytes))
+	}
+	return si, v, nil
 }
 
 // wholeGiB refuses a size that GiB cannot hold: a rounded one would later be taken

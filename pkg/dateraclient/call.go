@@ -186,7 +186,7 @@ func finish(ctx context.Context, s *session, r request, res *http.Response, deco
 		if r.hidden {
 			return "(hidden)"
 		}
-		return excerpt(raw)
+		return excerpt(raw, secrets)
 	}
 	fail := func(kind error, f fate, message string, cause error) error {
 		return &Error{

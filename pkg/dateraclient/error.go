@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -177,18 +178,18 @@ type errorBody struct {
 func (b errorBody) isError() bool { return strings.HasSuffix(string(b.Name), "Error") }
 
 // details reads the list of faults, whatever its elements are.
-func (b errorBody) details() []string {
+func (b errorBody) details(secrets []string) []string {
 	var items []json.RawMessage
 	if json.Unmarshal(b.Errors, &items) != nil {
 		return nil
 	}
 	var out []string
-	for _, item := range items {
+	for _, item := range items[:min(len(items), mostDetails)] {
 		var s string
 		if json.Unmarshal(item, &s) != nil {
-			s = excerpt(item)
+			s = string(item)
 		}
-		out = append(out, s)
+		out = append(out, clip(blank(s, secrets), mostWords))
 	}
 	return out
 }
@@ -208,15 +209,13 @@ func answerError(r request, status int, raw []byte, secrets []string) *Error {
 		}
 	}
 	e := &Error{
-		Op: r.method, Path: r.path, HTTP: status, Name: string(body.Name), Code: int(body.Code),
-		Message: blank(string(body.Message), secrets), kind: found.kind, fate: found.fate,
+		Op: r.method, Path: r.path, HTTP: status, Name: clip(string(body.Name), excerptBytes), Code: int(body.Code),
+		Message: clip(blank(string(body.Message), secrets), mostWords), kind: found.kind, fate: found.fate,
 	}
 	if e.Message == "" && !body.isError() {
-		e.Message = "it answered " + blank(excerpt(raw), secrets)
+		e.Message = "it answered " + excerpt(raw, secrets)
 	}
-	for _, d := range body.details() {
-		e.Errors = append(e.Errors, blank(d, secrets))
-	}
+	e.Errors = body.details(secrets)
 	return e
 }
 
@@ -237,30 +236,49 @@ func unanswered(err error) bool {
 	return errors.As(err, &e) && slices.Contains([]fate{lost, garbled, faulted}, e.fate)
 }
 
-// excerptBytes is how much of an unintelligible answer an error quotes.
-const excerptBytes = 120
+// How much of what an array, or whatever answers in its place, says an error
+// repeats: bytes of an unintelligible answer, bytes of a message or of one detail,
+// and details.
+const (
+	excerptBytes = 120
+	mostWords    = 500
+	mostDetails  = 10
+)
 
-// excerpt quotes the beginning of an answer on one line.
-func excerpt(raw []byte) string {
-	s := strings.Join(strings.Fields(strings.ToValidUTF8(string(raw[:min(len(raw), 4*excerptBytes)]), "?")), " ")
+// clip shortens a text that nobody would read to its end.
+func clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// excerpt quotes the beginning of an answer on one line, without secrets.
+func excerpt(raw []byte, secrets []string) string {
+	// Secrets go first: of one that is cut in half no half must stay.
+	s := blank(string(raw[:min(len(raw), 1<<16)]), secrets)
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s[:min(len(s), 4*excerptBytes)], "?")), " ")
 	if s == "" {
 		return "nothing"
 	}
-	if len(s) > excerptBytes {
-		s = strings.ToValidUTF8(s[:excerptBytes], "") + "…"
-	}
-	return fmt.Sprintf("%q", s)
+	return strconv.Quote(clip(s, excerptBytes))
 }
 
-// blank takes secrets out of what the array sent: it may echo what it refuses.
+// blank takes secrets out of what the array sent: it may echo what it refuses,
+// in its own words or as JSON.
 func blank(s string, secrets []string) string {
 	for _, secret := range secrets {
 		if secret == "" {
 			continue
 		}
-		s = strings.ReplaceAll(s, secret, "(hidden)")
-		if quoted := strings.Trim(fmt.Sprintf("%q", secret), `"`); quoted != secret {
-			s = strings.ReplaceAll(s, quoted, "(hidden)")
+		inJSON, err := json.Marshal(secret)
+		if err != nil {
+			inJSON = nil
+		}
+		for _, form := range []string{secret, strings.Trim(string(inJSON), `"`), strings.Trim(strconv.Quote(secret), `"`)} {
+			if form != "" {
+				s = strings.ReplaceAll(s, form, "(hidden)")
+			}
 		}
 	}
 	return s

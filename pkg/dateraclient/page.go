@@ -97,7 +97,7 @@ func decodeEach[T any](raw []byte, offset int) (pageOf[T], error) {
 	for i, part := range *parts.Data {
 		var e element[T]
 		if err := json.Unmarshal(part, &e.value); err != nil {
-			e = element[T]{err: shape("element %d of the list: %s in %s", offset+i, err, excerpt(part))}
+			e = element[T]{err: shape("element %d of the list: %s in %s", offset+i, err, excerpt(part, nil))}
 		}
 		out.items = append(out.items, e)
 	}

@@ -3,6 +3,7 @@ package dateraclient
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 )
@@ -118,7 +119,7 @@ func (c *Client) DeleteSnapshot(ctx context.Context, v *Volume, utcTS string) er
 func snapshotPath(v *Volume, utcTS string) (string, error) {
 	digit := func(r rune) bool { return r == '.' || r >= '0' && r <= '9' }
 	if utcTS == "" || slices.ContainsFunc([]rune(utcTS), func(r rune) bool { return !digit(r) }) || utcTS[0] == '.' {
-		return "", &Error{kind: ErrNotFound, Message: "no snapshot is called " + excerpt([]byte(utcTS))}
+		return "", &Error{kind: ErrNotFound, Message: fmt.Sprintf("no snapshot is called %q", clip(utcTS, excerptBytes))}
 	}
 	return v.Path() + "/snapshots/" + utcTS, nil
 }

@@ -484,10 +484,10 @@ func TestErrorCarriesTheArraysWords(t *testing.T) {
 		t.Fatalf("got %T, want *Error", err)
 	}
 	if e.Name != "InvalidRequestError" || e.Code != 42 || e.HTTP != 400 || e.Message != "no such thing" ||
-		strings.Join(e.Errors, " ") != `a b "{\"c\":1}"` || e.Op != "GET" || e.Path != "/app_instances/CSI-a" {
+		strings.Join(e.Errors, " ") != `a b {"c":1}` || e.Op != "GET" || e.Path != "/app_instances/CSI-a" {
 		t.Errorf("got %+v", e)
 	}
-	want := `GET /app_instances/CSI-a: the array refuses the request: no such thing: a; b; "{\"c\":1}" (InvalidRequestError 42, HTTP 400)`
+	want := `GET /app_instances/CSI-a: the array refuses the request: no such thing: a; b; {"c":1} (InvalidRequestError 42, HTTP 400)`
 	if err.Error() != want {
 		t.Errorf("got  %s\nwant %s", err, want)
 	}

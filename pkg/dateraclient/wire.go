@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // The array is not of one mind about its own types: versions and object kinds
@@ -19,6 +20,9 @@ func (t *text) UnmarshalJSON(raw []byte) error {
 	switch {
 	case bytes.Equal(raw, []byte("null")):
 		*t = ""
+		return nil
+	case raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 && utf8.Valid(raw):
+		*t = text(raw[1 : len(raw)-1]) // nearly always: no escapes to resolve
 		return nil
 	case raw[0] == '"':
 		var s string
