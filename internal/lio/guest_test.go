@@ -251,6 +251,9 @@ func TestGuestOrphansAreAdoptedOrRemoved(t *testing.T) {
 	}
 	r := g.reader(g.disks(1)[0], 0)
 
+	if _, err := lio.New(t.Context(), lio.Config{}); err == nil {
+		t.Error("a second process took hold of the target")
+	}
 	g.restart()
 	got, err := g.Targets()
 	if diff := cmp.Diff([]string{want.IQN, orphan.IQN}, got); diff != "" || err != nil {
