@@ -54,30 +54,30 @@ func adminError(err error) error {
 	if !errors.As(err, &exit) {
 		return err
 	}
-	kind, remedy := meaning(exit.Code)
+	remedy, kind := meaning(exit.Code)
 	return fmt.Errorf("%w: %s: %w", kind, remedy, exit)
 }
 
-func meaning(code int) (kind error, remedy string) {
+func meaning(code int) (remedy string, kind error) {
 	switch code {
 	case exitAuth:
-		return ErrAuth, "check the CHAP secrets and that the array admits this initiator"
+		return "check the CHAP secrets and that the array admits this initiator", ErrAuth
 	case exitFatalLogin:
-		return ErrAuth, "the target ended the login for good; check the mutual CHAP secrets and that the array admits this initiator"
+		return "the target ended the login for good; check the mutual CHAP secrets and that the array admits this initiator", ErrAuth
 	case exitDaemonComm, exitNoDaemon:
-		return ErrNotReady, "iscsid does not answer; start it: systemctl enable --now iscsid.socket"
+		return "iscsid does not answer; start it: systemctl enable --now iscsid.socket", ErrNotReady
 	case exitNoTransport:
-		return ErrNotReady, "the kernel lacks iSCSI over TCP; load it: modprobe iscsi_tcp"
+		return "the kernel lacks iSCSI over TCP; load it: modprobe iscsi_tcp", ErrNotReady
 	case exitAccess:
-		return ErrNotReady, "iscsiadm must run as root"
+		return "iscsiadm must run as root", ErrNotReady
 	case exitNoSuchTool, exitNoSuchTool - 1:
-		return ErrNotReady, "install open-iscsi on the host"
+		return "install open-iscsi on the host", ErrNotReady
 	case exitTransport, exitLogin, exitTimeout, exitPDUTimeout:
-		return ErrUnavailable, "check the network between this host and the portal"
+		return "check the network between this host and the portal", ErrUnavailable
 	case exitDatabase, exitInvalid, exitNothingFound:
-		return ErrUnavailable, "the node record cannot be used; it is written anew at the next attempt"
+		return "the node record cannot be used; it is written anew at the next attempt", ErrUnavailable
 	}
-	return ErrUnavailable, "iscsiadm failed"
+	return "iscsiadm failed", ErrUnavailable
 }
 
 // transient failures go away by themselves: the record database or the daemon is
@@ -108,9 +108,9 @@ func (a *admin) patient(ctx context.Context, limit time.Duration, args ...string
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	_, err := a.host.Run(ctx, append([]string{"iscsiadm"}, args...)...)
+	_, err := a.host.Run(own, append([]string{"iscsiadm"}, args...)...)
 	return err
 }
 
@@ -137,19 +137,8 @@ func retry(ctx context.Context, fn func() error) error {
 // create makes the record of one portal as iscsid.conf of this host has it, with
 // the settings on top.
 func (a *admin) create(ctx context.Context, iqn string, portal netip.AddrPort, settings []setting) error {
-	unlock, err := a.lock(ctx)
-	if err != nil {
+	if err := a.newRecord(ctx, iqn, portal); err != nil {
 		return err
-	}
-	defer unlock()
-	if err := a.discard(iqn, func(r record) bool { return !r.sound(iqn) }); err != nil {
-		return err
-	}
-	err = retry(ctx, func() error {
-		return a.patient(ctx, databaseTimeout, "-m", "node", "-T", iqn, "-p", portal.String(), "-I", "default", "-o", "new")
-	})
-	if err != nil {
-		return fmt.Errorf("make the node record of %s at %s: %w", iqn, portal, adminError(err))
 	}
 	all, err := a.records.list(iqn)
 	if err != nil {
@@ -167,6 +156,24 @@ func (a *admin) create(ctx context.Context, iqn string, portal netip.AddrPort, s
 	}
 	if !written {
 		return fmt.Errorf("%w: iscsiadm made no node record for %s at %s in %v", ErrNotReady, iqn, portal, a.records.databases())
+	}
+	return nil
+}
+
+func (a *admin) newRecord(ctx context.Context, iqn string, portal netip.AddrPort) error {
+	unlock, err := a.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err = a.discard(iqn, func(r record) bool { return !r.sound(iqn) }); err != nil {
+		return err
+	}
+	err = retry(ctx, func() error {
+		return a.patient(ctx, databaseTimeout, "-m", "node", "-T", iqn, "-p", portal.String(), "-I", "default", "-o", "new")
+	})
+	if err != nil {
+		return fmt.Errorf("make the node record of %s at %s: %w", iqn, portal, adminError(err))
 	}
 	return nil
 }
@@ -202,7 +209,8 @@ func (a *admin) forget(ctx context.Context, iqn string) error {
 		return err
 	}
 	defer unlock()
-	if all, err := a.records.list(iqn); err != nil || len(all) == 0 {
+	all, err := a.records.list(iqn)
+	if err != nil || len(all) == 0 {
 		return err
 	}
 	err = retry(ctx, func() error {
@@ -264,11 +272,11 @@ func (a *admin) lockFile(ctx context.Context) (*os.File, error) {
 		return nil, err
 	}
 	ok, err := until(ctx, databaseTimeout, func() (bool, error) {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EINTR) {
+		locked := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if errors.Is(locked, syscall.EWOULDBLOCK) || errors.Is(locked, syscall.EINTR) {
 			return false, nil
 		}
-		return err == nil, err
+		return locked == nil, locked
 	})
 	if ok {
 		return f, nil

@@ -36,7 +36,7 @@ func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, e
 	if err != nil {
 		return Device{}, err
 	}
-	if err := i.connect(ctx, t, auth, wantsMap); err != nil {
+	if err = i.connect(ctx, t, auth, wantsMap); err != nil {
 		return Device{}, err
 	}
 	disks, err := i.reveal(ctx, t)
@@ -175,7 +175,7 @@ func (i *Initiator) single(ctx context.Context, t Target, paths []path) (Device,
 	if err != nil {
 		return Device{}, err
 	}
-	if err := i.giveUpAllBut(ctx, t, chosen.session); err != nil {
+	if err = i.giveUpAllBut(ctx, t, chosen.session); err != nil {
 		return Device{}, err
 	}
 	// What something else is built on is not ours to mount.

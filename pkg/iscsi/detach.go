@@ -128,19 +128,14 @@ func (i *Initiator) unused(ctx context.Context, b blockDevice) error {
 	}
 	node := filepath.Join(i.cfg.Dev, b.name)
 	free, err := untilSlowly(ctx, patience, 50*time.Millisecond, time.Second, func() (bool, error) {
-		_, err := bounded(ctx, &i.bounds, "claim "+node, func() (struct{}, error) {
-			if err := i.kernel.Node(node, b.dev); err != nil {
-				return struct{}{}, err
-			}
-			return struct{}{}, i.kernel.Claim(node)
-		})
+		claimed := i.claim(ctx, node, b.dev)
 		switch {
-		case errors.Is(err, syscall.EBUSY):
+		case errors.Is(claimed, syscall.EBUSY):
 			return false, nil
-		case gone(err), errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENOMEDIUM):
+		case gone(claimed), errors.Is(claimed, syscall.EIO), errors.Is(claimed, syscall.ENOMEDIUM):
 			return true, nil // a dead device refuses to open only after it was found unclaimed
 		}
-		return err == nil, err
+		return claimed == nil, claimed
 	})
 	if err != nil {
 		return err
@@ -149,6 +144,16 @@ func (i *Initiator) unused(ctx context.Context, b blockDevice) error {
 		return fmt.Errorf("%w: %s is mounted in some other container or claimed by a program", ErrBusy, b.name)
 	}
 	return nil
+}
+
+func (i *Initiator) claim(ctx context.Context, node, dev string) error {
+	_, err := bounded(ctx, &i.bounds, "claim "+node, func() (struct{}, error) {
+		if err := i.kernel.Node(node, dev); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, i.kernel.Claim(node)
+	})
+	return err
 }
 
 // flush writes out what the kernel buffers for a device, while a path is alive
@@ -194,7 +199,7 @@ func (i *Initiator) removeMaps(ctx context.Context, t Target) error {
 		return err
 	}
 	if mapped {
-		if err := i.removeMap(ctx, m); err != nil {
+		if err = i.removeMap(ctx, m); err != nil {
 			return err
 		}
 	}
@@ -235,11 +240,11 @@ func (i *Initiator) disconnect(ctx context.Context, t Target) error {
 	}
 	var shared atomic.Bool
 	err = each(sessions, func(s session) error {
-		kept, err := i.leave(ctx, t, s)
+		kept, failed := i.leave(ctx, t, s)
 		if kept {
 			shared.Store(true)
 		}
-		return err
+		return failed
 	})
 	if err != nil || shared.Load() {
 		return err
@@ -285,15 +290,16 @@ func (i *Initiator) end(ctx context.Context, s session, disks []disk) error {
 			return fmt.Errorf("%w: %s carries another disk, %s", ErrBusy, s, d.name)
 		}
 	}
-	if err := i.admin.logout(ctx, s); err != nil {
-		if _, statErr := os.Stat(s.class); !gone(statErr) {
+	ended := func() (bool, error) {
+		_, stat := os.Stat(s.class)
+		return gone(stat), ignoreGone(stat)
+	}
+	if err = i.admin.logout(ctx, s); err != nil {
+		if gone, _ := ended(); !gone {
 			return err
 		}
 	}
-	ok, err := until(ctx, i.cfg.LoginTimeout, func() (bool, error) {
-		_, err := os.Stat(s.class)
-		return gone(err), ignoreGone(err)
-	})
+	ok, err := until(ctx, i.cfg.LoginTimeout, ended)
 	if err != nil {
 		return fmt.Errorf("wait for the end of %s: %w", s, err)
 	}

@@ -114,7 +114,10 @@ func wait(ctx context.Context, cmd *exec.Cmd) error {
 	grace := time.NewTimer(killGrace)
 	defer grace.Stop()
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err == nil {
+			return nil // it was done when the deadline came
+		}
 		return fmt.Errorf("killed: %w", ctx.Err())
 	case <-grace.C:
 		return errors.Join(fmt.Errorf("abandoned: %w: %w", ErrStuck, ctx.Err()), killErr)

@@ -128,14 +128,14 @@ func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) {
 func (i *Initiator) reread(ctx context.Context, t Target, disks []disk) (smallest int64, lagging string, err error) {
 	var last error
 	_, err = untilSlowly(ctx, i.cfg.DiskTimeout, 100*time.Millisecond, 2*time.Second, func() (bool, error) {
-		rescanCtx, cancel := context.WithTimeout(ctx, identifyTimeout)
+		rescanCtx, cancel := context.WithTimeout(ctx, min(identifyTimeout, i.cfg.DiskTimeout/2))
 		defer cancel()
 		last = each(disks, func(d disk) error { return i.set(rescanCtx, filepath.Join(d.dir, "rescan"), "1") })
 		smallest, lagging = 0, ""
 		for n, d := range disks {
-			bytes, err := size(d.block)
-			if err != nil {
-				return false, err
+			bytes, sizeErr := size(d.block)
+			if sizeErr != nil {
+				return false, sizeErr
 			}
 			if n == 0 || bytes < smallest {
 				smallest = bytes

@@ -14,157 +14,6 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// mapUUID begins the uuid of a device-mapper device that multipathd made; the
-// WWID of its paths follows.
-const mapUUID = "mpath-"
-
-// dmap is a multipath map.
-type dmap struct {
-	blockDevice
-	alias     string   // device-mapper's name, which multipathd goes by
-	wwid      string   // what its uuid promises
-	slaves    []string // the disks beneath, by name
-	suspended bool
-}
-
-// maps lists every multipath map of this host.
-func (y sysfs) maps() ([]dmap, error) {
-	var found []dmap
-	err := eachDirOrLink(filepath.Join(y.root, "block"), "dm-", func(dir string) error {
-		m, err := readMap(dir)
-		if errors.Is(err, errNotMultipath) {
-			return nil
-		}
-		if err != nil {
-			return ignoreGone(err)
-		}
-		found = append(found, m)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list multipath maps: %w", err)
-	}
-	return found, nil
-}
-
-var errNotMultipath = errors.New("not a multipath map")
-
-func readMap(dir string) (dmap, error) {
-	uuid, err := attribute(dir, "dm/uuid")
-	if err != nil {
-		return dmap{}, err
-	}
-	wwid, ok := strings.CutPrefix(uuid, mapUUID)
-	if !ok || wwid == "" {
-		return dmap{}, errNotMultipath
-	}
-	m := dmap{blockDevice: blockDevice{name: filepath.Base(dir), dir: dir}, wwid: wwid}
-	if m.alias, err = attribute(dir, "dm/name"); err != nil {
-		return dmap{}, err
-	}
-	if m.dev, err = attribute(dir, "dev"); err != nil {
-		return dmap{}, err
-	}
-	suspended, err := attribute(dir, "dm/suspended")
-	if err != nil {
-		return dmap{}, err
-	}
-	m.suspended = suspended == "1"
-	slaves, err := os.ReadDir(filepath.Join(dir, "slaves"))
-	if err != nil {
-		return dmap{}, ignoreGone(err)
-	}
-	for _, s := range slaves {
-		m.slaves = append(m.slaves, s.Name())
-	}
-	return m, nil
-}
-
-// eachDirOrLink is eachDir for directories of sysfs that hold symlinks.
-func eachDirOrLink(dir, prefix string, fn func(path string) error) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return ignoreGone(err)
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), prefix) {
-			continue
-		}
-		if err := fn(filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// mapOver finds the multipath map over the disks that show one LUN, by the
-// holders that sysfs names. A map of another WWID, a map that also has paths which
-// are not behind a session of the target, and two maps are refused: the device is
-// then not ours to hand out or to take down (FM 3).
-func (y sysfs) mapOver(iqn string, lun int) (dmap, bool, error) {
-	disks, err := y.lun(iqn, lun)
-	if err != nil {
-		return dmap{}, false, err
-	}
-	var over dmap
-	found := false
-	for _, d := range disks {
-		m, held, err := y.mapOf(d)
-		switch {
-		case err != nil:
-			return dmap{}, false, err
-		case !held:
-		case found && m.name != over.name:
-			return dmap{}, false, fmt.Errorf("%w: the paths belong to two maps, %s and %s", ErrForeign, over.name, m.name)
-		default:
-			over, found = m, true
-		}
-	}
-	if !found {
-		return dmap{}, false, nil
-	}
-	// Read after the map, so that no path of the map can be too new to be listed.
-	disks, err = y.lun(iqn, lun)
-	if err != nil {
-		return dmap{}, false, err
-	}
-	for _, s := range over.slaves {
-		if !slices.ContainsFunc(disks, func(d disk) bool { return d.name == s }) {
-			return dmap{}, false, fmt.Errorf("%w: map %s (%s) has a path %s that is not behind a session of %s",
-				ErrForeign, over.name, over.wwid, s, iqn)
-		}
-	}
-	return over, true, nil
-}
-
-// mapOf finds the multipath map that a disk is part of.
-func (y sysfs) mapOf(d disk) (dmap, bool, error) {
-	holders, err := d.blockDevice().holders()
-	if err != nil {
-		return dmap{}, false, err
-	}
-	for _, h := range holders {
-		m, err := readMap(filepath.Join(y.root, "block", h))
-		if gone(err) || errors.Is(err, errNotMultipath) {
-			continue // something else is built on the disk; users names it
-		}
-		if err != nil {
-			return dmap{}, false, err
-		}
-		id, err := d.cached()
-		if err != nil {
-			return dmap{}, false, err
-		}
-		if m.wwid != id.WWID {
-			return dmap{}, false, fmt.Errorf("%w: %s with WWID %s is part of %s, the map of %s", ErrForeign, d.name, id.WWID, m.name, m.wwid)
-		}
-		return m, true, nil
-	}
-	return dmap{}, false, nil
-}
-
-func (d disk) blockDevice() blockDevice { return blockDevice{name: d.name, dev: d.dev, dir: d.block} }
-
 // multipathdRuns looks for the daemon among the host's processes: cheaper than
 // asking it, and true also while it is too busy to answer.
 func (i *Initiator) multipathdRuns() (bool, error) {
@@ -232,14 +81,15 @@ func (i *Initiator) multipath(ctx context.Context, argv ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, multipathTimeout)
 	defer cancel()
 	out, err := i.cfg.Host.Run(ctx, argv...)
-	if err != nil {
-		return err
+	answer := strings.TrimSpace(string(out))
+	var exit *ExitError
+	switch {
+	case errors.As(err, &exit) && exit.Stderr == "":
+		return &ExitError{Tool: exit.Tool, Code: exit.Code, Stderr: answer} // the daemon's words come on stdout
+	case err == nil && (answer == "fail" || strings.HasPrefix(answer, "timeout")):
+		return &ExitError{Tool: argv[0], Code: 1, Stderr: answer} // older releases exit 0
 	}
-	// Older releases answer "fail" and exit 0.
-	if answer := strings.TrimSpace(string(out)); answer == "fail" || strings.HasPrefix(answer, "timeout") {
-		return &ExitError{Tool: argv[0], Code: 1, Stderr: answer}
-	}
-	return nil
+	return err
 }
 
 // claimForMultipath tells multipath that the disk is one of its own, and reports

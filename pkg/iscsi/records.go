@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -47,29 +46,41 @@ const (
 func (r records) list(iqn string) ([]record, error) {
 	var found []record
 	for _, base := range r.databases() {
-		dir := filepath.Join(base, "nodes", iqn)
-		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return ignoreGone(err)
-			}
-			if !d.Type().IsRegular() {
-				return nil
-			}
-			text, err := os.ReadFile(path)
-			if err != nil {
-				return ignoreGone(err)
-			}
-			found = append(found, record{
-				path:   path,
-				base:   base,
-				portal: parsePortal(value(text, keyAddress), value(text, keyPort)),
-				text:   text,
-			})
-			return nil
-		})
+		below, err := r.below(base, filepath.Join(base, "nodes", iqn))
 		if err != nil {
 			return nil, fmt.Errorf("read the node records of %s: %w", iqn, err)
 		}
+		found = append(found, below...)
+	}
+	return found, nil
+}
+
+// below reads the records in a directory and in its directories.
+func (r records) below(base, dir string) ([]record, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, ignoreGone(err)
+	}
+	var found []record
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if e.IsDir() {
+			inside, err := r.below(base, path)
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, inside...)
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		portal := parsePortal(value(text, keyAddress), value(text, keyPort))
+		found = append(found, record{path: path, base: base, portal: portal, text: text})
 	}
 	return found, nil
 }
@@ -139,10 +150,9 @@ func (r record) remove() error {
 		return fmt.Errorf("remove node record: %w", err)
 	}
 	nodes := filepath.Join(r.base, "nodes")
-	for dir := filepath.Dir(r.path); strings.HasPrefix(dir, nodes+"/"); dir = filepath.Dir(dir) {
-		if err := os.Remove(dir); err != nil {
-			break // not empty: another record lives here
-		}
+	dir := filepath.Dir(r.path)
+	for strings.HasPrefix(dir, nodes+"/") && os.Remove(dir) == nil { // until one has another record in it
+		dir = filepath.Dir(dir)
 	}
 	return nil
 }

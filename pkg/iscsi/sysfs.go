@@ -146,6 +146,8 @@ type disk struct {
 	session session
 }
 
+func (d disk) blockDevice() blockDevice { return blockDevice{name: d.name, dev: d.dev, dir: d.block} }
+
 // disks lists the disks behind a session, by LUN. A SCSI device whose block
 // device is not there yet is not a disk.
 func (y sysfs) disks(s session) ([]disk, error) {

@@ -1,0 +1,419 @@
+package iscsi_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+func detach(tb testing.TB, i *iscsi.Initiator, target iscsi.Target) {
+	tb.Helper()
+	if err := i.Detach(tb.Context(), target); err != nil {
+		tb.Fatalf("detach: %v", err)
+	}
+}
+
+// want asserts that Detach leaves nothing and that a repeat does nothing.
+func wantNothingLeft(t *testing.T, h *host, i *iscsi.Initiator) {
+	t.Helper()
+	if left := h.left(); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+	h.forget()
+	detach(t, i, targetA())
+	if ran := h.ran(); len(ran) > 0 {
+		t.Errorf("the repeat ran %q, want nothing", ran)
+	}
+}
+
+func TestDetachLeavesNothing(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*host){
+		"single":             func(*host) {},
+		"map":                func(h *host) { h.runMultipathd() },
+		"map without daemon": func(h *host) { h.runMultipathd(); h.after["multipath -a"] = func() {} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			prepare(h)
+			i := h.initiator()
+			attach(t, i, targetA())
+			if name == "map without daemon" {
+				h.remove("proc/4711")
+			}
+			detach(t, i, targetA())
+			wantNothingLeft(t, h, i)
+		})
+	}
+}
+
+func TestDetachOfNothingRunsNothing(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	detach(t, h.initiator(), targetA())
+	if ran := h.ran(); len(ran) > 0 {
+		t.Errorf("ran %q", ran)
+	}
+}
+
+// FM 21: flush while paths live, then the map, the paths, the sessions, and the
+// records last.
+func TestDetachOrder(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	h.forget()
+	var order []string
+	note := func(what string, then func()) func() {
+		return func() { order = append(order, what); then() }
+	}
+	nothing := func() {}
+	h.after["del map"] = note("del map", func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if !slices.Contains(h.writes, "flush /dev/dm-0") {
+			t.Error("the map was removed before it was flushed")
+		}
+	})
+	h.after["/delete 1"] = note("delete path", nothing)
+	h.after["--logout"] = note("logout", nothing)
+	h.after["-o delete"] = note("delete records", nothing)
+	detach(t, i, targetA())
+	if diff := cmp.Diff([]string{"del map", "delete path", "logout", "delete records"}, order); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDetachRefusesADeviceInUse(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		use   func(*host)
+		names string
+	}{
+		"mounted on the host":   {func(h *host) { h.mount("8:16", "/", "/data", "xfs", "/dev/sdb") }, "/data"},
+		"partition mounted":     {func(h *host) { h.addPartition("sdb", "8:17"); h.mount("8:17", "/", "/part", "ext4", "/dev/sdb1") }, "/part"},
+		"btrfs, by name":        {func(h *host) { h.mount("0:77", "/", "/btr\\040fs", "btrfs", "/dev/sdb") }, "/btr fs"},
+		"block volume of a pod": {func(h *host) { h.mount("0:5", "/sdb", "/pods/block", "devtmpfs", "devtmpfs") }, "/pods/block"},
+		"part of another device": {func(h *host) {
+			h.write("sys/devices/platform/host1/session1/target1:0:0/1:0:0:0/block/sdb/holders/dm-9/x", "")
+		}, "dm-9"},
+		"mounted where nobody looks": {func(h *host) { h.claimed["sdb"] = true }, "sdb"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			i := h.initiator()
+			attach(t, i, targetA())
+			tt.use(h)
+			before := h.left()
+			h.forget()
+			err := i.Detach(t.Context(), targetA())
+			if !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), tt.names) {
+				t.Errorf("err = %v, want ErrBusy naming %s", err, tt.names)
+			}
+			if diff := cmp.Diff(before, h.left()); diff != "" || len(h.ran()) > 0 {
+				t.Errorf("touched: %s after %q", diff, h.ran())
+			}
+		})
+	}
+}
+
+func (h *host) addPartition(disk, dev string) {
+	dir := h.diskDir(disk) + "/block/" + disk + "/" + disk + "1/"
+	h.write(dir+"partition", "1\n")
+	h.write(dir+"dev", dev+"\n")
+}
+
+// FM 3: a session that also carries another LUN stays, and so do the records.
+func TestDetachKeepsASharedSession(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	h.luns[iqnA][7] = lun{serialB, gib}
+	i := h.initiator()
+	attach(t, i, targetA())
+	other := targetA()
+	other.LUN, other.Serial = 7, serialB
+	want := attach(t, i, other)
+
+	detach(t, i, targetA())
+	if _, err := i.Find(t.Context(), targetA()); !errors.Is(err, iscsi.ErrNotAttached) {
+		t.Errorf("find: err = %v, want ErrNotAttached", err)
+	}
+	got, err := i.Find(t.Context(), other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if len(h.ran("--logout")) > 0 || len(h.ran("-o delete")) > 0 {
+		t.Errorf("ran %q", h.ran())
+	}
+	detach(t, i, other)
+	wantNothingLeft(t, h, i)
+}
+
+// Every state that a crash, a reboot or an outage may leave.
+func TestDetachFromEveryHalfState(t *testing.T) {
+	t.Parallel()
+	for name, half := range map[string]func(*host){
+		"a record and no session": func(h *host) {
+			attach(h.t, h.initiator(), targetA())
+			for _, s := range h.glob("sys/class/iscsi_session/session*") {
+				h.logOut(strings.TrimPrefix(s, "sys/class/iscsi_session/session"))
+			}
+		},
+		"a session and no disk": func(h *host) {
+			h.newRecord(iqnA, "172.28.0.9:3260")
+			h.addSession(iqnA, portals()[0])
+		},
+		"a session and no record": func(h *host) {
+			attach(h.t, h.initiator(), targetA())
+			h.remove("etc/iscsi/nodes")
+		},
+		"an unreadable record": func(h *host) {
+			attach(h.t, h.initiator(), targetA())
+			h.write(recordPath(iqnA, "172.28.0.9:3260"), "")
+		},
+		"a record in a directory": func(h *host) {
+			h.write("var/lib/iscsi/nodes/"+iqnA+"/172.28.0.9,3260,1/default", "")
+		},
+		"paths and no map": func(h *host) {
+			for _, p := range portals() {
+				h.newRecord(iqnA, p.String())
+				h.addDisk(h.addSession(iqnA, p), 0, h.luns[iqnA][0])
+			}
+		},
+		"a map and no path": func(h *host) {
+			h.runMultipathd()
+			h.addToMap(wwidA, "")
+		},
+		"a suspended map": func(h *host) {
+			h.runMultipathd()
+			attach(h.t, h.initiator(), targetA())
+			h.write("sys/block/dm-0/dm/suspended", "1\n")
+		},
+		"a suspended map and no path": func(h *host) {
+			h.runMultipathd()
+			h.addToMap(wwidA, "")
+			h.write("sys/block/dm-0/dm/suspended", "1\n")
+		},
+		"a dead session": func(h *host) {
+			attach(h.t, h.initiator(), targetA())
+			h.fail(iqnA, portals()[0])
+		},
+		"all paths of a map dead": func(h *host) {
+			h.runMultipathd()
+			attach(h.t, h.initiator(), targetA())
+			for _, p := range portals() {
+				h.fail(iqnA, p)
+			}
+		},
+		"one session of two": func(h *host) {
+			h.runMultipathd()
+			attach(h.t, h.initiator(), targetA())
+			h.logOut("1")
+		},
+		"a session to a portal that is no more": func(h *host) {
+			h.addSession(iqnA, portals()[0])
+			h.write("sys/class/iscsi_connection/connection1:0/persistent_address", "10.9.9.9\n")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			half(h)
+			i := h.initiator()
+			detach(t, i, targetA())
+			wantNothingLeft(t, h, i)
+		})
+	}
+}
+
+func TestDetachWithoutLivePathDoesNotFlush(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	for _, p := range portals() {
+		h.fail(iqnA, p)
+	}
+	h.forget()
+	detach(t, i, targetA())
+	if len(h.ran("disablequeueing map "+wwidA)) != 1 {
+		t.Errorf("ran %q, want queueing disabled on this one map", h.ran())
+	}
+	if slices.ContainsFunc(h.writes, func(w string) bool { return strings.HasPrefix(w, "flush") || strings.HasSuffix(w, "delete 1") }) {
+		t.Errorf("wrote %q: each of these would wait for the dead target", h.writes)
+	}
+}
+
+func TestFlushThatHangsIsAnErrorAndNothingIsRemoved(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	before := h.left()
+	h.hang("dm-0")
+	start := time.Now()
+	err := i.Detach(t.Context(), targetA())
+	if !errors.Is(err, iscsi.ErrUnavailable) {
+		t.Errorf("err = %v, want ErrUnavailable", err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if diff := cmp.Diff(before, h.left()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMapThatIsBusyForAMoment(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator(func(c *iscsi.Config) { c.MapTimeout = 5 * time.Second })
+	attach(t, i, targetA())
+	h.exits["del map"] = 1
+	detach(t, i, targetA())
+	if got := len(h.ran("del map")); got != 2 {
+		t.Errorf("%d attempts, want 2", got)
+	}
+	wantNothingLeft(t, h, i)
+}
+
+// FM 21c: a failed removal may leave the map suspended; whoever touches it then
+// waits for ever.
+func TestMapLeftSuspendedByItsRemovalIsResumed(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator(func(c *iscsi.Config) { c.MapTimeout = 5 * time.Second })
+	attach(t, i, targetA())
+	h.exits["del map"] = 1
+	h.after["del map"] = func() { h.write("sys/block/dm-0/dm/suspended", "1\n") }
+	detach(t, i, targetA())
+	if len(h.ran("resume map "+wwidA)) != 1 {
+		t.Errorf("ran %q, want the map resumed", h.ran())
+	}
+	wantNothingLeft(t, h, i)
+}
+
+func TestMapThatStaysBusyKeepsEverything(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	before := h.left()
+	h.after["flush"] = func() {}
+	h.mu.Lock()
+	h.exits["del map"] = 1
+	h.mu.Unlock()
+	again := func() {}
+	again = func() { h.mu.Lock(); h.exits["del map"] = 1; h.after["del map"] = again; h.mu.Unlock() }
+	h.after["del map"] = again
+	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), wwidA) {
+		t.Errorf("err = %v, want ErrBusy naming the map", err)
+	}
+	if diff := cmp.Diff(before, h.left()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// FM 3: the name of the map passes to another volume while we try.
+func TestMapNameThatPassesToAnotherVolumeIsNotRemoved(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator(func(c *iscsi.Config) { c.MapTimeout = 5 * time.Second })
+	attach(t, i, targetA())
+	h.exits["del map"] = 1
+	h.after["del map"] = func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.removeMap("dm-0")
+		h.maps = 0
+		h.addToMap(wwidB, "")
+	}
+	detach(t, i, targetA())
+	if got := len(h.ran("del map")); got != 1 {
+		t.Errorf("%d removals of dm-0, want 1", got)
+	}
+	if got := h.read("sys/block/dm-0/dm/uuid"); got != "mpath-"+wwidB {
+		t.Errorf("dm-0 is %q, want the other volume's map in peace", got)
+	}
+}
+
+func TestLogoutExitCodes(t *testing.T) {
+	t.Parallel()
+	for _, code := range []int{2, 9, 10, 21, 22} {
+		h := newHost(t)
+		i := h.initiator()
+		attach(t, i, targetA())
+		h.exits["--logout"] = code
+		h.after["--logout"] = func() { h.mu.Lock(); defer h.mu.Unlock(); h.logOut("1") } // somebody else was faster
+		if err := i.Detach(t.Context(), targetA()); err != nil {
+			t.Errorf("exit %d with the session gone: %v", code, err)
+		}
+		wantNothingLeft(t, h, i)
+	}
+	for _, code := range []int{2, 9, 10, 21, 22} {
+		h := newHost(t)
+		i := h.initiator(func(c *iscsi.Config) { c.LoginTimeout = 50 * time.Millisecond })
+		attach(t, i, targetA())
+		h.exits["--logout"] = code
+		if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrUnavailable) {
+			t.Errorf("exit %d with the session alive: err = %v, want ErrUnavailable", code, err)
+		}
+		if len(h.glob("etc/iscsi/nodes/*")) == 0 {
+			t.Errorf("exit %d: the record went before the session", code)
+		}
+	}
+}
+
+func TestDetachWaitsForAnAttachOfTheSameTarget(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	h.after["--login"] = func() { close(begun); <-goOn }
+	done := make(chan error)
+	go func() { _, err := i.Attach(t.Context(), targetA(), nil); done <- err }()
+	<-begun
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if err := i.Detach(ctx, targetA()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("err = %v, want to have waited", err)
+	}
+	close(goOn)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
+}
+
+// A login that has begun goes on in iscsid whatever becomes of iscsiadm, so it
+// is seen through: else its session would come to life after Detach looked.
+func TestLoginIsSeenThroughWhenTheCallerLeaves(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	ctx, cancel := context.WithCancel(t.Context())
+	h.after["-o new"] = func() {}
+	h.after["--login"] = cancel
+	if _, err := i.Attach(ctx, targetA(), nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("err = %v, want canceled", err)
+	}
+	if len(h.glob("sys/class/iscsi_session/session*")) != 1 {
+		t.Error("the login was cut off")
+	}
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
+}

@@ -1,0 +1,79 @@
+package iscsi_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+func TestName(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ file, want string }{
+		"plain":               {"InitiatorName=iqn.1993-08.org.debian:01:abc\n", "iqn.1993-08.org.debian:01:abc"},
+		"comments and blanks": {"# x\n\n  InitiatorName = iqn.1994-05.com.redhat:5e7a  \nInitiatorAlias=a\n", "iqn.1994-05.com.redhat:5e7a"},
+		"eui":                 {"InitiatorName=eui.02004567A425678D\n", "eui.02004567A425678D"},
+		"empty file":          {"", ""},
+		"empty name":          {"InitiatorName=\n", ""},
+		"commented out":       {"#InitiatorName=iqn.1993-08.org.debian:01:abc\n", ""},
+		"to be generated":     {"GenerateName=yes\n", ""},
+		"not a name":          {"InitiatorName=myhost\n", ""},
+		"with blanks inside":  {"InitiatorName=iqn.1993-08.org debian\n", ""},
+		"the manual's":        {"InitiatorName=iqn.2001-04.com.example:storage.host1\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.write("etc/iscsi/initiatorname.iscsi", tt.file)
+			got, err := h.initiator().Name()
+			if got != tt.want {
+				t.Errorf("%q, want %q", got, tt.want)
+			}
+			if tt.want == "" && (!errors.Is(err, iscsi.ErrNotReady) || !strings.Contains(err.Error(), "initiatorname.iscsi")) {
+				t.Errorf("err = %v, want ErrNotReady naming the file", err)
+			}
+			if tt.want != "" && err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestReady(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		break_ func(*host)
+		remedy string // "" means ready
+	}{
+		"whole":         {func(*host) {}, ""},
+		"no open-iscsi": {func(h *host) { h.remove("etc/iscsi") }, "install open-iscsi"},
+		"no iscsid":     {func(h *host) { h.write("proc/1/net/unix", "Num\n") }, "systemctl enable --now iscsid.socket"},
+		"no PID 1":      {func(h *host) { h.remove("proc/1") }, "PID namespace"},
+		"no module":     {func(h *host) { h.remove("sys/class/iscsi_transport"); h.exits["modprobe iscsi_tcp"] = 1 }, "iscsi_tcp"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			tt.break_(h)
+			err := h.initiator().Ready(t.Context())
+			if tt.remedy == "" && err != nil {
+				t.Error(err)
+			}
+			if tt.remedy != "" && (!errors.Is(err, iscsi.ErrNotReady) || !strings.Contains(err.Error(), tt.remedy)) {
+				t.Errorf("err = %v, want ErrNotReady with %q", err, tt.remedy)
+			}
+		})
+	}
+}
+
+func TestReadyLoadsTheModule(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.remove("sys/class/iscsi_transport")
+	h.exits["modprobe iscsi_tcp"] = 0
+	h.after["modprobe iscsi_tcp"] = func() { h.write("sys/class/iscsi_transport/tcp/handle", "1\n") }
+	if err := h.initiator().Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
