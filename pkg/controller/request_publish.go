@@ -1,0 +1,102 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+type publishRequest struct {
+	ID         volumeID
+	Node       string // initiator IQN
+	Capability capability
+	RoundRobin bool
+}
+
+func parsePublish(req *csi.ControllerPublishVolumeRequest) (publishRequest, error) {
+	id, err := parseVolumeID(req.GetVolumeId())
+	if err != nil {
+		return publishRequest{}, invalid(err)
+	}
+	if err = checkNodeText(req.GetNodeId()); err != nil {
+		return publishRequest{}, invalid(err)
+	}
+	if req.GetVolumeCapability() == nil {
+		return publishRequest{}, invalid(errors.New("volume_capability is missing"))
+	}
+	c, err := parseCapability(req.GetVolumeCapability())
+	if err != nil {
+		return publishRequest{}, invalid(err)
+	}
+	if req.GetReadonly() {
+		return publishRequest{}, invalid(errors.New("readonly: this driver does not offer PUBLISH_READONLY, so the field must be false (CSI v1.13); a node mounts read-only by NodePublishVolume's readonly"))
+	}
+	roundRobin, err := parseRoundRobin(req.GetVolumeContext())
+	if err != nil {
+		return publishRequest{}, invalid(err)
+	}
+	if !initiatorPattern.MatchString(req.GetNodeId()) {
+		return publishRequest{}, status.Errorf(codes.NotFound, "node %q does not exist: a node's id is the name of its iSCSI initiator, iqn.YYYY-MM.… or eui.…", req.GetNodeId())
+	}
+	return publishRequest{ID: id, Node: req.GetNodeId(), Capability: c, RoundRobin: roundRobin}, nil
+}
+
+// parseRoundRobin reads our one key of a volume_context. The others belong to
+// provisioners and to administrators.
+func parseRoundRobin(volumeContext map[string]string) (bool, error) {
+	value, ok := volumeContext[contextRoundRobin]
+	if !ok {
+		return false, nil
+	}
+	b, err := parseBool(value)
+	if err != nil {
+		return false, fmt.Errorf("volume_context: %s %q %w", contextRoundRobin, value, err)
+	}
+	return b, nil
+}
+
+// initiatorPattern is what the array admits (RFC 7143, 4.2.7): a reversed domain
+// with a date, or a 64-bit extended unique identifier.
+var initiatorPattern = regexp.MustCompile(`^(iqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[a-zA-Z0-9][a-zA-Z0-9.:_-]{0,210}|eui\.[0-9a-fA-F]{16})$`)
+
+func checkNodeText(node string) error {
+	const maxNodeID = 256 // CSI v1.13
+	switch {
+	case node == "":
+		return errors.New("node_id is missing")
+	case len(node) > maxNodeID:
+		return fmt.Errorf("node_id is %d bytes long, at most %d are allowed", len(node), maxNodeID)
+	case strings.ContainsFunc(node, unicode.IsControl):
+		return fmt.Errorf("node_id %q holds control characters", node)
+	}
+	return nil
+}
+
+type unpublishRequest struct {
+	ID   volumeID
+	Node string // initiator IQN; "" is every node
+	// Never says that no volume of ours was ever published to such a node,
+	// because its name is none an array admits.
+	Never bool
+}
+
+func parseUnpublish(req *csi.ControllerUnpublishVolumeRequest) (unpublishRequest, error) {
+	id, err := parseVolumeID(req.GetVolumeId())
+	if err != nil {
+		return unpublishRequest{}, invalid(err)
+	}
+	node := req.GetNodeId()
+	if node == "" {
+		return unpublishRequest{ID: id}, nil
+	}
+	if err := checkNodeText(node); err != nil {
+		return unpublishRequest{}, invalid(err)
+	}
+	return unpublishRequest{ID: id, Node: node, Never: !initiatorPattern.MatchString(node)}, nil
+}

@@ -1,0 +1,135 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
+)
+
+type createRequest struct {
+	ID         volumeID
+	Size       sizeRange
+	Parameters parameters
+	CHAP       *dateraclient.CHAP // nil: none
+}
+
+func parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
+	if err := checkName(req.GetName()); err != nil {
+		return createRequest{}, invalid(err)
+	}
+	if err := checkCapabilities(req.GetVolumeCapabilities()); err != nil {
+		return createRequest{}, invalid(err)
+	}
+	params, err := parseParameters(req.GetParameters())
+	if err != nil {
+		return createRequest{}, invalid(err)
+	}
+	chap, err := parseCHAP(req.GetSecrets())
+	if err != nil {
+		return createRequest{}, invalid(err)
+	}
+	if err = checkNothingElse(req); err != nil {
+		return createRequest{}, invalid(err)
+	}
+	size, err := parseSize(req.GetCapacityRange())
+	if err != nil {
+		return createRequest{}, err
+	}
+	return createRequest{
+		ID:         volumeID{Backend: params.Backend, Name: appInstanceName(req.GetName())},
+		Size:       size,
+		Parameters: params,
+		CHAP:       chap,
+	}, nil
+}
+
+// checkNothingElse refuses what a request asks for beyond what is done: to ignore
+// it would be to answer OK to something else.
+func checkNothingElse(req *csi.CreateVolumeRequest) error {
+	switch {
+	case req.GetVolumeContentSource() != nil:
+		return errors.New("volume_content_source: this driver does not make volumes from snapshots or other volumes")
+	case req.GetAccessibilityRequirements() != nil:
+		return errors.New("accessibility_requirements: this driver does not offer VOLUME_ACCESSIBILITY_CONSTRAINTS, every node reaches every volume")
+	case len(req.GetMutableParameters()) > 0:
+		return errors.New("mutable_parameters: this driver does not offer VolumeAttributesClasses")
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	if err := checkText("name", name); err != nil {
+		return err
+	}
+	if strings.ContainsAny(name, `/\`) {
+		return fmt.Errorf("name %q holds a slash", name)
+	}
+	return nil
+}
+
+func parseDelete(req *csi.DeleteVolumeRequest) (volumeID, error) {
+	id, err := parseVolumeID(req.GetVolumeId())
+	if err != nil {
+		return volumeID{}, invalid(err)
+	}
+	return id, nil
+}
+
+type expandRequest struct {
+	ID   volumeID
+	Size sizeRange
+}
+
+func parseExpand(req *csi.ControllerExpandVolumeRequest) (expandRequest, error) {
+	id, err := parseVolumeID(req.GetVolumeId())
+	if err != nil {
+		return expandRequest{}, invalid(err)
+	}
+	if req.GetCapacityRange() == nil {
+		return expandRequest{}, invalid(errors.New("capacity_range is missing"))
+	}
+	size, err := parseSize(req.GetCapacityRange())
+	if err != nil {
+		return expandRequest{}, err
+	}
+	if c := req.GetVolumeCapability(); c != nil { // optional
+		if _, err := parseCapability(c); err != nil {
+			return expandRequest{}, invalid(err)
+		}
+	}
+	return expandRequest{ID: id, Size: size}, nil
+}
+
+type validateRequest struct {
+	ID         volumeID
+	Parameters *parameters // nil: not given
+	// Refusal says why the request cannot be confirmed whatever the volume is
+	// like; "" when it can.
+	Refusal string
+}
+
+// parseValidate takes what this driver cannot do as an answer, not as an error:
+// to ask is the purpose of the call.
+func parseValidate(req *csi.ValidateVolumeCapabilitiesRequest) (validateRequest, error) {
+	id, err := parseVolumeID(req.GetVolumeId())
+	if err != nil {
+		return validateRequest{}, invalid(err)
+	}
+	if len(req.GetVolumeCapabilities()) == 0 {
+		return validateRequest{}, invalid(errors.New("volume_capabilities are missing"))
+	}
+	parsed := validateRequest{ID: id}
+	_, err = parseRoundRobin(req.GetVolumeContext())
+	refusals := []error{checkCapabilities(req.GetVolumeCapabilities()), err}
+	if len(req.GetParameters()) > 0 {
+		parsed.Parameters = new(parameters)
+		*parsed.Parameters, err = parseParameters(req.GetParameters())
+		refusals = append(refusals, err)
+	}
+	parsed.Refusal = sentences(refusals)
+	return parsed, nil
+}
