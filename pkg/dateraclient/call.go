@@ -129,10 +129,8 @@ func (c *Client) attempt(ctx context.Context, s *session, r request, decode func
 	case <-ctx.Done():
 		return ended(ctx, r, false)
 	}
-	var wrote atomic.Bool // sticky: the transport may try a second connection by itself
-	req, err := c.httpRequest(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		WroteHeaders: func() { wrote.Store(true) },
-	}), s, r)
+	trail := new(trail)
+	req, err := c.httpRequest(trail.follow(ctx), s, r)
 	if err != nil {
 		return err
 	}
@@ -141,11 +139,26 @@ func (c *Client) attempt(ctx context.Context, s *session, r request, decode func
 	case err == nil:
 		return finish(ctx, s, r, res, decode)
 	case ctx.Err() != nil:
-		return ended(ctx, r, wrote.Load())
+		return ended(ctx, r, trail.left())
 	default:
-		return transportError(r, err, wrote.Load())
+		return transportError(r, err, trail.left())
 	}
 }
+
+// trail tells how far a request came. Its marks stay when the transport tries a
+// second connection by itself.
+type trail struct{ looked, wrote atomic.Bool }
+
+func (t *trail) follow(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn:      func(string) { t.looked.Store(true) },
+		WroteHeaders: func() { t.wrote.Store(true) },
+	})
+}
+
+// left tells whether any of the request may have left this host. A transport that
+// leaves no marks is not believed to have sent nothing.
+func (t *trail) left() bool { return !t.looked.Load() || t.wrote.Load() }
 
 // httpRequest makes the request that goes over the wire.
 func (c *Client) httpRequest(ctx context.Context, s *session, r request) (*http.Request, error) {

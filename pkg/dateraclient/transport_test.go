@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -551,4 +552,15 @@ func parse(t *testing.T, s string) *url.URL {
 		t.Fatal(err)
 	}
 	return u
+}
+
+func TestCHAPIsNotPrintable(t *testing.T) {
+	c := &dateraclient.CHAP{User: "alice", Password: "canary", UserIn: "bob", PasswordIn: "canary"}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+		for _, value := range []any{c, *c, dateraclient.VolumeSpec{CHAP: c}, &dateraclient.VolumeSpec{CHAP: c}} {
+			if got := fmt.Sprintf(format, value); strings.Contains(got, "canary") {
+				t.Errorf("%s of %T shows the password: %s", format, value, got)
+			}
+		}
+	}
 }
