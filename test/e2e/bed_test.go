@@ -1,0 +1,159 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/datera-csi/datera-csi/test/e2e/testbed"
+	"github.com/datera-csi/datera-csi/test/e2e/vm"
+	"github.com/datera-csi/datera-csi/test/e2e/vm/vmtest"
+)
+
+const (
+	giB     = 1 << 30
+	patient = 5 * time.Minute // for one test; guests are slow under emulation
+)
+
+// sharedBed is the test bed that most tests use, one after the other. A test that
+// fails gives it up, and the next one gets a new one.
+type sharedBed struct {
+	lab *vm.Lab
+	bed *testbed.Bed
+}
+
+var shared sharedBed
+
+func (s *sharedBed) start(ctx context.Context) (err error) {
+	if s.bed != nil {
+		return nil
+	}
+	if s.lab, err = vm.Open(ctx, vm.Config{Progress: os.Stderr}); err != nil {
+		return err
+	}
+	s.bed, err = testbed.Start(ctx, s.lab, testbed.Config{Progress: os.Stderr})
+	return err
+}
+
+// end may be called at any time.
+func (s *sharedBed) end() {
+	if s.bed != nil {
+		if err := s.bed.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	if s.lab != nil {
+		if err := s.lab.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	*s = sharedBed{}
+}
+
+// useBed hands out the shared test bed. When the test ends, nothing may be left
+// of its volumes on the array or on any worker.
+func useBed(t testing.TB) (context.Context, *testbed.Bed) {
+	t.Helper()
+	vmtest.Require(t)
+	if err := shared.start(context.WithoutCancel(t.Context())); err != nil {
+		if shared.lab != nil {
+			vmtest.SaveLogs(t, shared.lab.CollectLogs)
+		}
+		shared.end()
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	t.Cleanup(func() {
+		cancel()
+		expectNothingLeft(t, shared.bed)
+		if t.Failed() {
+			vmtest.SaveLogs(t, shared.bed.CollectLogs)
+			shared.end()
+		}
+	})
+	return ctx, shared.bed
+}
+
+func expectNothingLeft(t testing.TB, bed *testbed.Bed) {
+	t.Helper()
+	if t.Failed() || t.Skipped() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the test's own has ended
+	defer cancel()
+	left, err := bed.Leftovers(ctx)
+	if err != nil {
+		t.Error(err)
+	}
+	if len(left) > 0 {
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+	}
+}
+
+// must ends the test at an error.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sh runs a script on a guest and returns its output, trimmed.
+func sh(ctx context.Context, t testing.TB, g *vm.Guest, script string) string {
+	t.Helper()
+	out, err := g.Shell(ctx, script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// exitCode runs a script on a guest and returns its exit status.
+func exitCode(ctx context.Context, t testing.TB, g *vm.Guest, script string) int {
+	t.Helper()
+	_, err := g.Shell(ctx, script)
+	var exit *vm.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if exit == nil {
+		return 0
+	}
+	return exit.Code
+}
+
+// expectCode checks the code of a refused call and that its message names a thing.
+func expectCode(t testing.TB, err error, want codes.Code, named ...string) {
+	t.Helper()
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if s, ok := status.FromError(e); ok && s.Code() == want {
+			for _, word := range named {
+				if !strings.Contains(s.Message(), word) {
+					t.Errorf("the message does not name %q: %s", word, s.Message())
+				}
+			}
+			return
+		}
+	}
+	t.Fatalf("answered %v, want %v", err, want)
+}
+
+// write puts bytes of random data into a file of a pod, syncs it and returns its checksum.
+func write(ctx context.Context, t testing.TB, w *testbed.Worker, path string, kib int) string {
+	t.Helper()
+	return sh(ctx, t, w.Guest, fmt.Sprintf("dd if=/dev/urandom of=%[1]s bs=1k count=%[2]d conv=fsync status=none; sha256sum < %[1]s", path, kib))
+}
+
+func checksum(ctx context.Context, t testing.TB, w *testbed.Worker, path string) string {
+	t.Helper()
+	return sh(ctx, t, w.Guest, "echo 3 > /proc/sys/vm/drop_caches; sha256sum < "+path)
+}
