@@ -6,9 +6,7 @@ package sim
 import (
 	"context"
 	"errors"
-
 	"net/http"
-
 	"sync"
 	"sync/atomic"
 	"time"
