@@ -43,7 +43,7 @@ Suites: nodistro
 Components: main
 `)},
 	}
-	got, err := readSources(apt)
+	got, err := readSources(apt, Suite)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,6 +54,19 @@ Components: main
 		{"http://second.example/debian", "bookworm"},
 		{"http://second.example/debian", "bookworm-updates"},
 	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(source{})); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestAMirrorOfAnotherReleaseCarriesTheGuests(t *testing.T) {
+	apt := fstest.MapFS{"sources.list.d/debian.sources": {Data: []byte(
+		"Types: deb\nURIs: http://mirror.example/debian\nSuites: trixie trixie-updates trixie-backports\nComponents: main\n")}}
+	got, err := readSources(apt, "trixie")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []source{{"http://mirror.example/debian", Suite}, {"http://mirror.example/debian", Suite + "-updates"}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(source{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,13 +15,6 @@ import (
 )
 
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-
-// archive is where Debian itself says its packages are, for hosts that have no source of the suite.
-var archive = []source{
-	{"http://deb.debian.org/debian", Suite},
-	{"http://deb.debian.org/debian", Suite + "-updates"},
-	{"http://deb.debian.org/debian-security", Suite + "-security"},
-}
 
 // source is one suite of one mirror.
 type source struct{ uri, suite string }
@@ -45,14 +39,19 @@ func hostSuite() string {
 	return string(found[1])
 }
 
-// hostSources are the mirrors that this host itself uses for the suite, or Debian's own.
+// hostSources are the mirrors that this host itself uses for the guests' suite or, when it runs another
+// release of Debian, for its own: a mirror carries every release.
 func hostSources() ([]string, error) {
-	found, err := readSources(os.DirFS("/etc/apt"))
+	found, err := readSources(os.DirFS("/etc/apt"), Suite)
+	if err == nil && len(found) == 0 && hostSuite() != "" {
+		found, err = readSources(os.DirFS("/etc/apt"), hostSuite())
+	}
 	if err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(found, func(s source) bool { return s.suite == Suite }) {
-		found = archive
+	if len(found) == 0 {
+		return nil, fmt.Errorf("guest images are made of Debian %[1]s, and apt knows no mirror of it: "+
+			"write \"deb MIRROR %[1]s main\" to /etc/apt/sources.list.d/%[1]s.list and run apt-get update", Suite)
 	}
 	lines := make([]string, 0, len(found))
 	for _, s := range found {
@@ -61,8 +60,9 @@ func hostSources() ([]string, error) {
 	return lines, nil
 }
 
-// readSources reads an /etc/apt directory, in both of apt's formats.
-func readSources(apt fs.FS) ([]source, error) {
+// readSources reads which mirrors an /etc/apt directory names for a release of Debian, in both of apt's
+// formats, and returns them as sources of the guests' suite.
+func readSources(apt fs.FS, release string) ([]source, error) {
 	var all []source
 	for _, pattern := range []string{"sources.list", "sources.list.d/*.list", "sources.list.d/*.sources"} {
 		names, err := fs.Glob(apt, pattern)
@@ -81,15 +81,18 @@ func readSources(apt fs.FS) ([]source, error) {
 			all = append(all, parse(content)...)
 		}
 	}
-	all = slices.DeleteFunc(all, func(s source) bool { return !serves(s) })
+	all = slices.DeleteFunc(all, func(s source) bool { return !serves(s, release) })
+	for i, s := range all {
+		all[i].suite = Suite + strings.TrimPrefix(s.suite, release)
+	}
 	slices.SortFunc(all, func(a, b source) int { return strings.Compare(a.uri+" "+a.suite, b.uri+" "+b.suite) })
 	return slices.Compact(all), nil
 }
 
 // serves tells Debian's own archive from others that use the same suite names.
-func serves(s source) bool {
+func serves(s source, release string) bool {
 	switch s.suite {
-	case Suite, Suite + "-updates", Suite + "-security":
+	case release, release + "-updates", release + "-security":
 		return strings.Contains(s.uri, "debian")
 	}
 	return false
