@@ -9,11 +9,13 @@ import (
 )
 
 // Keys of the node stage secret, as in /etc/iscsi/iscsid.conf.
+//
+//nolint:gosec // the keys, not the secrets
 const (
 	secretUser       = "node.session.auth.username"
-	secretPassword   = "node.session.auth.password" //nolint:gosec // the key, not the secret
+	secretPassword   = "node.session.auth.password"
 	secretUserIn     = "node.session.auth.username_in"
-	secretPasswordIn = "node.session.auth.password_in" //nolint:gosec // the key, not the secret
+	secretPasswordIn = "node.session.auth.password_in"
 )
 
 // parseCHAP returns nil when there is no secret. Its errors name keys and

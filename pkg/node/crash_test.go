@@ -102,7 +102,7 @@ func TestNoSequenceOfFaultsFormatsData(t *testing.T) {
 	}
 }
 
-func randomLife(t *testing.T, r *rand.Rand) {
+func randomLife(t *testing.T, r *rand.Rand) { //nolint:thelper // a test in parts: a failure shows its line
 	m := newMachine(t)
 	v := m.volume("a")
 	v.cap = mountCap([]string{"xfs", "ext4"}[r.IntN(2)], writer)
@@ -110,7 +110,7 @@ func randomLife(t *testing.T, r *rand.Rand) {
 	var story []string
 	check := func(what string, err error) {
 		story = append(story, fmt.Sprintf("%s: %v", what, err))
-		if err != nil && strings.Contains(err.Error(), nodetest.Lost.Error()) {
+		if err != nil && strings.Contains(err.Error(), nodetest.ErrLost.Error()) {
 			t.Fatalf("data was lost:\n%s", strings.Join(story, "\n"))
 		}
 	}

@@ -46,7 +46,7 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 		if err != nil {
 			return 0, fmt.Errorf("find the device: %w", err)
 		}
-		if err := s.checkStaged(rec, device); err != nil {
+		if err = s.checkStaged(rec, device); err != nil {
 			return 0, err
 		}
 		err = op.own(ctx, "growing the file system", func(ctx context.Context) error {

@@ -76,7 +76,7 @@ func TestExpandWantsThePathToBeTheVolume(t *testing.T) {
 	ok(t, v.stage())
 	mkdir(t, filepath.Join(m.dir, "plain"))
 	for _, path := range []string{other.staging, filepath.Join(m.dir, "plain"), filepath.Join(m.dir, "none"), "some/path", "/"} {
-		_, err := v.expand(path, gib)
+		_, err = v.expand(path, gib)
 		want(t, err, codes.NotFound)
 	}
 	m.Fail("rescan", errDevice)

@@ -29,7 +29,7 @@ func (s *Server) ensureGrown(ctx context.Context, fsType, device, path string, d
 	default:
 		return fmt.Errorf("%w: no way to grow %q", errForeign, fsType)
 	}
-	if _, err := s.runner.Run(ctx, argv...); err != nil {
+	if _, err = s.runner.Run(ctx, argv...); err != nil {
 		return fmt.Errorf("grow the %s on %s from %d to %d bytes: %w", fsType, device, bytes, deviceBytes, err)
 	}
 	if bytes, err = s.devices.FilesystemBytes(fsType, device, path); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -21,15 +22,8 @@ type Mount struct {
 }
 
 // readOnly says whether writes through this mount point fail.
-func (m Mount) readOnly() bool { return has(m.Options, "ro") || has(m.Super, "ro") }
-
-func has(options []string, option string) bool {
-	for _, o := range options {
-		if o == option {
-			return true
-		}
-	}
-	return false
+func (m Mount) readOnly() bool {
+	return slices.Contains(m.Options, "ro") || slices.Contains(m.Super, "ro")
 }
 
 // Mountinfo returns a reader of a mountinfo file, for NewMounts. The kernel

@@ -115,7 +115,7 @@ func ensureDir(path string) error {
 
 // ensureFile makes path an empty file to bind a device on, or finds that it is one.
 func ensureFile(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
 		return f.Close()
 	}

@@ -36,29 +36,29 @@ type machine struct {
 	server *node.Server
 }
 
-func newMachine(t testing.TB, opts ...func(*node.Config)) *machine {
-	t.Helper()
-	dir := memoryDir(t)
+func newMachine(tb testing.TB, opts ...func(*node.Config)) *machine {
+	tb.Helper()
+	dir := memoryDir(tb)
 	host, err := nodetest.NewHost(filepath.Join(dir, "host"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	m := &machine{Host: host, t: t, dir: dir, log: t.Output()}
+	m := &machine{Host: host, t: tb, dir: dir, log: tb.Output()}
 	m.restart(opts...)
 	return m
 }
 
 // memoryDir is a directory in memory where there is one: the records are synced
 // thousands of times here, and that a sync reaches a disk is not what is tested.
-func memoryDir(t testing.TB) string {
-	t.Helper()
+func memoryDir(tb testing.TB) string {
+	tb.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "node-test-")
 	if err != nil {
-		dir = t.TempDir()
+		dir = tb.TempDir()
 	}
-	t.Cleanup(func() { ok(t, os.RemoveAll(dir)) })
+	tb.Cleanup(func() { ok(tb, os.RemoveAll(dir)) })
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return dir
 }
@@ -192,24 +192,24 @@ func (m *machine) ctx() context.Context {
 }
 
 // ok fails the test when one of the steps did.
-func ok(t testing.TB, errs ...error) {
-	t.Helper()
+func ok(tb testing.TB, errs ...error) {
+	tb.Helper()
 	for i, err := range errs {
 		if err != nil {
-			t.Fatalf("step %d: %v", i+1, err)
+			tb.Fatalf("step %d: %v", i+1, err)
 		}
 	}
 }
 
 // want fails the test unless err has the code and says all the words.
-func want(t testing.TB, err error, code codes.Code, words ...string) {
-	t.Helper()
+func want(tb testing.TB, err error, code codes.Code, words ...string) {
+	tb.Helper()
 	if got := status.Code(err); got != code {
-		t.Errorf("got %v (%v), want %v", got, err, code)
+		tb.Errorf("got %v (%v), want %v", got, err, code)
 	}
 	for _, w := range words {
 		if err != nil && !strings.Contains(err.Error(), w) {
-			t.Errorf("got %q, want it to say %q", err, w)
+			tb.Errorf("got %q, want it to say %q", err, w)
 		}
 	}
 }

@@ -17,12 +17,12 @@ import (
 )
 
 // eventually waits until the condition holds.
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, holds func() bool) {
+	tb.Helper()
 	deadline := time.Now().Add(5 * time.Second)
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s did not come to pass", what)
+			tb.Fatalf("%s did not come to pass", what)
 		}
 		time.Sleep(time.Millisecond)
 	}

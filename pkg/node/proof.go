@@ -37,7 +37,7 @@ func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount)
 		return fmt.Errorf("%w: %s is a mount of %s within the file system, not of the whole", errForeign, rec.Staging, m.Root)
 	case m.Type != rec.FSType:
 		return fmt.Errorf("%w: %s is mounted as %s, and %s was asked for", errIncompatible, rec.Staging, m.Type, rec.FSType)
-	case !rec.ReadOnly && has(m.Super, "ro") && !has(m.Options, "ro"):
+	case !rec.ReadOnly && slices.Contains(m.Super, "ro") && !slices.Contains(m.Options, "ro"):
 		return fmt.Errorf("%w: the kernel found an error in the file system on %s and made it read-only; see the kernel's log", errUnhealthy, rec.Staging)
 	case m.readOnly() != rec.ReadOnly:
 		return fmt.Errorf("%w: %s is mounted read-only: %v; asked for read-only: %v", errIncompatible, rec.Staging, m.readOnly(), rec.ReadOnly)

@@ -87,17 +87,13 @@ func (s *Server) stagedRecord(ctx context.Context, r publishRequest) (*record, e
 
 // adoptBlock makes the lost record of a block volume anew, when it is attached.
 func (s *Server) adoptBlock(ctx context.Context, r publishRequest, staging string) (*record, error) {
-	holder, err := s.records.holderOf(r.Context.Target, r.Volume)
-	if err != nil {
+	rec := &record{Volume: r.Volume, Staging: staging, Target: recordTarget(r.Context.Target), Mode: modeBlock, ReadOnly: r.Capability.ReadOnly || r.Context.ReadOnly}
+	if err := s.checkUnheld(rec); err != nil {
 		return nil, err
-	}
-	if holder != "" {
-		return nil, fmt.Errorf("%w: target %s LUN %d is staged here as volume %s", errForeign, r.Context.Target.IQN, r.Context.Target.LUN, holder)
 	}
 	if _, err := s.attacher.Find(ctx, r.Context.Target); err != nil {
 		return nil, fmt.Errorf("%w: there is no record, and: %w", errNotStaged, err)
 	}
-	rec := &record{Volume: r.Volume, Staging: staging, Target: recordTarget(r.Context.Target), Mode: modeBlock, ReadOnly: r.Capability.ReadOnly || r.Context.ReadOnly}
 	klog.FromContext(ctx).Info("The block volume's record was lost and is made anew from its publish context", "volume", r.Volume, "target", rec.Target.IQN, "lun", rec.Target.LUN)
 	return rec, s.records.save(rec)
 }
@@ -118,7 +114,7 @@ func (s *Server) ensurePublished(p *publication) error {
 		return err
 	}
 	if p.record.Mode == modeMount {
-		if err := s.checkMount(p.record, p.numbers, at(mounts, p.record.Staging)); err != nil {
+		if err = s.checkMount(p.record, p.numbers, at(mounts, p.record.Staging)); err != nil {
 			return err
 		}
 	}

@@ -179,7 +179,7 @@ func checkPath(field, p string) error {
 	case path.Clean(p) == "/":
 		return fmt.Errorf("%s is the root directory", field)
 	case slices.Contains(strings.Split(p, "/"), ".."):
-		return fmt.Errorf("%s %q holds a ..", field, p)
+		return fmt.Errorf("%s %q: .. is not allowed in it", field, p)
 	case strings.TrimSuffix(p, "/") != path.Clean(p):
 		return fmt.Errorf("%s %q is not clean; did you mean %q?", field, p, path.Clean(p))
 	}

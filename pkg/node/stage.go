@@ -38,7 +38,7 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 	if err != nil {
 		return err
 	}
-	if err := checkDir(staging); err != nil {
+	if err = checkDir(staging); err != nil {
 		return err
 	}
 	rec, err := s.intend(ctx, r, staging)
@@ -73,12 +73,8 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 	old, err := s.records.load(r.Volume)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		holder, err := s.records.holderOf(rec.target(), r.Volume)
-		if err != nil {
+		if err = s.checkUnheld(rec); err != nil {
 			return nil, err
-		}
-		if holder != "" {
-			return nil, fmt.Errorf("%w: target %s LUN %d is staged here as volume %s", errForeign, rec.Target.IQN, rec.Target.LUN, holder)
 		}
 		return rec, s.records.save(rec)
 	case err != nil:
@@ -95,6 +91,18 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 		return rec, nil
 	}
 	return rec, s.records.save(rec)
+}
+
+// checkUnheld says that no other volume's record speaks of the same LUN.
+func (s *Server) checkUnheld(rec *record) error {
+	holder, err := s.records.holderOf(rec.target(), rec.Volume)
+	if err != nil {
+		return err
+	}
+	if holder != "" {
+		return fmt.Errorf("%w: target %s LUN %d is staged here as volume %s", errForeign, rec.Target.IQN, rec.Target.LUN, holder)
+	}
+	return nil
 }
 
 // compatible says whether a stage may take over from an earlier one of the same

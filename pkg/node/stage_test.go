@@ -184,6 +184,7 @@ func TestAnInterruptedMkfsIsRepeatedOnlyWhereItHappened(t *testing.T) {
 
 func TestAnInterruptedMkfsIsNoExcuseForMore(t *testing.T) {
 	half := func(t *testing.T) *volume {
+		t.Helper()
 		m := newMachine(t)
 		v := m.volume("a")
 		m.Fail("mkfs write", errDevice) // the first write does not happen; the next stage crashes later
@@ -272,14 +273,14 @@ func stageAnotherThere(v *volume) {
 	ok(v.m.t, other.stage())
 }
 
-func mkdir(t testing.TB, path string) {
-	t.Helper()
-	ok(t, os.MkdirAll(path, 0o750))
+func mkdir(tb testing.TB, path string) {
+	tb.Helper()
+	ok(tb, os.MkdirAll(path, 0o750))
 }
 
-func touch(t testing.TB, path string) {
-	t.Helper()
-	ok(t, os.WriteFile(path, nil, 0o600))
+func touch(tb testing.TB, path string) {
+	tb.Helper()
+	ok(tb, os.WriteFile(path, nil, 0o600))
 }
 
 func TestStagingBelowASymlinkedDirectoryWorks(t *testing.T) {

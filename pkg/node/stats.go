@@ -33,9 +33,9 @@ func (s *Server) measure(ctx context.Context, r statsRequest) ([]*csi.VolumeUsag
 		return nil, err
 	}
 	if rec.Mode == modeBlock {
-		device, err := s.attacher.Find(ctx, rec.target())
-		if err != nil {
-			return nil, fmt.Errorf("find the device: %w", err)
+		device, findErr := s.attacher.Find(ctx, rec.target())
+		if findErr != nil {
+			return nil, fmt.Errorf("find the device: %w", findErr)
 		}
 		return []*csi.VolumeUsage{{Unit: csi.VolumeUsage_BYTES, Total: device.Bytes}}, nil
 	}
@@ -59,9 +59,9 @@ type measurements struct {
 // than limit or than the caller waits.
 func (m *measurements) do(ctx context.Context, key string, limit time.Duration, f func(context.Context) ([]*csi.VolumeUsage, error)) ([]*csi.VolumeUsage, error) {
 	result := m.flights.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+		own, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
-		return f(ctx)
+		return f(own)
 	})
 	timer := time.NewTimer(limit)
 	defer timer.Stop()

@@ -84,12 +84,12 @@ func (s *Server) takeOffTarget(rec *record, numbers map[Number]bool, target stri
 	}
 	there := at(mounts, target)
 	for _, m := range there {
-		if err := s.checkTargetMount(rec, numbers, m); err != nil {
+		if err = s.checkTargetMount(rec, numbers, m); err != nil {
 			return err
 		}
 	}
 	for range there {
-		if err := s.unmount(target); err != nil {
+		if err = s.unmount(target); err != nil {
 			return err
 		}
 	}

@@ -82,16 +82,12 @@ func (s *Server) derive(ctx context.Context, volume, staging string) (*record, e
 	if err != nil {
 		return nil, fmt.Errorf("%w: volume %s has no record here, and the mount of %s on %s leads to no target: %w; unmount it by hand", errForeign, volume, m.Source, staging, err)
 	}
-	holder, err := s.records.holderOf(origin, volume)
-	if err != nil {
-		return nil, err
-	}
-	if holder != "" {
-		return nil, fmt.Errorf("%w: what is mounted on %s is volume %s", errForeign, staging, holder)
-	}
 	rec := &record{
 		Volume: volume, Staging: staging, Target: recordTarget(origin), Mode: modeMount, FSType: m.Type, ReadOnly: m.readOnly(),
 		Format: format{State: formatFinished, FSType: m.Type, Serial: origin.Serial, Time: s.clock().UTC()},
+	}
+	if err := s.checkUnheld(rec); err != nil {
+		return nil, err
 	}
 	klog.FromContext(ctx).Info("The volume's record was lost and is made anew from its mount", "volume", volume, "path", staging, "target", origin.IQN, "lun", origin.LUN)
 	return rec, s.records.save(rec)

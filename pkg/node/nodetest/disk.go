@@ -109,7 +109,7 @@ func (d *Disk) FailReads(f func(offset int64) error) {
 }
 
 // Write puts bytes on the disk as its user would: a mkfs over them is a loss that
-// Lost tells of.
+// ErrLost tells of.
 func (d *Disk) Write(data []byte, offset int64) error {
 	d.host.mu.Lock()
 	defer d.host.mu.Unlock()

@@ -17,8 +17,8 @@ import (
 
 const blockBytes = 4096
 
-// Lost is wrapped by what a mkfs answers that was let loose on data.
-var Lost = errors.New("nodetest: a mkfs was run over data") //nolint:errname // told as a story, not returned as a kind
+// ErrLost is wrapped by what a mkfs answers that was let loose on data.
+var ErrLost = errors.New("nodetest: a mkfs was run over data")
 
 // Run is iscsi.Runner's: the tools, as far as the node service uses them. A crash
 // may come between any two writes of a mkfs.
@@ -83,7 +83,7 @@ func (h *Host) mkfs(d *Disk, fsType string, force bool) error {
 		return &iscsi.ExitError{Tool: "mkfs", Code: 1, Stderr: d.path + " is in use"}
 	}
 	if d.precious {
-		return fmt.Errorf("%s: %w", d.path, Lost)
+		return fmt.Errorf("%s: %w", d.path, ErrLost)
 	}
 	if _, err := d.blkid(); err == nil && !force && fsType == "xfs" {
 		return &iscsi.ExitError{Tool: "mkfs.xfs", Code: 1, Stderr: d.path + " appears to contain an existing filesystem"}

@@ -1,0 +1,126 @@
+package node
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/tools/txtar"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// sysfsTree is a node with two paths to one LUN and a map over them, another LUN
+// on a single path, a local disk, and a map of LVM over that.
+func sysfsTree(t *testing.T) string {
+	t.Helper()
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := txtar.ParseFile("testdata/sysfs.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range archive.Files {
+		put(t, filepath.Join(root, f.Name), f.Data)
+	}
+	for disk, serial := range map[string]string{"platform/host2/session1/target2:0:0/2:0:0:0": "2b1d3fd6", "platform/host3/session2/target3:0:0/3:0:0:0": "2b1d3fd6", "platform/host4/session3/target4:0:0/4:0:0:7": "77777777"} {
+		put(t, filepath.Join(root, "devices", disk, "vpd_pg80"), append([]byte{0, 0x80, 0, byte(len(serial))}, serial...))
+	}
+	for link, to := range map[string]string{
+		"devices/platform/host2/session1/target2:0:0/2:0:0:0/block/sdb/device": "../..",
+		"devices/platform/host3/session2/target3:0:0/3:0:0:0/block/sdc/device": "../..",
+		"devices/platform/host4/session3/target4:0:0/4:0:0:7/block/sdd/device": "../..",
+		"devices/pci0/ata1/host0/target0:0:0/0:0:0:0/block/sda/device":         "../..",
+		"dev/block/8:16":  "../../devices/platform/host2/session1/target2:0:0/2:0:0:0/block/sdb",
+		"dev/block/8:48":  "../../devices/platform/host4/session3/target4:0:0/4:0:0:7/block/sdd",
+		"dev/block/8:0":   "../../devices/pci0/ata1/host0/target0:0:0/0:0:0:0/block/sda",
+		"dev/block/253:0": "../../devices/virtual/block/dm-0",
+		"dev/block/253:1": "../../devices/virtual/block/dm-1",
+		"dev/block/253:2": "../../devices/virtual/block/dm-2",
+		"dev/block/7:0":   "../../devices/virtual/block/loop0",
+		"class/block/sdb": "../../devices/platform/host2/session1/target2:0:0/2:0:0:0/block/sdb",
+		"class/block/sdc": "../../devices/platform/host3/session2/target3:0:0/3:0:0:0/block/sdc",
+		"class/block/sdd": "../../devices/platform/host4/session3/target4:0:0/4:0:0:7/block/sdd",
+		"class/block/sda": "../../devices/pci0/ata1/host0/target0:0:0/0:0:0:0/block/sda",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(root, link)), 0o750), os.Symlink(to, filepath.Join(root, link))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func put(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, data, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// FM 5: what a detach needs comes back from the device number alone.
+func TestOriginOfAMapAndOfAPath(t *testing.T) {
+	d := NewDevices(sysfsTree(t))
+	one := iscsi.Target{
+		IQN: "iqn.2013-05.com.daterainc:tc:01:sn:aa", LUN: 0, Serial: "2b1d3fd6", Bytes: 1 << 30,
+		Portals: []netip.AddrPort{netip.MustParseAddrPort("172.28.0.9:3260"), netip.MustParseAddrPort("[fd00::9]:3260")},
+	}
+	single := one
+	single.Portals = one.Portals[:1]
+	other := iscsi.Target{
+		IQN: "iqn.2013-05.com.daterainc:tc:01:sn:bb", LUN: 7, Serial: "77777777", Bytes: 2 << 30,
+		Portals: []netip.AddrPort{netip.MustParseAddrPort("172.28.0.9:3261")},
+	}
+	for n, want := range map[Number]iscsi.Target{{253, 0}: one, {8, 16}: single, {8, 48}: other} {
+		got, err := d.Origin(n)
+		if err != nil {
+			t.Errorf("%s: %v", n, err)
+		}
+		if diff := cmp.Diff(got, want, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+			t.Errorf("%s differs (-got +want):\n%s", n, diff)
+		}
+	}
+	for n, kind := range map[Number]error{
+		{8, 0}: ErrNotISCSI, {7, 0}: ErrNotISCSI, {253, 1}: ErrNotISCSI, {8, 99}: fs.ErrNotExist,
+		{253, 2}: errForeign, // a map over two LUNs
+	} {
+		if got, err := d.Origin(n); !errors.Is(err, kind) {
+			t.Errorf("%s: got %+v, %v, want %v", n, got, err, kind)
+		}
+	}
+}
+
+func TestSizeIsSysfsSectors(t *testing.T) {
+	d := NewDevices(sysfsTree(t))
+	if got, err := d.Size(Number{253, 0}); got != 1<<30 || err != nil {
+		t.Errorf("got %d, %v, want 1 GiB", got, err)
+	}
+	if _, err := d.Size(Number{1, 1}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want fs.ErrNotExist", err)
+	}
+}
+
+func TestABadSerialPageIsAnError(t *testing.T) {
+	root := sysfsTree(t)
+	for _, page := range [][]byte{nil, {0, 0x83, 0, 1, 'x'}, {0, 0x80}} {
+		put(t, filepath.Join(root, "devices/platform/host2/session1/target2:0:0/2:0:0:0/vpd_pg80"), page)
+		if got, err := NewDevices(root).Origin(Number{8, 16}); !errors.Is(err, errUnreadable) {
+			t.Errorf("page %v: got %+v, %v, want errUnreadable", page, got, err)
+		}
+	}
+}
+
+func TestNumberWantsABlockDevice(t *testing.T) {
+	d := NewDevices("/sys")
+	for path, kind := range map[string]error{"/dev/null": ErrNotBlock, t.TempDir(): ErrNotBlock, "/dev/no such device": fs.ErrNotExist} {
+		if got, err := d.Number(path); !errors.Is(err, kind) {
+			t.Errorf("%s: got %v, %v, want %v", path, got, err, kind)
+		}
+	}
+}
