@@ -2,6 +2,8 @@ package sim_test
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -23,7 +25,10 @@ type caller struct {
 // dial logs in to a simulated array.
 func dial(tb testing.TB, s *simtest.Server) *caller {
 	tb.Helper()
-	c := &caller{t: tb, url: s.URL, version: "v2.2", http: &http.Client{Transport: &http.Transport{}}}
+	c := &caller{t: tb, url: s.URL, version: "v2.2", http: &http.Client{}}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}}
+	transport.TLSClientConfig.RootCAs.AppendCertsFromPEM(s.CA)
+	c.http.Transport = transport
 	tb.Cleanup(c.http.CloseIdleConnections)
 	c.login(s.User, s.Password)
 	return c

@@ -84,7 +84,7 @@ func (r *request) checkSource(key string, src source) error {
 	if src.snap != nil && !src.snap.available(r.now) {
 		return errRefused("snapshot %s is not available yet", src.snap.UTCTS)
 	}
-	if src.snap != nil && src.snap.Type == "remote" {
+	if src.snap != nil && src.snap.Type == "remote" && !r.atProvider {
 		return errRefused("snapshot %s has no local copy", src.snap.UTCTS)
 	}
 	if r.now.Before(src.app.CloningUntil) || !src.app.dying.IsZero() {

@@ -207,6 +207,7 @@ func restoreRemote(r *request) (any, error) {
 	if !x.snap.available(r.now) {
 		return nil, errRefused("snapshot %s is not available yet", x.snap.UTCTS)
 	}
+	r.atProvider = true
 	r.body = body{"name": r.body.str("name"), "clone_snapshot_src": x.base + "/snapshots/" + x.snap.UTCTS}
 	return createApp(r)
 }

@@ -27,6 +27,8 @@ type request struct {
 	all    bool   // the tenant header said "all"
 	user   account
 
+	atProvider bool // a snapshot's copy at its remote provider will do
+
 	now     time.Time
 	changed changes
 	meta    object // of the envelope

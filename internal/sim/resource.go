@@ -107,9 +107,18 @@ type place struct {
 func resourceRoutes(resources ...resource) []route {
 	var routes []route
 	for i := range resources {
+		resources[i].addBelow()
 		routes = append(routes, chainRoutes("", []*resource{&resources[i]})...)
 	}
 	return routes
+}
+
+// addBelow makes those below a resource part of its bodies, from the leaves up.
+func (res *resource) addBelow() {
+	for i := range res.below {
+		res.below[i].addBelow()
+		res.fields = append(res.fields, res.below[i].asField())
+	}
 }
 
 func chainRoutes(parent string, chain []*resource) []route {

@@ -41,21 +41,11 @@ func templateResource() resource {
 		},
 		check: checkStorageTemplate,
 	}
-	top := resource{
+	return resource{
 		path: templatesPath, kind: "app_template", key: "name", inherit: true,
 		fields: []field{nameField(), descrField(), reference("copy_from").fixed().loosely()},
 		below:  []resource{policies, storage},
 		check:  copyTemplate, drop: dropTemplate, finish: finishTemplate,
-	}
-	top.addBelow()
-	return top
-}
-
-// addBelow makes those below a resource part of its bodies, from the leaves up.
-func (res *resource) addBelow() {
-	for i := range res.below {
-		res.below[i].addBelow()
-		res.fields = append(res.fields, res.below[i].asField())
 	}
 }
 
