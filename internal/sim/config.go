@@ -76,6 +76,12 @@ func (c *Config) setDefaults() (product, error) {
 	if c.Exporter != nil && c.DataDir == "" {
 		return product{}, errors.New("an exporter needs a data directory for the volumes' backing files")
 	}
+	if c.Nodes < 1 || (c.Limits.Nodes >= 0 && c.Nodes > c.Limits.Nodes) {
+		return product{}, fmt.Errorf("%d storage nodes: an array has 1 to %d", c.Nodes, c.Limits.Nodes)
+	}
+	if c.AllFlashNodes < 0 || c.AllFlashNodes > c.Nodes || c.Capacity < 0 {
+		return product{}, fmt.Errorf("%d of %d nodes are all-flash, with %d bytes: this can not be", c.AllFlashNodes, c.Nodes, c.Capacity)
+	}
 	p, err := parseProduct(c.SWVersion)
 	if err != nil {
 		return p, err

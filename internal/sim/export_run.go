@@ -79,6 +79,10 @@ func (si *storageInstance) filling() bool {
 	return slices.ContainsFunc(si.Volumes, func(v *volume) bool { return v.filling })
 }
 
+func (a *appInstance) filling() bool {
+	return slices.ContainsFunc(a.Storage, (*storageInstance).filling)
+}
+
 // BringUp brings the data plane in line with the whole state, as at a start:
 // every target of the state is shown and no other one of ours is left.
 func (a *Array) BringUp(ctx context.Context) error {

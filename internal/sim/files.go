@@ -34,6 +34,9 @@ func (r *request) fill(v *volume, work func() error) {
 		r.array.mu.Lock()
 		defer r.array.mu.Unlock()
 		v.filling = false
+		if v.si.gone {
+			err = errors.Join(err, removeFiles([]string{r.array.volumeFile(v)})) // deleted meanwhile
+		}
 		return err
 	})
 }

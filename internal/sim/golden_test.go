@@ -41,7 +41,7 @@ func TestShapeOfVersion21(t *testing.T) {
 	s := simtest.Start(t)
 	c := dial(t, s).in("v2.1", "/root")
 	c.data("POST", "/app_instances", simple("demo", 5))
-	req, err := http.NewRequest("GET", s.URL+"/v2.1/app_instances", nil)
+	req, err := http.NewRequest(http.MethodGet, s.URL+"/v2.1/app_instances", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

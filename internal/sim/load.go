@@ -99,7 +99,7 @@ func (a *Array) adopt(app *appInstance) error {
 		return fmt.Errorf("app_instance %s belongs to tenant %s, which the state does not have", app.Name, app.Tenant)
 	}
 	for _, si := range app.Storage {
-		si.app = app
+		si.app, si.available = app, a.started
 		for _, v := range si.Volumes {
 			v.si = si
 			if _, err := os.Stat(a.volumeFile(v)); err != nil {

@@ -3,7 +3,7 @@ package sim
 // planRestore takes all volumes of an app instance back to one of its own
 // snapshots. Like every restore it needs the app instance to be offline.
 func (r *request) planRestore(a *appInstance, p *plan) error {
-	ts := r.body.str("restore_point")
+	ts := r.body.or("restore_point", r.body.str("remote_restore_point"))
 	if ts == "" {
 		return nil
 	}

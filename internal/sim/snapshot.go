@@ -153,6 +153,9 @@ func (r *request) mayTakeSnapshot(o snapshotOwner) error {
 	if kind := r.body.or("type", "local"); kind != "local" && r.body.str("remote_provider_uuid") == "" {
 		return errRefused("a snapshot of type %s needs a remote_provider_uuid", kind)
 	}
+	if o.app.filling() {
+		return errRefused("app_instance %s is not ready for a snapshot", o.app.Name)
+	}
 	limits := r.array.cfg.Limits
 	if err := allow(r.array.state.count.snapshots, limits.Snapshots, "snapshots"); err != nil {
 		return err

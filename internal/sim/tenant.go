@@ -6,7 +6,7 @@ func tenantFields() []field {
 	return []field{
 		descrField(),
 		flag("force").from22(),
-		choice("initiator_list_src", "own", "parent").from22(),
+		text("initiator_list_src").from22(),
 		texts("mgmt_ips").from22(),
 		free("quota").from22(),
 	}

@@ -52,6 +52,7 @@ func build(tb testing.TB, opts []func(*sim.Config)) (*Server, http.Handler) {
 	if err != nil {
 		tb.Fatalf("start a simulated array: %v", err)
 	}
+	tb.Cleanup(func() { _ = array.Close() }) // a test may have closed it already
 	return &Server{User: cfg.Users[0].Name, Password: cfg.Users[0].Password, Array: array}, array
 }
 
