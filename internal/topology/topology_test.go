@@ -13,7 +13,7 @@ func TestSegmentsAreReadAndWritten(t *testing.T) {
 	for text, want := range map[string]topology.Segments{
 		"":                                 {},
 		"zone=a":                           {"zone": "a"},
-		" rack=r-1 ,zone=A_1 ":             {"zone": "A_1", "rack": "r-1"},
+		"rack=r-1 , zone=A_1":              {"zone": "A_1", "rack": "r-1"},
 		"topology.kubernetes.io/zone=east": {"topology.kubernetes.io/zone": "east"},
 	} {
 		got, err := topology.Parse(text)

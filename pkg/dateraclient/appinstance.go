@@ -36,6 +36,8 @@ type appInstance struct {
 
 	StorageInstances []storageInstance `json:"storage_instances"`
 	Snapshots        []snapshotWire    `json:"snapshots"`
+
+	conditionWire
 }
 
 type storageInstance struct {
@@ -57,6 +59,8 @@ type storageInstance struct {
 		Type text `json:"type"`
 	} `json:"auth"`
 	ActiveInitiators []text `json:"active_initiators"`
+
+	conditionWire
 }
 
 type volumeWire struct {
@@ -67,9 +71,12 @@ type volumeWire struct {
 	Used      number         `json:"capacity_in_use"` // GiB, fractions allowed
 	Mode      text           `json:"placement_mode"`
 	Policy    *ref           `json:"placement_policy"`
+	OpState   text           `json:"op_state"`
 	OpStatus  text           `json:"op_status"`
 	QoS       *qosWire       `json:"performance_policy"`
 	Snapshots []snapshotWire `json:"snapshots"`
+
+	conditionWire
 }
 
 // qosWire is a performance policy. The array takes a missing limit for no limit.
@@ -121,6 +128,7 @@ func (a *appInstance) volume() (*Volume, error) {
 		Initiators: names(si.ACL.Initiators), InitiatorGroups: names(si.ACL.Groups),
 		AllowAll: mode == allowAll, ActiveInitiators: plain(si.ActiveInitiators),
 		Source: a.source(), Snapshots: a.snapshots(vol),
+		Health: a.health(si, vol),
 	}, nil
 }
 

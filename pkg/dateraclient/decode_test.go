@@ -38,6 +38,11 @@ func TestAnswersOfDifferentProductsAreUnderstood(t *testing.T) {
 		UUID: "7c4f6d1e-09d5-4b6f-8bb4-5f2fbb0a1c55", UsedBytes: 3 << 29,
 		IQN: "iqn.2013-05.com.daterainc:tc:01:sn:5f2fbb0a1c55aa01", Portals: portals,
 		Initiators: []string{hostA},
+		Health: dateraclient.Health{
+			App:             dateraclient.Condition{Health: "ok", Deployment: "deployed"},
+			StorageInstance: dateraclient.Condition{Health: "ok", OpState: "available"},
+			Volume:          dateraclient.Condition{Health: "ok", OpState: "available", Deployment: "deployed"},
+		},
 	}
 	recent := old
 	recent.Description, recent.Template, recent.PlacementPolicy, recent.CHAP = "PVC data", "gold", "all-flash", "mchap"
@@ -45,6 +50,10 @@ func TestAnswersOfDifferentProductsAreUnderstood(t *testing.T) {
 	recent.Online, recent.Exported = false, false
 	recent.QoS = dateraclient.QoS{ReadIOPS: 100, TotalBandwidth: 2048}
 	recent.InitiatorGroups, recent.ActiveInitiators = []string{"rack-1"}, []string{hostA, hostB}
+	recent.Health = dateraclient.Health{
+		App:             dateraclient.Condition{OpState: "cloning"},
+		StorageInstance: dateraclient.Condition{OpState: "unavailable", Causes: []string{"offline"}},
+	}
 	recent.Source.Snapshot = "/app_instances/0001/storage_instances/storage-1/volumes/volume-1/snapshots/1446076384.00607846"
 	recent.Snapshots = []dateraclient.Snapshot{
 		{Path: "/a/snapshots/1446076293.118600738", UTCTS: "1446076293.118600738", UUID: uuid1, Available: true},

@@ -48,6 +48,8 @@ type Volume struct {
 
 	Source    Source
 	Snapshots []Snapshot // of the volume, and of the whole app instance
+
+	Health Health
 }
 
 // Path is the volume's own path, the one to clone it by.
@@ -93,16 +95,16 @@ type VolumeSpec struct {
 	QoS               QoS
 	CHAP              *CHAP
 
-	// Template makes the volume from an AppTemplate, which then decides about
-	// replicas, placement, pool and QoS. TemplateSize, if not zero, overrides
-	// the size the template gives.
-	Template     string
-	TemplateSize GiB
+	// Template makes the volume from an AppTemplate. What else is set here
+	// overrides what the template gives.
+	Template string
 
 	// Source makes the volume a clone, by the path of a volume (Volume.Path) or
-	// of a snapshot (Snapshot.Path). The clone has its source's layout and at
-	// first its size.
+	// of a snapshot (Snapshot.Path); CloneVolume sets it. The clone has its
+	// source's layout and at first its size, which stays if Size is 0. A clone
+	// that would be larger than Most is not kept; 0 is no limit.
 	Source Source
+	Most   GiB
 }
 
 // CHAP are the secrets of a storage instance. In is empty for one-way CHAP.

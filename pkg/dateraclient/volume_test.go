@@ -31,6 +31,11 @@ func TestCreateVolumeIsOneRequest(t *testing.T) {
 		QoS:  dateraclient.QoS{ReadIOPS: 1, WriteIOPS: 2, TotalIOPS: 3, ReadBandwidth: 4, WriteBandwidth: 5, TotalBandwidth: 6},
 		CHAP: "mchap", UUID: got.UUID, UsedBytes: got.UsedBytes, IQN: got.IQN,
 		Portals: []netip.AddrPort{netip.MustParseAddrPort("172.28.0.9:3260"), netip.MustParseAddrPort("172.29.0.9:3260")},
+		Health: dateraclient.Health{
+			App:             dateraclient.Condition{Health: "ok", Deployment: "deployed"},
+			StorageInstance: dateraclient.Condition{Health: "ok", OpState: "available", Deployment: "deployed"},
+			Volume:          dateraclient.Condition{Health: "ok", OpState: "available", Deployment: "deployed"},
+		},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("volume (-want +got):\n%s", diff)
