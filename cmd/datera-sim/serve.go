@@ -17,6 +17,8 @@ import (
 const (
 	stopTimeout   = 10 * time.Second
 	headerTimeout = 10 * time.Second
+
+	policyInterval = 15 * time.Second // a quarter of the shortest interval of a snapshot policy
 )
 
 // run is the process: everything that may fail early does so before anything is
@@ -131,12 +133,20 @@ func (p *process) serve(ctx context.Context) error {
 			go func() { failed <- server.Serve(l) }()
 		}
 	}
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serve: %w", err)
-	case <-ctx.Done():
+	policies := time.NewTicker(policyInterval)
+	defer policies.Stop()
+	for {
+		select {
+		case err := <-failed:
+			return fmt.Errorf("serve: %w", err)
+		case <-policies.C:
+			if err := p.array.RunPolicies(ctx); err != nil {
+				fmt.Fprintf(p.errOut, "datera-sim: snapshot policies: %v\n", err)
+			}
+		case <-ctx.Done():
+			return p.stop(context.WithoutCancel(ctx), server)
+		}
 	}
-	return p.stop(context.WithoutCancel(ctx), server)
 }
 
 // stop lets running requests end and then takes the targets away, unless the

@@ -14,6 +14,7 @@ type snapshot struct {
 	Made     time.Time
 	Ready    time.Time        // op_state is available from then on
 	Type     string           // local, remote, local_and_remote
+	Policy   string           // name of the snapshot policy that took it
 	Provider string           // uuid of a remote provider
 	SizeGiB  int64            // of the volume at the moment; group snapshots: 0
 	Sizes    map[string]int64 // group snapshots: size by volume uuid
@@ -222,14 +223,18 @@ func deleteSnapshot(owner func(*request) (snapshotOwner, error)) func(*request) 
 		if err != nil {
 			return nil, err
 		}
-		*o.list = slices.DeleteFunc(slices.Clone(*o.list), func(x *snapshot) bool { return x == s })
-		r.array.state.count.snapshots--
-		for _, v := range o.volumes {
-			r.dropFile(r.array.snapshotFile(v, s))
-		}
-		r.saveApp(o.app)
+		r.removeSnapshot(o, s)
 		return r.renderSnapshot(o.base, s), nil
 	}
+}
+
+func (r *request) removeSnapshot(o snapshotOwner, s *snapshot) {
+	*o.list = slices.DeleteFunc(slices.Clone(*o.list), func(x *snapshot) bool { return x == s })
+	r.array.state.count.snapshots--
+	for _, v := range o.volumes {
+		r.dropFile(r.array.snapshotFile(v, s))
+	}
+	r.saveApp(o.app)
 }
 
 func (s *snapshot) available(now time.Time) bool { return !s.copying && !now.Before(s.Ready) }
