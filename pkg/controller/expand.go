@@ -44,5 +44,5 @@ func (s *Server) ensureSize(ctx context.Context, want expandRequest) (*dateracli
 	if want.Size.holds(v.Size) {
 		return v, nil
 	}
-	return array.GrowVolume(ctx, want.ID.Name, want.Size.Size)
+	return array.GrowVolume(ctx, v, want.Size.Size)
 }

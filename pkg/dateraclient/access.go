@@ -103,12 +103,16 @@ func (c *Client) admit(ctx context.Context, v *Volume, iqn string) error {
 func (c *Client) introduce(ctx context.Context, iqn string) error {
 	host := map[string]any{"id": iqn, "name": described("CSI-" + iqn)}
 	err := run(ctx, c, post("/initiators", host))
-	if e, ok := errors.AsType[*Error](err); ok && e.Name == "InvalidRequestError" {
+	if e, ok := errors.AsType[*Error](err); ok && e.Name == "InvalidRequestError" && errors.Is(err, ErrInvalid) {
 		host["force"] = true
 		err = run(ctx, c, post("/initiators", host))
 	}
 	if errors.Is(err, ErrConflict) {
 		return nil
+	}
+	if errors.Is(err, ErrNoSpace) {
+		return &Error{kind: ErrHosts, Message: fmt.Sprintf(
+			"%s is new to it (%v); delete initiators that no ACL names, see docs/operate-initiators.md", iqn, err)}
 	}
 	if err != nil {
 		return fmt.Errorf("make initiator %s known: %w", iqn, err)

@@ -31,6 +31,10 @@ type Config struct {
 	// used whose connection pool is fit for Concurrency.
 	HTTP *http.Client
 
+	// Proxy is the HTTP proxy to go through; nil is none, whatever the
+	// environment says. It needs an HTTP whose Transport is an *http.Transport.
+	Proxy *url.URL
+
 	// Concurrency is the number of requests under way at any moment, at most;
 	// 0 is 10.
 	Concurrency int
@@ -91,7 +95,7 @@ func New(cfg Config) (*Client, error) {
 		tenant:      tenant,
 		agent:       cfg.Agent,
 		credentials: cfg.Credentials,
-		http:        fitted(cfg.HTTP, cfg.Concurrency),
+		http:        fitted(cfg.HTTP, cfg.Concurrency, cfg.Proxy),
 		slots:       make(chan struct{}, cfg.Concurrency),
 	}, nil
 }
@@ -112,7 +116,8 @@ const (
 
 // HTTPClient makes the client for Config.HTTP: TLS 1.2 or later, the array's
 // certificate verified against caPEM, or against the system's roots when caPEM
-// is empty. insecure accepts any certificate, and with it any impostor.
+// is empty. insecure accepts any certificate, and with it any impostor. It goes
+// through no proxy: see Config.Proxy.
 func HTTPClient(caPEM []byte, insecure bool) (*http.Client, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if len(caPEM) > 0 {
@@ -125,7 +130,6 @@ func HTTPClient(caPEM []byte, insecure bool) (*http.Client, error) {
 		conf.InsecureSkipVerify = true
 	}
 	return &http.Client{Transport: &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSClientConfig:       conf,
 		TLSHandshakeTimeout:   dialTimeout,
@@ -136,8 +140,9 @@ func HTTPClient(caPEM []byte, insecure bool) (*http.Client, error) {
 }
 
 // fitted is a copy of h that keeps as many connections as requests may be under
-// way, and that follows no redirect: it would carry the token to a stranger.
-func fitted(h *http.Client, concurrency int) *http.Client {
+// way, that goes through proxy or none, and that follows no redirect: it would
+// carry the token to a stranger.
+func fitted(h *http.Client, concurrency int, proxy *url.URL) *http.Client {
 	out := *h
 	out.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	transport := h.Transport
@@ -146,6 +151,7 @@ func fitted(h *http.Client, concurrency int) *http.Client {
 	}
 	if t, ok := transport.(*http.Transport); ok {
 		t = t.Clone()
+		t.Proxy = http.ProxyURL(proxy)
 		t.MaxIdleConnsPerHost = max(t.MaxIdleConnsPerHost, concurrency)
 		if t.MaxIdleConns > 0 {
 			t.MaxIdleConns = max(t.MaxIdleConns, concurrency)

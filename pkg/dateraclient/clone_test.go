@@ -85,8 +85,8 @@ func TestCloneIsFinishedAfterAFailure(t *testing.T) {
 	spec := small("CSI-b")
 	spec.Source.Volume, spec.Size, spec.QoS.ReadIOPS = origin.Path(), 2, 50
 	s.Fail(simtest.Any("/app_instances/*/storage_instances/*/volumes/*/performance_policy"), sim.Fault{Status: 500})
-	if _, err := c.CreateVolume(t.Context(), spec); !errors.Is(err, dateraclient.ErrFault) {
-		t.Fatalf("got %v, want ErrFault", err)
+	if _, err := c.CreateVolume(t.Context(), spec); !errors.Is(err, dateraclient.ErrAnswerLost) {
+		t.Fatalf("got %v, want ErrAnswerLost: there is a clone now", err)
 	}
 	if _, err := c.CreateVolume(t.Context(), spec); !errors.Is(err, dateraclient.ErrConflict) {
 		t.Fatalf("got %v, want ErrConflict", err)
@@ -111,21 +111,35 @@ func TestCloneWhoseAnswerIsLost(t *testing.T) {
 const goldTemplate = `{"name":"gold","storage_templates":[{"name":"disk","ip_pool":{"path":"/access_network_ip_pools/default"},
 	"volume_templates":[{"name":"data","size":7,"replica_count":2,"performance_policy":{"total_iops_max":900}}]}]}`
 
+func mustTemplate(t *testing.T, c *dateraclient.Client, name string) *dateraclient.Template {
+	t.Helper()
+	template, err := c.Template(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return template
+}
+
 func TestVolumeFromTemplate(t *testing.T) {
 	s, c := simulated(t)
+	administrator(t, s, "/root", "POST", "/access_network_ip_pools", `{"name":"fast"}`)
 	administrator(t, s, "/root", "POST", "/app_templates", goldTemplate)
 	s.ResetRequests()
-	v := mustCreate(t, c, dateraclient.VolumeSpec{Name: "CSI-a", Template: "gold"})
+	gold := mustTemplate(t, c, "gold")
+	v := mustCreate(t, c, dateraclient.VolumeSpec{Name: "CSI-a", Template: gold, QoS: gold.QoS})
 	wantRequests(t, s, "GET /app_templates/gold", "POST /app_instances")
 	if v.Size != 7 || v.Replicas != 2 || v.QoS.TotalIOPS != 900 || v.Template != "gold" || v.StorageInstance != "disk" || v.Child != "data" {
 		t.Errorf("got %+v", v)
 	}
-	v = mustCreate(t, c, dateraclient.VolumeSpec{Name: "CSI-b", Template: "gold", TemplateSize: 20})
-	if v.Size != 20 {
-		t.Errorf("overridden: got %d GiB, want 20", v.Size)
+	v = mustCreate(t, c, dateraclient.VolumeSpec{
+		Name: "CSI-b", Template: gold, Size: 20, Replicas: 1, IPPool: "fast", PlacementPolicy: "all-flash",
+		QoS: dateraclient.QoS{ReadIOPS: 30},
+	})
+	if v.Size != 20 || v.Replicas != 1 || v.IPPool != "fast" || v.PlacementPolicy != "all-flash" || v.QoS != (dateraclient.QoS{ReadIOPS: 30}) {
+		t.Errorf("overridden: got %+v", v)
 	}
 	v = mustCreate(t, c, dateraclient.VolumeSpec{
-		Name: "CSI-c", Template: "gold", CHAP: &dateraclient.CHAP{User: "user", Password: "password1234"},
+		Name: "CSI-c", Template: gold, QoS: gold.QoS, CHAP: &dateraclient.CHAP{User: "user", Password: "password1234"},
 	})
 	if v.CHAP != "chap" || v.QoS.TotalIOPS != 900 {
 		t.Errorf("with CHAP: got %+v", v)
@@ -133,21 +147,18 @@ func TestVolumeFromTemplate(t *testing.T) {
 	if v = mustGrant(t, c, v, hostA); len(v.Initiators) != 1 {
 		t.Errorf("granted: %+v", v)
 	}
-	if v, err := c.GrowVolume(t.Context(), "CSI-b", 21); err != nil || v.Size != 21 {
+	if v, err := c.GrowVolume(t.Context(), mustRead(t, c, "CSI-b"), 21); err != nil || v.Size != 21 {
 		t.Errorf("grown: %+v, %v", v, err)
 	}
 }
 
-func TestTemplateOfSeveralVolumesIsRefusedBeforeAnythingIsMade(t *testing.T) {
+func TestTemplateOfSeveralVolumesIsRefusedByName(t *testing.T) {
 	s, c := simulated(t)
 	administrator(t, s, "/root", "POST", "/app_templates", strings.Replace(goldTemplate,
 		`"volume_templates":[`, `"volume_templates":[{"name":"log","size":1},`, 1))
-	_, err := c.CreateVolume(t.Context(), dateraclient.VolumeSpec{Name: "CSI-a", Template: "gold"})
-	if !errors.Is(err, dateraclient.ErrShape) || !strings.Contains(err.Error(), "gold") {
-		t.Errorf("got %v, want ErrShape that names the template", err)
-	}
-	if got := names(t, c); len(got) != 0 {
-		t.Errorf("left: %v", got)
+	_, err := c.Template(t.Context(), "gold")
+	if !errors.Is(err, dateraclient.ErrShape) || !strings.Contains(err.Error(), "gold") || !strings.Contains(err.Error(), "disk/log, disk/data") {
+		t.Errorf("got %v, want ErrShape that names the template and its volumes", err)
 	}
 }
 

@@ -14,14 +14,16 @@ const (
 	childName   = "volume-1"
 )
 
-// CreateVolume makes a volume with one request, and two if spec names an
-// AppTemplate, whose shape is checked first. A clone takes more, see Conform.
+// CreateVolume makes a volume with one request. A clone, and CHAP beside an
+// AppTemplate, may take more, see Conform.
 //
 // ErrConflict means that the name is taken, by whatever: the caller reads and
 // compares. When the answer to the request is lost, the volume is looked up by its
 // name; if it is there and as asked it is returned, and if it is not, the request
 // is sent again, which is safe because a name can be taken once only. ErrAnswerLost
-// means that even so nobody knows whether the volume was, or will be, made.
+// means that even so nobody knows whether the volume was, or will be, made, or that
+// it was made and is not as asked yet. With any other error this call has left
+// nothing behind.
 func (c *Client) CreateVolume(ctx context.Context, spec VolumeSpec) (*Volume, error) {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
@@ -33,14 +35,17 @@ func (c *Client) CreateVolume(ctx context.Context, spec VolumeSpec) (*Volume, er
 	if err != nil {
 		return nil, unknownReference(spec, err)
 	}
-	if spec.Source.IsZero() && (spec.Template == "" || spec.CHAP == nil) {
+	if spec.Source.IsZero() && (spec.Template == nil || spec.CHAP == nil) {
 		return v, nil
 	}
 	done, err := c.Conform(ctx, v, spec)
-	if errors.Is(err, ErrInvalid) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrPermission) {
+	switch {
+	case err == nil:
+		return done, nil
+	case undoable(err):
 		return nil, c.undo(ctx, v, err)
 	}
-	return done, err
+	return nil, undecided(fmt.Errorf("%s was made, but not to its end", v.Name), err)
 }
 
 // createAttempts bounds how often a request is sent whose answers all get lost.
@@ -52,7 +57,7 @@ func (c *Client) create(ctx context.Context, r request, spec VolumeSpec) (*Volum
 	for attempt := 1; ; attempt++ {
 		a, err := call[appInstance](ctx, c, r)
 		if err == nil {
-			return a.volume()
+			return c.made(ctx, &a)
 		}
 		// A conflict after an attempt whose answer was lost may be with that
 		// attempt's own volume.
@@ -66,25 +71,58 @@ func (c *Client) create(ctx context.Context, r request, spec VolumeSpec) (*Volum
 		case lookErr == nil:
 			return nil, &Error{kind: ErrConflict, Message: fmt.Sprintf("%s exists, but not as asked", spec.Name)}
 		case !errors.Is(lookErr, ErrNotFound):
-			return nil, &Error{kind: ErrAnswerLost, Message: fmt.Sprintf("%v; looked it up: %v", err, lookErr)}
+			return nil, undecided(err, lookErr)
 		case attempt == createAttempts || errors.Is(err, ErrFault) || !wait.wait(ctx):
 			return nil, err
 		}
 	}
 }
 
+// made is the volume that the array says it has just made. What is not a volume is
+// taken back.
+func (c *Client) made(ctx context.Context, a *appInstance) (*Volume, error) {
+	v, shapeErr := a.volume()
+	if shapeErr == nil {
+		return v, nil
+	}
+	if !isName(string(a.ID)) || a.inUse() {
+		return nil, undecided(shapeErr, fmt.Errorf("app instance %q may be somebody else's", clip(string(a.Name), excerptBytes)))
+	}
+	path := "/app_instances/" + string(a.ID)
+	err := run(ctx, c, put(path, adminState{State: offline}))
+	if err == nil {
+		err = run(ctx, c, del(path))
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, undecided(shapeErr, fmt.Errorf("it could not be deleted: %w", err))
+	}
+	return nil, shapeErr
+}
+
+// inUse tells whether an app instance cannot be new: somebody uses it, or wants to
+// keep what it held.
+func (a *appInstance) inUse() bool {
+	used := len(a.Snapshots) > 0
+	for _, si := range a.StorageInstances {
+		used = used || len(si.ACL.Initiators)+len(si.ACL.Groups)+len(si.ActiveInitiators) > 0
+		for _, v := range si.Volumes {
+			used = used || len(v.Snapshots) > 0
+		}
+	}
+	return used
+}
+
 // describes tells whether v can be the outcome of s.
 func (s VolumeSpec) describes(v *Volume) bool {
-	if s.Template != v.Template || s.Source != v.Source || s.CHAP.kind() != v.CHAP && s.CHAP != nil {
+	switch {
+	case s.Template.name() != v.Template, s.CHAP != nil && s.CHAP.kind() != v.CHAP && s.Source.IsZero() && s.Template == nil:
+		return false
+	case !s.Source.IsZero(): // the rest is for Conform
+		return sameSource(s.Source, v.Source) && described(s.Description) == v.Description
+	case !v.Source.IsZero():
 		return false
 	}
-	if s.Template != "" {
-		return s.TemplateSize == 0 || s.TemplateSize == v.Size
-	}
-	if !s.Source.IsZero() {
-		return s.Size >= v.Size || s.Size == 0 // the rest is for Conform
-	}
-	return s.Size == v.Size && s.QoS == v.QoS &&
+	return (s.Size == v.Size || s.Template != nil && s.Size == 0) && s.QoS == v.QoS &&
 		(s.Replicas == 0 || s.Replicas == v.Replicas) && (s.IPPool == "" || s.IPPool == v.IPPool)
 }
 
@@ -100,19 +138,19 @@ func unknownReference(spec VolumeSpec, err error) error {
 	}
 	out := *e
 	out.kind = ErrInvalid
-	out.Message = fmt.Sprintf("it does not know the IP pool %q or the placement %q: %s",
-		spec.IPPool, spec.PlacementPolicy+spec.PlacementMode, e.Message)
+	out.Message = fmt.Sprintf("it does not know the template %q, the IP pool %q or the placement %q: %s",
+		spec.Template.name(), spec.IPPool, spec.PlacementPolicy+spec.PlacementMode, e.Message)
 	return &out
 }
 
 // undo deletes a volume that this call has made and that cannot become what was
 // asked for, so that a final error leaves nothing behind.
 func (c *Client) undo(ctx context.Context, v *Volume, cause error) error {
+	if len(v.Initiators) > 0 {
+		return undecided(cause, fmt.Errorf("%s is admitted to %v", v.Name, v.Initiators))
+	}
 	if err := c.DeleteVolume(ctx, v); err != nil && !errors.Is(err, ErrNotFound) {
-		return &Error{
-			kind:    ErrUnavailable,
-			Message: fmt.Sprintf("%s was made, does not fit (%v) and could not be deleted", v.Name, cause), cause: err,
-		}
+		return undecided(cause, fmt.Errorf("%s was made, does not fit and could not be deleted: %w", v.Name, err))
 	}
 	return cause
 }
@@ -152,15 +190,21 @@ type createVolume struct {
 
 // overrideSIs is keyed by names, and holds the size as a string.
 type overrideSIs struct {
-	StorageInstances map[string]overrideVolumes `json:"storage_instances"`
+	StorageInstances map[string]overrideStorage `json:"storage_instances"`
 }
 
-type overrideVolumes struct {
-	Volumes map[string]overrideSize `json:"volumes"`
+type overrideStorage struct {
+	IPPool  *ref                      `json:"ip_pool,omitempty"`
+	Volumes map[string]overrideVolume `json:"volumes,omitempty"`
 }
 
-type overrideSize struct {
-	Size string `json:"size"`
+type overrideVolume struct {
+	Size     string `json:"size,omitempty"`
+	Replicas int    `json:"replica_count,omitempty"`
+	Mode     string `json:"placement_mode,omitempty"`
+	Policy   *ref   `json:"placement_policy,omitempty"`
+
+	QoS map[string]int `json:"performance_policy,omitempty"` // all of them: nothing is left to a merge
 }
 
 // createRequest checks spec and makes the POST of it.
@@ -171,9 +215,9 @@ func (c *Client) createRequest(ctx context.Context, spec VolumeSpec) (request, e
 	body := createBody{Name: spec.Name, Descr: described(spec.Description), CreateMode: "kubernetes"}
 	var err error
 	switch {
-	case spec.Template != "" && !spec.Source.IsZero():
-		err = invalid("%s can be made from AppTemplate %s or from a source, not from both", spec.Name, spec.Template)
-	case spec.Template != "":
+	case spec.Template != nil && !spec.Source.IsZero():
+		err = invalid("%s can be made from AppTemplate %s or from a source, not from both", spec.Name, spec.Template.Name)
+	case spec.Template != nil:
 		err = c.fromTemplate(ctx, &body, spec)
 	case !spec.Source.IsZero():
 		err = body.fromSource(spec.Source)
@@ -243,21 +287,40 @@ func reference(collection, name string) (*ref, error) {
 	return &ref{Path: collection + name}, nil
 }
 
-// fromTemplate reads the template, because the override of its size goes by the
-// names in it, and because one that makes several volumes must not be used.
+// fromTemplate makes what spec wants otherwise an override, which goes by the names
+// in the template.
 func (c *Client) fromTemplate(ctx context.Context, body *createBody, spec VolumeSpec) error {
-	t, err := c.needTemplate(ctx, spec.Template)
+	t := spec.Template
+	body.Template = &ref{Path: t.Path}
+	v := overrideVolume{Replicas: spec.Replicas}
+	if spec.Size > 0 {
+		v.Size = strconv.FormatInt(int64(spec.Size), 10)
+	}
+	if spec.QoS != t.QoS {
+		v.QoS = allLimits(spec.QoS)
+	}
+	var err error
+	if spec.PlacementMode+spec.PlacementPolicy != "" {
+		if v.Mode, v.Policy, err = c.placement(ctx, spec); err != nil {
+			return err
+		}
+	}
+	pool, err := reference("/access_network_ip_pools/", spec.IPPool)
 	if err != nil {
 		return err
 	}
-	body.Template = &ref{Path: t.Path}
-	if spec.TemplateSize > 0 {
-		size := overrideSize{strconv.FormatInt(int64(spec.TemplateSize), 10)}
-		body.Override = &overrideSIs{map[string]overrideVolumes{
-			t.StorageInstance: {map[string]overrideSize{t.Child: size}},
-		}}
+	storage := overrideStorage{IPPool: pool}
+	if !v.empty() {
+		storage.Volumes = map[string]overrideVolume{t.Child: v}
+	}
+	if pool != nil || !v.empty() {
+		body.Override = &overrideSIs{map[string]overrideStorage{t.StorageInstance: storage}}
 	}
 	return nil
+}
+
+func (o overrideVolume) empty() bool {
+	return o.Size == "" && o.Replicas == 0 && o.Mode == "" && o.Policy == nil && o.QoS == nil
 }
 
 func (b *createBody) fromSource(s Source) error {

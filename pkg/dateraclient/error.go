@@ -25,6 +25,8 @@ var (
 	ErrUnreachable = errors.New("the array cannot be reached")        // no route, no address, no answer to a dial
 	ErrNotDatera   = errors.New("not a Datera array that we know")    // HTML, empty or half answers, no API version in common
 	ErrShape       = errors.New("not one volume in one app instance") // an app instance that is not ours to handle
+	ErrLarger      = errors.New("the source is larger")               // than the clone may be
+	ErrHosts       = errors.New("no room for another initiator")      // the array knows as many as it can
 
 	// ErrAnswerLost is an ErrUnavailable with more to it: the request may have
 	// been carried out, or may be so later.

@@ -10,9 +10,8 @@ import (
 // Volume reads a volume by its name: ErrNotFound if the tenant has none, ErrShape
 // if the app instance is not one volume.
 func (c *Client) Volume(ctx context.Context, name string) (*Volume, error) {
-	absent := &Error{kind: ErrNotFound, Message: fmt.Sprintf("tenant %s has no app instance %q", c.tenant, name)}
 	if !isName(name) {
-		return nil, absent
+		return nil, c.absent(name)
 	}
 	a, err := call[appInstance](ctx, c, get("/app_instances/"+name))
 	if err != nil {
@@ -21,9 +20,13 @@ func (c *Client) Volume(ctx context.Context, name string) (*Volume, error) {
 	// The array finds app instances by id as well. An id must not become a
 	// second name of a volume: everything that locks and compares goes by name.
 	if string(a.Name) != name {
-		return nil, absent
+		return nil, c.absent(name)
 	}
 	return a.volume()
+}
+
+func (c *Client) absent(name string) error {
+	return &Error{kind: ErrNotFound, Message: fmt.Sprintf("tenant %s has no app instance %q", c.tenant, clip(name, excerptBytes))}
 }
 
 // reread reads a volume again, by its id: what was made under the same name since

@@ -4,33 +4,33 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 )
 
-// GrowVolume makes a volume at least as large as asked and returns when the array
-// says it is. To ask for less than there is changes nothing.
-func (c *Client) GrowVolume(ctx context.Context, name string, to GiB) (*Volume, error) {
+// GrowVolume makes v, which the caller has just read, at least as large as asked,
+// with one request, and returns when the array says it is. To ask for less than
+// there is changes nothing.
+func (c *Client) GrowVolume(ctx context.Context, v *Volume, to GiB) (*Volume, error) {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
-	v, err := c.Volume(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return c.grow(ctx, v, to)
-}
-
-func (c *Client) grow(ctx context.Context, v *Volume, to GiB) (*Volume, error) {
 	if to > maxSize {
 		return nil, invalid("%s cannot have the size %d GiB", v.Name, to)
 	}
 	if v.Size >= to {
 		return v, nil
 	}
-	if err := run(ctx, c, put(v.Path(), map[string]GiB{"size": to})); err != nil {
+	// The answer is the volume as it now is; if it is anything else, the array
+	// is asked for it.
+	w, err := call[volumeWire](ctx, c, put(v.Path(), map[string]GiB{"size": to}))
+	if err != nil {
 		return nil, err
 	}
+	if w.grown(to) {
+		grown := *v
+		grown.Size = GiB(w.Size)
+		return &grown, nil
+	}
 	what := fmt.Sprintf("%s to have %d GiB", v.Name, to)
-	err := poll(ctx, what, func(ctx context.Context) (bool, error) {
+	err = poll(ctx, what, func(ctx context.Context) (bool, error) {
 		seen, err := call[appInstance](ctx, c, get(v.path()))
 		if err != nil {
 			return false, err
@@ -38,8 +38,7 @@ func (c *Client) grow(ctx context.Context, v *Volume, to GiB) (*Volume, error) {
 		if v, err = seen.volume(); err != nil {
 			return false, err
 		}
-		resizing := seen.StorageInstances[0].Volumes[0].OpStatus == "volume_resize_in_progress"
-		return v.Size >= to && !resizing, nil
+		return seen.StorageInstances[0].Volumes[0].grown(to), nil
 	})
 	if err != nil {
 		return nil, err
@@ -47,7 +46,53 @@ func (c *Client) grow(ctx context.Context, v *Volume, to GiB) (*Volume, error) {
 	return v, nil
 }
 
-// SetQoS sets all limits of a volume; the zero QoS lifts them.
+// grown tells whether the volume has a size and is not about to get it.
+func (w *volumeWire) grown(to GiB) bool {
+	return w.Size >= number(to) && w.OpStatus != "volume_resize_in_progress"
+}
+
+// Change is what may be changed of a volume while it is used. Zero fields stay as
+// they are.
+type Change struct {
+	Description     string
+	Replicas        int // the array only adds replicas
+	PlacementMode   string
+	PlacementPolicy string
+	QoS             *QoS // all six limits
+}
+
+// ModifyVolume changes v, which the caller has just read: one request for the
+// description, one for replicas and placement, one for the limits, each only if it
+// differs. It is safe to repeat after a failure. ErrInvalid: the array does not
+// want it so; of the limits, which come last, nothing was changed then.
+func (c *Client) ModifyVolume(ctx context.Context, v *Volume, to Change) error {
+	ctx, cancel := patiently(ctx)
+	defer cancel()
+	if to.Replicas != 0 && to.Replicas < v.Replicas {
+		return invalid("%s has %d replicas, and the array only adds some", v.Name, v.Replicas)
+	}
+	_, err := c.conformPlacement(ctx, v, VolumeSpec{
+		Replicas: to.Replicas, PlacementMode: to.PlacementMode, PlacementPolicy: to.PlacementPolicy,
+	})
+	if errors.Is(err, ErrNotFound) {
+		err = invalid("it does not know the placement %q: %v", to.PlacementPolicy+to.PlacementMode, err)
+	}
+	if err != nil {
+		return err
+	}
+	if descr := described(to.Description); descr != "" && descr != v.Description {
+		if err := run(ctx, c, put(v.path(), map[string]string{"descr": descr})); err != nil {
+			return err
+		}
+	}
+	if to.QoS == nil || *to.QoS == v.QoS {
+		return nil
+	}
+	return c.SetQoS(ctx, v, *to.QoS)
+}
+
+// SetQoS sets all limits of v, which the caller has just read, with one request;
+// the zero QoS lifts them.
 func (c *Client) SetQoS(ctx context.Context, v *Volume, q QoS) error {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
@@ -59,14 +104,20 @@ func (c *Client) SetQoS(ctx context.Context, v *Volume, q QoS) error {
 		}
 		return err
 	}
-	err := run(ctx, c, put(path, allLimits(q)))
-	if !errors.Is(err, ErrNotFound) {
-		return err
+	if v.QoS == (QoS{}) { // no policy, or one without limits
+		err := run(ctx, c, post(path, allLimits(q)))
+		if !errors.Is(err, ErrConflict) && !unanswered(err) {
+			return err
+		}
+		again := run(ctx, c, put(path, allLimits(q)))
+		if errors.Is(again, ErrNotFound) { // so it was not made
+			return err
+		}
+		return again
 	}
-	// There is no policy yet, or no volume: making one tells.
-	err = run(ctx, c, post(path, allLimits(q)))
-	if errors.Is(err, ErrConflict) || unanswered(err) {
-		return run(ctx, c, put(path, allLimits(q)))
+	err := run(ctx, c, put(path, allLimits(q)))
+	if errors.Is(err, ErrNotFound) { // lifted meanwhile
+		return run(ctx, c, post(path, allLimits(q)))
 	}
 	return err
 }
@@ -80,109 +131,3 @@ func allLimits(q QoS) map[string]int {
 		"total_bandwidth_max": q.TotalBandwidth,
 	}
 }
-
-// Conform gives a clone, or a volume from an AppTemplate, what the array does not
-// give it at birth: CHAP for both; pool, placement, replicas, limits and size for a
-// clone. It changes only what differs from spec, so that it may be repeated after
-// a failure, and returns the volume as it then is.
-func (c *Client) Conform(ctx context.Context, v *Volume, spec VolumeSpec) (*Volume, error) {
-	ctx, cancel := patiently(ctx)
-	defer cancel()
-	v, err := c.rested(ctx, v)
-	if err != nil {
-		return nil, err
-	}
-	changed := false
-	steps := []func(context.Context, *Volume, VolumeSpec) (bool, error){c.conformCHAP}
-	if spec.Template == "" {
-		steps = append(steps, c.conformPool, c.conformPlacement, c.conformQoS)
-	}
-	for _, step := range steps {
-		did, err := step(ctx, v, spec)
-		if err != nil {
-			return nil, fmt.Errorf("make %s conform: %w", v.Name, err)
-		}
-		changed = changed || did
-	}
-	if spec.Template == "" && spec.Size > v.Size {
-		return c.grow(ctx, v, spec.Size)
-	}
-	if !changed {
-		return v, nil
-	}
-	return c.reread(ctx, v)
-}
-
-// rested waits until a clone is complete: until then the array may refuse to
-// change it.
-func (c *Client) rested(ctx context.Context, v *Volume) (*Volume, error) {
-	err := poll(ctx, v.Name+" to be cloned", func(ctx context.Context) (bool, error) {
-		if v.OpState != "cloning" {
-			return true, nil
-		}
-		var err error
-		v, err = c.reread(ctx, v)
-		return false, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return v, nil
-}
-
-func (c *Client) conformCHAP(ctx context.Context, v *Volume, spec VolumeSpec) (bool, error) {
-	if spec.CHAP == nil || v.CHAP == spec.CHAP.kind() {
-		return false, nil
-	}
-	r := put(v.storagePath()+"/auth", spec.CHAP.body())
-	r.secrets = spec.CHAP.secrets()
-	return true, run(ctx, c, r)
-}
-
-// conformPool moves the storage instance to another pool, which the array does
-// only while it is offline. A new clone has no sessions to lose.
-func (c *Client) conformPool(ctx context.Context, v *Volume, spec VolumeSpec) (bool, error) {
-	pool, err := reference("/access_network_ip_pools/", spec.IPPool)
-	if err != nil || pool == nil || v.IPPool == spec.IPPool {
-		return false, err
-	}
-	if err = run(ctx, c, put(v.path(), adminState{State: offline})); err != nil {
-		return true, err
-	}
-	err = run(ctx, c, put(v.storagePath(), map[string]*ref{"ip_pool": pool}))
-	if back := run(ctx, c, put(v.path(), adminState{State: online})); err == nil {
-		err = back
-	}
-	return true, err
-}
-
-func (c *Client) conformPlacement(ctx context.Context, v *Volume, spec VolumeSpec) (bool, error) {
-	mode, policy, err := c.placement(ctx, spec)
-	if err != nil {
-		return false, err
-	}
-	change := map[string]any{}
-	if mode != "" && mode != v.PlacementMode {
-		change["placement_mode"] = mode
-	}
-	if policy != nil && policy.name() != v.PlacementPolicy {
-		change["placement_policy"] = policy
-	}
-	if spec.Replicas > v.Replicas { // the array only adds replicas
-		change["replica_count"] = spec.Replicas
-	}
-	if len(change) == 0 {
-		return false, nil
-	}
-	return true, run(ctx, c, put(v.Path(), change))
-}
-
-func (c *Client) conformQoS(ctx context.Context, v *Volume, spec VolumeSpec) (bool, error) {
-	if spec.QoS == v.QoS {
-		return false, nil
-	}
-	return true, c.SetQoS(ctx, v, spec.QoS)
-}
-
-// isVolumePath tells a volume's path from its app instance's.
-func isVolumePath(path string) bool { return strings.Contains(path, "/volumes/") }

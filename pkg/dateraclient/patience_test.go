@@ -50,7 +50,7 @@ func TestSilentArrayIsUnavailable(t *testing.T) {
 		if !errors.Is(err, dateraclient.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("read: got %v, want ErrUnavailable: it was not the caller's deadline", err)
 		}
-		_, err = c.CreateSnapshot(t.Context(), unlucky(), "u")
+		_, _, err = c.CreateSnapshot(t.Context(), "CSI-b", dateraclient.SnapshotSpec{UUID: "u"})
 		if !errors.Is(err, dateraclient.ErrUnavailable) {
 			t.Errorf("create: got %v, want ErrUnavailable", err)
 		}
@@ -75,7 +75,7 @@ func TestTransportWithoutMarksIsNotTrusted(t *testing.T) {
 			return wire(func(*http.Request) (int, string) { return 200, `{"data":[]}` }).RoundTrip(r)
 		})}
 	})
-	_, err := c.CreateSnapshot(t.Context(), unlucky(), "u")
+	_, _, err := c.CreateSnapshot(t.Context(), "CSI-b", dateraclient.SnapshotSpec{UUID: "u"})
 	if !errors.Is(err, dateraclient.ErrAnswerLost) || posts != 1 {
 		t.Errorf("got %v after %d POSTs, want ErrAnswerLost after 1", err, posts)
 	}

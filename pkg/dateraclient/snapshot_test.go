@@ -20,7 +20,10 @@ const (
 
 func mustSnapshot(t *testing.T, c *dateraclient.Client, v *dateraclient.Volume, uuid string) *dateraclient.Snapshot {
 	t.Helper()
-	s, err := c.CreateSnapshot(t.Context(), v, uuid)
+	v, s, err := c.CreateSnapshot(t.Context(), v.Name, dateraclient.SnapshotSpec{UUID: uuid})
+	if err == nil {
+		s, err = c.AwaitSnapshot(t.Context(), v, s)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

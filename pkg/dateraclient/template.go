@@ -2,8 +2,8 @@ package dateraclient
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strings"
 )
 
 // Template is an AppTemplate that makes one volume.
@@ -51,12 +51,14 @@ func (c *Client) Template(ctx context.Context, name string) (*Template, error) {
 		return nil, err
 	}
 	if len(w.Storage) != 1 || len(w.Storage[0].Volumes) != 1 {
-		volumes := 0
+		var found []string
 		for _, s := range w.Storage {
-			volumes += len(s.Volumes)
+			for _, v := range s.Volumes {
+				found = append(found, string(s.Name+"/"+v.Name))
+			}
 		}
-		return nil, shape("AppTemplate %s makes %d storage instances with %d volumes, not one with one",
-			name, len(w.Storage), volumes)
+		return nil, shape("AppTemplate %s makes %d storage instances with the volumes [%s], not one with one",
+			name, len(w.Storage), strings.Join(found, ", "))
 	}
 	s, v := w.Storage[0], w.Storage[0].Volumes[0]
 	return &Template{
@@ -67,12 +69,9 @@ func (c *Client) Template(ctx context.Context, name string) (*Template, error) {
 	}, nil
 }
 
-// needTemplate is Template for a caller that was asked to use it: not to find it
-// is a fault of the request.
-func (c *Client) needTemplate(ctx context.Context, name string) (*Template, error) {
-	t, err := c.Template(ctx, name)
-	if errors.Is(err, ErrNotFound) {
-		return nil, invalid("tenant %s has no AppTemplate %q", c.tenant, name)
+func (t *Template) name() string {
+	if t == nil {
+		return ""
 	}
-	return t, err
+	return t.Name
 }

@@ -24,7 +24,7 @@ const (
 	fault        = `{"name":"InternalError","http":500,"message":"a disk is on fire"}`
 	oneVolume    = `{"data":{"name":"CSI-a","id":"1","admin_state":"online","storage_instances":[{"name":"storage-1",
 		"volumes":[{"name":"volume-1","size":1}]}]}}`
-	snapshotMade = `{"data":{"path":"/p","utc_ts":"1.2","uuid":"u","op_state":"available"}}`
+	snapshotMade = `{"data":{"path":"/app_instances/1/storage_instances/storage-1/volumes/volume-1/snapshots/1.2","utc_ts":"1.2","uuid":"u","op_state":"available"}}`
 )
 
 // unlucky is a volume to send requests about; nothing needs to be true of it.
@@ -95,7 +95,11 @@ func babble(w http.ResponseWriter, _ *http.Request) {
 
 // A snapshot is made by POST: it must never be made twice by the client.
 func TestPostsAreRepeatedOnlyWhenSurelyNotReceived(t *testing.T) {
-	good, list := body(200, snapshotMade), body(200, `{"data":[]}`)
+	good := body(200, snapshotMade)
+	volume := map[bool]http.HandlerFunc{
+		false: body(200, oneVolume),
+		true:  body(200, strings.Replace(oneVolume, `"name":"volume-1"`, `"name":"volume-1","snapshots":[`+strings.TrimSuffix(strings.TrimPrefix(snapshotMade, `{"data":`), "}")+`]`, 1)),
+	}
 	for name, tc := range map[string]struct {
 		answer http.HandlerFunc
 		posts  int
@@ -108,7 +112,7 @@ func TestPostsAreRepeatedOnlyWhenSurelyNotReceived(t *testing.T) {
 		"empty":              {body(200, ""), 1, dateraclient.ErrAnswerLost},
 		"half":               {body(200, snapshotMade[:30]), 1, dateraclient.ErrAnswerLost},
 		"HTML":               {body(200, "<html>"), 1, dateraclient.ErrAnswerLost},
-		"500":                {body(500, fault), 1, dateraclient.ErrFault},
+		"500":                {body(500, fault), 1, dateraclient.ErrAnswerLost},
 		"422":                {body(422, `{"name":"ValidationFailedError"}`), 1, dateraclient.ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -119,16 +123,16 @@ func TestPostsAreRepeatedOnlyWhenSurelyNotReceived(t *testing.T) {
 					posts(w, r)
 					return
 				}
-				list(w, r)
+				volume[tc.kind == nil](w, r)
 			}
-			_, err := client(t, s.URL).CreateSnapshot(t.Context(), unlucky(), "u")
+			_, _, err := client(t, s.URL).CreateSnapshot(t.Context(), "CSI-a", dateraclient.SnapshotSpec{UUID: "u"})
 			if !errors.Is(err, tc.kind) {
 				t.Errorf("got %v, want %v", err, tc.kind)
 			}
 			if errors.Is(tc.kind, dateraclient.ErrAnswerLost) && !errors.Is(err, dateraclient.ErrUnavailable) {
 				t.Errorf("%v must be an ErrUnavailable: a final code would claim that nothing was made", err)
 			}
-			if n := f.count("POST /v2.3/app_instances/1/storage_instances/storage-1/volumes/volume-1/snapshots"); n != tc.posts {
+			if n := f.count("POST /v2.3/app_instances/CSI-a/storage_instances/storage-1/volumes/volume-1/snapshots"); n != tc.posts {
 				t.Errorf("%d POSTs, want %d", n, tc.posts)
 			}
 		})

@@ -95,9 +95,11 @@ type VolumeSpec struct {
 	QoS               QoS
 	CHAP              *CHAP
 
-	// Template makes the volume from an AppTemplate. What else is set here
-	// overrides what the template gives.
-	Template string
+	// Template, which the caller has read, makes the volume from an AppTemplate.
+	// What else is set here overrides what the template gives: QoS as it is,
+	// so that the template's own limits must be copied to be kept, and the rest
+	// unless it is zero.
+	Template *Template
 
 	// Source makes the volume a clone, by the path of a volume (Volume.Path) or
 	// of a snapshot (Snapshot.Path); CloneVolume sets it. The clone has its

@@ -96,11 +96,12 @@ func TestTakenNameIsAConflict(t *testing.T) {
 func TestUnknownReferencesAreInvalid(t *testing.T) {
 	_, c := simulated(t)
 	for name, change := range map[string]func(*dateraclient.VolumeSpec){
-		"pool":              func(s *dateraclient.VolumeSpec) { s.IPPool = "nowhere" },
-		"policy":            func(s *dateraclient.VolumeSpec) { s.PlacementPolicy = "nowhere" },
-		"mode":              func(s *dateraclient.VolumeSpec) { s.PlacementMode = "nowhere" },
-		"template":          func(s *dateraclient.VolumeSpec) { s.Template = "nowhere" },
-		"template path":     func(s *dateraclient.VolumeSpec) { s.Template = "../system" },
+		"pool":   func(s *dateraclient.VolumeSpec) { s.IPPool = "nowhere" },
+		"policy": func(s *dateraclient.VolumeSpec) { s.PlacementPolicy = "nowhere" },
+		"mode":   func(s *dateraclient.VolumeSpec) { s.PlacementMode = "nowhere" },
+		"template": func(s *dateraclient.VolumeSpec) {
+			s.Template = &dateraclient.Template{Name: "nowhere", Path: "/app_templates/nowhere", StorageInstance: "disk", Child: "data"}
+		},
 		"pool path":         func(s *dateraclient.VolumeSpec) { s.IPPool = "../system" },
 		"replicas":          func(s *dateraclient.VolumeSpec) { s.Replicas = 6 },
 		"negative replicas": func(s *dateraclient.VolumeSpec) { s.Replicas = -1 },
@@ -111,7 +112,7 @@ func TestUnknownReferencesAreInvalid(t *testing.T) {
 		"short password":    func(s *dateraclient.VolumeSpec) { s.CHAP = &dateraclient.CHAP{User: "user", Password: "short"} },
 		"two sources":       func(s *dateraclient.VolumeSpec) { s.Source = dateraclient.Source{Volume: "/a", Snapshot: "/b"} },
 		"template and source": func(s *dateraclient.VolumeSpec) {
-			s.Template, s.Source = "t", dateraclient.Source{Volume: "/a"}
+			s.Template, s.Source = &dateraclient.Template{Name: "t"}, dateraclient.Source{Volume: "/a"}
 		},
 	} {
 		spec := small("CSI-a")
@@ -328,9 +329,9 @@ func TestListSaysWhatFailed(t *testing.T) {
 
 func TestGrowVolume(t *testing.T) {
 	s, c := simulated(t, func(cfg *sim.Config) { cfg.ResizeDelay = 150 * time.Millisecond })
-	mustCreate(t, c, small("CSI-a"))
+	v := mustCreate(t, c, small("CSI-a"))
 	begun := time.Now()
-	v, err := c.GrowVolume(t.Context(), "CSI-a", 3)
+	v, err := c.GrowVolume(t.Context(), v, 3)
 	if err != nil || v.Size != 3 {
 		t.Fatalf("got %+v, %v, want 3 GiB", v, err)
 	}
@@ -338,23 +339,36 @@ func TestGrowVolume(t *testing.T) {
 		t.Error("the resize is still in progress")
 	}
 	s.ResetRequests()
-	if v, err = c.GrowVolume(t.Context(), "CSI-a", 2); err != nil || v.Size != 3 {
+	if v, err = c.GrowVolume(t.Context(), v, 2); err != nil || v.Size != 3 {
 		t.Errorf("to less: got %+v, %v, want 3 GiB left alone", v, err)
 	}
-	wantRequests(t, s, "GET /app_instances/CSI-a")
-	if _, err = c.GrowVolume(t.Context(), "CSI-b", 2); !errors.Is(err, dateraclient.ErrNotFound) {
-		t.Errorf("absent: %v, want ErrNotFound", err)
-	}
-	if _, err = c.GrowVolume(t.Context(), "CSI-a", 1<<40); !errors.Is(err, dateraclient.ErrInvalid) {
+	wantRequests(t, s)
+	if _, err = c.GrowVolume(t.Context(), v, 1<<40); !errors.Is(err, dateraclient.ErrInvalid) {
 		t.Errorf("absurd: %v, want ErrInvalid", err)
 	}
+	if err = c.DeleteVolume(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = c.GrowVolume(t.Context(), v, 5); !errors.Is(err, dateraclient.ErrNotFound) {
+		t.Errorf("absent: %v, want ErrNotFound", err)
+	}
+}
+
+func TestGrowIsOneRequestWhenTheArraySaysSoAtOnce(t *testing.T) {
+	s, c := simulated(t)
+	v := mustCreate(t, c, small("CSI-a"))
+	s.ResetRequests()
+	if v, err := c.GrowVolume(t.Context(), v, 3); err != nil || v.Size != 3 {
+		t.Errorf("got %+v, %v, want 3 GiB", v, err)
+	}
+	wantRequests(t, s, "PUT /app_instances/*/storage_instances/storage-1/volumes/volume-1")
 }
 
 func TestGrowWhoseAnswerIsLost(t *testing.T) {
 	s, c := simulated(t)
-	mustCreate(t, c, small("CSI-a"))
+	v := mustCreate(t, c, small("CSI-a"))
 	s.Fail(simtest.Put("/app_instances/**"), sim.Fault{LoseAnswer: true})
-	if v, err := c.GrowVolume(t.Context(), "CSI-a", 3); err != nil || v.Size != 3 {
+	if v, err := c.GrowVolume(t.Context(), v, 3); err != nil || v.Size != 3 {
 		t.Errorf("got %+v, %v, want 3 GiB", v, err)
 	}
 }
@@ -365,11 +379,17 @@ func TestLimitsAreSetChangedAndLifted(t *testing.T) {
 	for _, q := range []dateraclient.QoS{
 		{}, {ReadIOPS: 10, TotalBandwidth: 20}, {WriteIOPS: 30}, {WriteIOPS: 30}, {},
 	} {
-		if err := c.SetQoS(t.Context(), v, q); err != nil {
-			t.Fatal(err)
-		}
-		if got := mustRead(t, c, "CSI-a").QoS; got != q {
-			t.Errorf("got %+v, want %+v", got, q)
+		for _, stale := range []bool{false, true} { // a view from before the limits will do
+			seen := v
+			if !stale {
+				seen = mustRead(t, c, "CSI-a")
+			}
+			if err := c.SetQoS(t.Context(), seen, q); err != nil {
+				t.Fatal(err)
+			}
+			if got := mustRead(t, c, "CSI-a").QoS; got != q {
+				t.Errorf("got %+v, want %+v", got, q)
+			}
 		}
 	}
 }
