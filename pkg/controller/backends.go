@@ -97,6 +97,9 @@ func (b *Backends) Check() error {
 		if err == nil {
 			_, _, err = credentials(filepath.Join(b.cfg.Dir, name))
 		}
+		if err == nil {
+			_, err = b.topology(name)
+		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

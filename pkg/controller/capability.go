@@ -16,25 +16,40 @@ type capability struct {
 	ManyNodes bool // several nodes may have the volume at once
 }
 
-// checkCapabilities takes what a volume of ours can do, all at once.
-func checkCapabilities(caps []*csi.VolumeCapability) error {
+// checkCapabilities takes what a volume of ours can do, all at once. It says
+// whether the volume is for readers on many nodes, which must find something in it.
+func checkCapabilities(caps []*csi.VolumeCapability) (manyReaders bool, err error) {
 	if len(caps) == 0 {
-		return errors.New("volume_capabilities are missing")
+		return false, errors.New("volume_capabilities are missing")
 	}
-	blocks := 0
+	blocks, readers, writers := 0, 0, 0
 	for _, c := range caps {
 		parsed, err := parseCapability(c)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if parsed.Block {
 			blocks++
 		}
+		switch {
+		case !parsed.ReadOnly:
+			writers++
+		case parsed.ManyNodes:
+			readers++
+		}
 	}
-	if blocks > 0 && blocks < len(caps) {
-		return errors.New("volume_capabilities: a volume is a block device or a file system, not both")
+	switch {
+	case blocks > 0 && blocks < len(caps):
+		return false, errors.New("volume_capabilities: a volume is a block device or a file system, not both")
+	case readers > 0 && writers > 0:
+		return false, errors.New("volume_capabilities: MULTI_NODE_READER_ONLY excludes every mode that writes: the array cannot tell a reader from a writer, so nothing would keep one node from changing what others read")
 	}
-	return nil
+	return readers > 0, nil
+}
+
+// errEmpty is why readers alone cannot have a volume that begins empty.
+func errEmpty() error {
+	return errors.New("volume_capabilities: MULTI_NODE_READER_ONLY is for volumes made from a snapshot or from another volume: a new one is empty, and nobody could ever write to it")
 }
 
 func parseCapability(c *csi.VolumeCapability) (capability, error) {
@@ -62,8 +77,10 @@ func parseCapability(c *csi.VolumeCapability) (capability, error) {
 			return capability{}, errors.New("volume_capability: MULTI_NODE_MULTI_WRITER is for raw block only: xfs and ext4 are destroyed when two nodes write to them")
 		}
 		parsed.ManyNodes = true
-	case csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY, csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER:
-		return capability{}, fmt.Errorf("volume_capability: %s is not supported: the array admits an initiator for reading and writing or not at all, so nothing would keep the other nodes from writing", mode)
+	case csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY:
+		parsed.ReadOnly, parsed.ManyNodes = true, true
+	case csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER:
+		return capability{}, errors.New("volume_capability: MULTI_NODE_SINGLE_WRITER is not supported: the array admits an initiator for reading and writing or not at all, so nothing would keep the other nodes from writing")
 	case csi.VolumeCapability_AccessMode_UNKNOWN:
 		return capability{}, errors.New("volume_capability: the access mode is missing")
 	default:

@@ -9,6 +9,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"iter"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -20,9 +21,11 @@ import (
 // implementation; see there for the errors.
 type Array interface {
 	Volume(ctx context.Context, name string) (*dateraclient.Volume, error)
+	Walk(ctx context.Context, from dateraclient.Place, size int) iter.Seq2[dateraclient.Step, error]
+	System(ctx context.Context) (*dateraclient.System, error)
 	Template(ctx context.Context, name string) (*dateraclient.Template, error)
 	CreateVolume(ctx context.Context, spec dateraclient.VolumeSpec) (*dateraclient.Volume, error)
-	GrowVolume(ctx context.Context, name string, to dateraclient.GiB) (*dateraclient.Volume, error)
+	GrowVolume(ctx context.Context, volume *dateraclient.Volume, to dateraclient.GiB) (*dateraclient.Volume, error)
 	DeleteVolume(ctx context.Context, volume *dateraclient.Volume) error
 	Grant(ctx context.Context, volume *dateraclient.Volume, iqn string) (*dateraclient.Volume, error)
 	Revoke(ctx context.Context, volume *dateraclient.Volume, iqn string) error
@@ -49,11 +52,18 @@ func New(cfg Config) *Server {
 // ControllerGetCapabilities lists what this Server offers in full.
 //
 // PUBLISH_READONLY is not among them: the array cannot admit an initiator for
-// reading only, so a read-only volume is the node's doing.
+// reading only, nor does it know who was admitted for what, as the capability
+// would have it. A read-only publish is honoured all the same, by the node.
 func (*Server) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	types := []csi.ControllerServiceCapability_RPC_Type{
 		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
 		csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME,
+		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
+		csi.ControllerServiceCapability_RPC_LIST_VOLUMES_PUBLISHED_NODES,
+		csi.ControllerServiceCapability_RPC_GET_VOLUME,
+		csi.ControllerServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
+		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
 		csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	}
@@ -72,6 +82,25 @@ func (s *Server) lock(id volumeID) (unlock func(), err error) {
 	unlock, ok := s.volumes.TryLock(id.String())
 	if !ok {
 		return nil, fmt.Errorf("volume %s: %w", id, errHeld)
+	}
+	return unlock, nil
+}
+
+// lockEach is lock for a volume that may come to be on any of the backends.
+func (s *Server) lockEach(name string, on []candidate) (unlock func(), err error) {
+	var held []func()
+	unlock = func() {
+		for _, release := range held {
+			release()
+		}
+	}
+	for _, c := range on {
+		release, err := s.lock(volumeID{Backend: c.Backend, Name: name})
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+		held = append(held, release)
 	}
 	return unlock, nil
 }

@@ -20,6 +20,7 @@ const (
 // parameters is a StorageClass, parsed.
 type parameters struct {
 	Backend                 string
+	BackendNamed            bool // the class names it
 	Replicas                int
 	PlacementMode           string
 	PlacementPolicy         string
@@ -71,7 +72,7 @@ type parameter struct {
 // list in error messages come from it.
 func volumeParameters() []parameter {
 	return []parameter{
-		{"backend", "name of a backend", defaultBackend, "The array and tenant that hold the volume: a directory below `--backends-dir`.", func(p *parameters, v string) error {
+		{"backend", "name of a backend", defaultBackend, "The array and tenant that hold the volume: a directory below `--backends-dir`. Where backends have a topology, a class without this key has the backend that the chosen node or the preferred zone reaches.", func(p *parameters, v string) error {
 			p.Backend = v
 			return checkBackendName(v)
 		}},
@@ -124,6 +125,7 @@ func parseParameters(given map[string]string) (parameters, error) {
 		}
 	}
 	p.choosePlacement(given)
+	p.BackendNamed = given["backend"] != ""
 	wrong = append(wrong, strangers(table, given)...)
 	if len(wrong) > 0 {
 		return parameters{}, errors.New("parameters: " + strings.Join(wrong, "; "))

@@ -26,7 +26,7 @@ func TestEveryParameterArrives(t *testing.T) {
 		want parameters
 	}{
 		{nil, defaults()},
-		{map[string]string{"backend": "east"}, with(func(p *parameters) { p.Backend = "east" })},
+		{map[string]string{"backend": "east"}, with(func(p *parameters) { p.Backend, p.BackendNamed = "east", true })},
 		{map[string]string{"replica_count": "1"}, with(func(p *parameters) { p.Replicas = 1 })},
 		{map[string]string{"placement_mode": "all_flash"}, with(func(p *parameters) { p.PlacementMode, p.PlacementPolicy, p.PlacementNamed = "all_flash", "", true })},
 		{map[string]string{"placement_policy": "all-flash"}, with(func(p *parameters) { p.PlacementMode, p.PlacementPolicy, p.PlacementNamed = "", "all-flash", true })},

@@ -271,7 +271,6 @@ func TestBadPublishRequests(t *testing.T) {
 		{"several nodes with xfs", with(func(r request) {
 			r.VolumeCapability.AccessMode.Mode = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
 		}), codes.InvalidArgument, "raw block only"},
-		{"readonly", with(func(r request) { r.Readonly = true }), codes.InvalidArgument, "PUBLISH_READONLY"},
 		{"bad context", with(func(r request) { r.VolumeContext = map[string]string{"round_robin": "maybe"} }), codes.InvalidArgument, "round_robin"},
 		{"no such volume", with(func(r request) { r.VolumeId = "CSI-absent" }), codes.NotFound, "CSI-absent"},
 	} {

@@ -34,9 +34,7 @@ func parsePublish(req *csi.ControllerPublishVolumeRequest) (publishRequest, erro
 	if err != nil {
 		return publishRequest{}, invalid(err)
 	}
-	if req.GetReadonly() {
-		return publishRequest{}, invalid(errors.New("readonly: this driver does not offer PUBLISH_READONLY, so the field must be false (CSI v1.13); a node mounts read-only by NodePublishVolume's readonly"))
-	}
+	c.ReadOnly = c.ReadOnly || req.GetReadonly() // the node's doing, see ControllerGetCapabilities
 	roundRobin, err := parseRoundRobin(req.GetVolumeContext())
 	if err != nil {
 		return publishRequest{}, invalid(err)

@@ -81,6 +81,8 @@ func TestCapabilities(t *testing.T) {
 		{[]*csi.VolumeCapability{mount(csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER, "ext4"), mount(csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY, "ext4")}, ""},
 		{[]*csi.VolumeCapability{block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)}, ""},
 		{[]*csi.VolumeCapability{block(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)}, ""},
+		{[]*csi.VolumeCapability{mount(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY, "ext4"), mount(csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY, "ext4")}, ""},
+		{[]*csi.VolumeCapability{block(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY)}, ""},
 
 		{nil, "missing"},
 		{[]*csi.VolumeCapability{nil}, "access type is missing"},
@@ -91,12 +93,12 @@ func TestCapabilities(t *testing.T) {
 		{[]*csi.VolumeCapability{mount(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, "btrfs")}, "xfs or ext4"},
 		{[]*csi.VolumeCapability{mount(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, "XFS")}, "xfs or ext4"},
 		{[]*csi.VolumeCapability{mount(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER, "")}, "raw block only"},
-		{[]*csi.VolumeCapability{mount(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY, "")}, "MULTI_NODE_READER_ONLY is not supported"},
-		{[]*csi.VolumeCapability{block(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY)}, "MULTI_NODE_READER_ONLY is not supported"},
+		{[]*csi.VolumeCapability{mount(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY, ""), mount(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, "")}, "excludes every mode that writes"},
+		{[]*csi.VolumeCapability{block(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY), block(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)}, "excludes every mode that writes"},
 		{[]*csi.VolumeCapability{block(csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER)}, "MULTI_NODE_SINGLE_WRITER is not supported"},
 		{[]*csi.VolumeCapability{block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER), mount(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, "")}, "not both"},
 	} {
-		err := checkCapabilities(c.give)
+		_, err := checkCapabilities(c.give)
 		switch {
 		case c.says == "" && err != nil:
 			t.Errorf("%v: %v", c.give, err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/datera-csi/datera-csi/internal/topology"
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
 
@@ -15,13 +16,19 @@ type createRequest struct {
 	Size       sizeRange
 	Parameters parameters
 	CHAP       *dateraclient.CHAP // nil: none
+	Place      *requirement       // nil: anywhere
+	Where      topology.Set       // the backend is, once it is chosen
 }
 
 func parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
 	if err := checkName(req.GetName()); err != nil {
 		return createRequest{}, invalid(err)
 	}
-	if err := checkCapabilities(req.GetVolumeCapabilities()); err != nil {
+	readers, err := checkCapabilities(req.GetVolumeCapabilities())
+	if err == nil && readers && req.GetVolumeContentSource() == nil {
+		err = errEmpty()
+	}
+	if err != nil {
 		return createRequest{}, invalid(err)
 	}
 	params, err := parseParameters(req.GetParameters())
@@ -31,6 +38,10 @@ func parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
 	chap, err := parseCHAP(req.GetSecrets())
 	if err != nil {
 		return createRequest{}, invalid(err)
+	}
+	place, err := parseRequirement(req.GetAccessibilityRequirements())
+	if err != nil {
+		return createRequest{}, invalid(fmt.Errorf("accessibility_requirements: %w", err))
 	}
 	if err = checkNothingElse(req); err != nil {
 		return createRequest{}, invalid(err)
@@ -44,6 +55,7 @@ func parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
 		Size:       size,
 		Parameters: params,
 		CHAP:       chap,
+		Place:      place,
 	}, nil
 }
 
@@ -53,8 +65,6 @@ func checkNothingElse(req *csi.CreateVolumeRequest) error {
 	switch {
 	case req.GetVolumeContentSource() != nil:
 		return errors.New("volume_content_source: this driver does not make volumes from snapshots or other volumes")
-	case req.GetAccessibilityRequirements() != nil:
-		return errors.New("accessibility_requirements: this driver does not offer VOLUME_ACCESSIBILITY_CONSTRAINTS, every node reaches every volume")
 	case len(req.GetMutableParameters()) > 0:
 		return errors.New("mutable_parameters: this driver does not offer VolumeAttributesClasses")
 	}
@@ -110,6 +120,7 @@ type validateRequest struct {
 	// Refusal says why the request cannot be confirmed whatever the volume is
 	// like; "" when it can.
 	Refusal string
+	Readers bool // only a volume made from something will do
 }
 
 // parseValidate takes what this driver cannot do as an answer, not as an error:
@@ -124,7 +135,9 @@ func parseValidate(req *csi.ValidateVolumeCapabilitiesRequest) (validateRequest,
 	}
 	parsed := validateRequest{ID: id}
 	_, err = parseRoundRobin(req.GetVolumeContext())
-	refusals := []error{checkCapabilities(req.GetVolumeCapabilities()), err}
+	readers, capErr := checkCapabilities(req.GetVolumeCapabilities())
+	refusals := []error{capErr, err}
+	parsed.Readers = readers
 	if len(req.GetParameters()) > 0 {
 		parsed.Parameters = new(parameters)
 		*parsed.Parameters, err = parseParameters(req.GetParameters())

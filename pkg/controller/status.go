@@ -24,6 +24,9 @@ var (
 	errTooLarge       = errors.New("is larger than the limit")
 	errUndecided      = errors.New("there is a volume of this name whose fate is open")
 	errBackend        = errors.New("the backend's files are unfit")
+	errToken          = errors.New("the token is not valid")
+	errPlace          = errors.New("no backend can be reached from there")
+	errPlaceless      = errors.New("this driver does not offer VOLUME_ACCESSIBILITY_CONSTRAINTS, as no backend has a topology: every node reaches every volume")
 )
 
 // row says which code an error has.
@@ -48,6 +51,9 @@ func table() []row {
 		{errPublished, codes.FailedPrecondition},
 		{errSnapshots, codes.FailedPrecondition},
 		{errUnexported, codes.Unavailable},
+		{errToken, codes.Aborted}, // CSI v1.13, "ListVolumes Errors"
+		{errPlace, codes.ResourceExhausted},
+		{errPlaceless, codes.InvalidArgument},
 
 		// A volume of a backend that is not there is not a volume that is gone:
 		// NotFound would tell DeleteVolume's caller to forget it.

@@ -19,12 +19,16 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := s.lock(want.ID)
+	backends, err := s.candidates(want.Parameters, want.Place)
+	if err != nil {
+		return nil, withCreateStatus(fmt.Errorf("create volume %s: %w", want.ID, err))
+	}
+	unlock, err := s.lockEach(want.ID.Name, backends)
 	if err != nil {
 		return nil, withCreateStatus(err)
 	}
 	defer unlock()
-	v, err := s.ensureVolume(ctx, want)
+	want, v, err := s.ensurePlaced(ctx, want, backends)
 	if err != nil {
 		return nil, withCreateStatus(fmt.Errorf("create volume %s: %w", want.ID, err))
 	}
@@ -36,6 +40,8 @@ func render(want createRequest, v *dateraclient.Volume) *csi.Volume {
 	answer := &csi.Volume{
 		VolumeId:      want.ID.String(),
 		CapacityBytes: v.Size.Bytes(),
+
+		AccessibleTopology: renderTopology(want.Where),
 	}
 	if want.Parameters.RoundRobin {
 		answer.VolumeContext = map[string]string{contextRoundRobin: strconv.FormatBool(true)}
@@ -49,10 +55,11 @@ func (s *Server) ensureVolume(ctx context.Context, want createRequest) (*daterac
 	if err != nil {
 		return nil, err
 	}
-	if err = checkTemplate(ctx, array, want); err != nil {
+	t, err := template(ctx, array, want)
+	if err != nil {
 		return nil, err
 	}
-	v, err := array.CreateVolume(ctx, want.spec())
+	v, err := array.CreateVolume(ctx, want.spec(t))
 	if errors.Is(err, dateraclient.ErrConflict) {
 		return existing(ctx, array, want)
 	}
@@ -62,35 +69,35 @@ func (s *Server) ensureVolume(ctx context.Context, want createRequest) (*daterac
 	return want.accept(v)
 }
 
-// checkTemplate finds out before anything is made whether a template that keeps
-// its own size has the one asked for.
-func checkTemplate(ctx context.Context, array Array, want createRequest) error {
-	if want.Parameters.Template == "" || !want.Parameters.DisableTemplateOverride {
-		return nil
+// template reads the template of the class, and finds out before anything is made
+// whether one that keeps its own size has the one asked for.
+func template(ctx context.Context, array Array, want createRequest) (*dateraclient.Template, error) {
+	if want.Parameters.Template == "" {
+		return nil, nil //nolint:nilnil // no template is what was asked for
 	}
 	t, err := array.Template(ctx, want.Parameters.Template)
 	if errors.Is(err, dateraclient.ErrNotFound) {
-		return fmt.Errorf("%w: template %s", errNoTemplate, want.Parameters.Template)
+		return nil, fmt.Errorf("%w: template %s", errNoTemplate, want.Parameters.Template)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if !want.Size.holds(t.Size) {
-		return fmt.Errorf("%w: template %s makes %d GiB, asked for are %s; ask for its size or leave disable_template_override out of the class",
+	if want.Parameters.DisableTemplateOverride && !want.Size.holds(t.Size) {
+		return nil, fmt.Errorf("%w: template %s makes %d GiB, asked for are %s; ask for its size or leave disable_template_override out of the class",
 			errTemplateSize, t.Name, t.Size, want.Size)
 	}
-	return nil
+	return t, nil
 }
 
 // spec is what to ask of the array. A template decides about everything but the
 // size, and about that too when the class says so.
-func (r createRequest) spec() dateraclient.VolumeSpec {
+func (r createRequest) spec(t *dateraclient.Template) dateraclient.VolumeSpec {
 	p := r.Parameters
 	spec := dateraclient.VolumeSpec{Name: r.ID.Name, Description: description(p), CHAP: r.CHAP}
-	if p.Template != "" {
-		spec.Template = p.Template
+	if t != nil {
+		spec.Template, spec.QoS = t, t.QoS
 		if !p.DisableTemplateOverride {
-			spec.TemplateSize = r.Size.Size
+			spec.Size = r.Size.Size
 		}
 		return spec
 	}
@@ -259,8 +266,13 @@ func (s *Server) ValidateVolumeCapabilities(ctx context.Context, req *csi.Valida
 }
 
 func (r validateRequest) refusal(v *dateraclient.Volume) string {
-	if r.Refusal != "" || r.Parameters == nil {
+	switch {
+	case r.Refusal != "":
 		return r.Refusal
+	case r.Readers && v.Source.IsZero():
+		return errEmpty().Error()
+	case r.Parameters == nil:
+		return ""
 	}
 	var d differences
 	d.class(v, *r.Parameters, v.Size)

@@ -1,0 +1,200 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"k8s.io/klog/v2"
+
+	"github.com/datera-csi/datera-csi/internal/topology"
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
+)
+
+// fileTopology says from where the array of a backend can be reached: one place a
+// line, each as key=value with commas between several; absent: from everywhere.
+const fileTopology = "topology"
+
+// topology is where a backend can be reached from; empty is everywhere.
+func (b *Backends) topology(name string) (topology.Set, error) {
+	dir := filepath.Join(b.cfg.Dir, name)
+	text, err := optional(snapshot(dir), fileTopology, "")
+	if err != nil || text == "" {
+		return nil, err
+	}
+	set, err := topology.ParseSet(text)
+	if err != nil {
+		return nil, fmt.Errorf("backend %s: %w: file %s: %w", name, errBackend, filepath.Join(dir, fileTopology), err)
+	}
+	return set, nil
+}
+
+// Placed says whether any backend is told where it is. It is what decides whether
+// the plugin offers VOLUME_ACCESSIBILITY_CONSTRAINTS; sidecars ask when they start.
+func (b *Backends) Placed() bool {
+	names, _ := b.Names() // none that can be read: none that is told
+	return slices.ContainsFunc(names, func(name string) bool {
+		set, err := b.topology(name)
+		return err != nil || len(set) > 0
+	})
+}
+
+// requirement is a TopologyRequirement, parsed: the places to choose from, those
+// that are preferred first, as they are preferred.
+type requirement struct {
+	Places []topology.Segments
+}
+
+// parseRequirement takes nil for no requirement.
+func parseRequirement(r *csi.TopologyRequirement) (*requirement, error) {
+	if r == nil {
+		return nil, nil //nolint:nilnil // none is asked for
+	}
+	var parsed requirement
+	for _, t := range slices.Concat(r.GetPreferred(), r.GetRequisite()) {
+		place := topology.Segments(t.GetSegments())
+		if err := place.Check(); err != nil {
+			return nil, err
+		}
+		if len(place) == 0 {
+			return nil, errors.New("a topology without segments names no place")
+		}
+		parsed.Places = append(parsed.Places, place)
+	}
+	if len(parsed.Places) == 0 {
+		return nil, errors.New("neither requisite nor preferred is set")
+	}
+	return &parsed, nil
+}
+
+// candidate is a backend that a volume may be made on.
+type candidate struct {
+	Backend string
+	Where   topology.Set
+}
+
+// candidates are the backends for a class and a requirement, the preferred ones
+// first. A class that names its backend has that one. Another has the default
+// backend and, if places are asked for, those that are told where they are:
+// between equals the default comes first, then the order is that of the names.
+func (s *Server) candidates(p parameters, need *requirement) ([]candidate, error) {
+	all, err := s.eligible(p, need)
+	if err != nil || need == nil {
+		return all, err
+	}
+	var chosen []candidate
+	for _, place := range need.Places {
+		for _, c := range all {
+			taken := slices.ContainsFunc(chosen, func(x candidate) bool { return x.Backend == c.Backend })
+			if !taken && c.Where.Meets(place) {
+				chosen = append(chosen, c)
+			}
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("%w: asked for %s; %s", errPlace, topology.Set(need.Places), describe(all))
+	}
+	return chosen, nil
+}
+
+func describe(all []candidate) string {
+	words := make([]string, len(all))
+	for i, c := range all {
+		words[i] = fmt.Sprintf("backend %s is at %s", c.Backend, c.Where)
+	}
+	return strings.Join(words, ", ")
+}
+
+// eligible are the backends a class may use, wherever they are.
+func (s *Server) eligible(p parameters, need *requirement) ([]candidate, error) {
+	if need != nil && !s.backends.Placed() {
+		return nil, errPlaceless
+	}
+	names := []string{p.Backend}
+	if !p.BackendNamed && need != nil {
+		found, err := s.backends.Names()
+		if err != nil {
+			return nil, err
+		}
+		slices.SortFunc(found, func(a, b string) int {
+			switch {
+			case a == defaultBackend:
+				return -1
+			case b == defaultBackend:
+				return 1
+			}
+			return strings.Compare(a, b)
+		})
+		names = found
+	}
+	var all []candidate
+	for _, name := range names {
+		where, err := s.backends.topology(name)
+		if err != nil {
+			return nil, err
+		}
+		if name == p.Backend || len(where) > 0 {
+			all = append(all, candidate{name, where})
+		}
+	}
+	return all, nil
+}
+
+func renderTopology(set topology.Set) []*csi.Topology {
+	var out []*csi.Topology
+	for _, segments := range set {
+		out = append(out, &csi.Topology{Segments: segments})
+	}
+	return out
+}
+
+// lookTimeout bounds the search for a volume on the backends that may have it.
+const lookTimeout = 5 * time.Second
+
+// holders narrows the candidates to the one that has the volume already, made by
+// an earlier call whose preferences were others. A backend that does not answer is
+// passed over: an outage there must not keep volumes from being made here.
+func (s *Server) holders(ctx context.Context, want createRequest, all []candidate) []candidate {
+	if len(all) < 2 {
+		return all
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	has := make([]bool, len(all))
+	var wait sync.WaitGroup
+	for i, c := range all {
+		wait.Go(func() {
+			_, _, err := s.find(ctx, volumeID{Backend: c.Backend, Name: want.ID.Name})
+			has[i] = err == nil || errors.Is(err, dateraclient.ErrShape)
+			if !has[i] && !errors.Is(err, dateraclient.ErrNotFound) {
+				klog.FromContext(ctx).V(2).Info("Could not look for a volume", "volume", want.ID.Name, "backend", c.Backend, "reason", err)
+			}
+		})
+	}
+	wait.Wait()
+	if i := slices.Index(has, true); i >= 0 {
+		return all[i : i+1]
+	}
+	return all
+}
+
+// ensurePlaced makes the volume on the first of the backends that has room for it,
+// or finds it where it is. The request it gives back names that backend.
+func (s *Server) ensurePlaced(ctx context.Context, want createRequest, backends []candidate) (createRequest, *dateraclient.Volume, error) {
+	var full error
+	for _, c := range s.holders(ctx, want, backends) {
+		want.ID.Backend, want.Where = c.Backend, c.Where
+		v, err := s.ensureVolume(ctx, want)
+		if !errors.Is(err, dateraclient.ErrNoSpace) {
+			return want, v, err
+		}
+		full = errors.Join(full, fmt.Errorf("backend %s: %w", c.Backend, err))
+	}
+	return want, nil, full
+}
