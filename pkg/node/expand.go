@@ -34,7 +34,9 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 	if err != nil {
 		return 0, err
 	}
-	bytes, err := s.attacher.Rescan(ctx, rec.target())
+	grown := rec.target()
+	grown.Bytes = max(grown.Bytes, r.Least) // a rescan waits for what is promised
+	bytes, err := s.attacher.Rescan(ctx, grown)
 	if err != nil {
 		return 0, fmt.Errorf("rescan: %w", err)
 	}

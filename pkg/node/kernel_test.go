@@ -127,6 +127,7 @@ func TestOnAKernel(t *testing.T) {
 		})
 	}
 	t.Run("block", kernelBlock)
+	t.Run("a part only", kernelPart)
 	t.Run("shut down", kernelShutdown)
 }
 
@@ -317,7 +318,7 @@ func kernelHeld(t *testing.T, fs string) { //nolint:thelper // a test in parts: 
 }
 
 // FM 36
-func kernelBlock(t *testing.T) { //nolint:thelper // a test in parts: a failure shows its line
+func kernelBlock(t *testing.T) {
 	m, l := newKernel(t)
 	v := m.kernelVolume("a", "")
 	v.cap = blockCap(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)
@@ -343,8 +344,23 @@ func kernelBlock(t *testing.T) { //nolint:thelper // a test in parts: a failure 
 	}
 }
 
+// FM 7, 8
+func kernelPart(t *testing.T) {
+	m, l := newKernel(t)
+	v := m.kernelVolume("a", "xfs")
+	ok(t, v.stage(), os.Mkdir(filepath.Join(v.staging, "sub"), 0o750))
+	elsewhere := filepath.Join(m.dir, "elsewhere")
+	mkdir(t, elsewhere)
+	mounts := m.kernelConfig(l).Mounts
+	ok(t, mounts.Mount(v.staging, elsewhere, "", []string{"bind"}), mounts.Unmount(v.staging))
+	ok(t, mounts.Mount(filepath.Join(elsewhere, "sub"), v.staging, "", []string{"bind"}), mounts.Unmount(elsewhere))
+	want(t, v.publish(), codes.FailedPrecondition, "a mount of /sub within the file system")
+	want(t, v.stage(), codes.FailedPrecondition, "a mount of /sub within the file system")
+	ok(t, v.unstage())
+}
+
 // FM 7
-func kernelShutdown(t *testing.T) { //nolint:thelper // a test in parts: a failure shows its line
+func kernelShutdown(t *testing.T) {
 	m, _ := newKernel(t)
 	v := m.kernelVolume("a", "xfs")
 	ok(t, v.stage())

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"time"
 
@@ -94,10 +95,11 @@ var (
 type Config struct {
 	NodeID    string // the initiator's IQN: what array ACLs admit
 	Attacher  Attacher
-	Mounts    Mounts       // NewMounts
-	Devices   Devices      // NewDevices
-	Runner    iscsi.Runner // runs blkid, mkfs.xfs, mke2fs, xfs_growfs, resize2fs
-	RecordDir string       // a directory that outlives this process and the pod, not on tmpfs
+	Mounts    Mounts            // NewMounts
+	Devices   Devices           // NewDevices
+	Runner    iscsi.Runner      // runs blkid, mkfs.xfs, mke2fs, xfs_growfs, resize2fs
+	Topology  map[string]string // where this node is; empty says nothing about it
+	RecordDir string            // a directory that outlives this process and the pod, not on tmpfs
 
 	MaxVolumes    int64         // volumes this node takes; 0 means the scheduler may decide
 	FormatTimeout time.Duration // after this long a mkfs is killed; 0 means 30 min
@@ -117,6 +119,7 @@ type Server struct {
 	runner        iscsi.Runner
 	records       recordStore
 	maxVolumes    int64
+	place         *csi.Topology // nil: not told
 	formatTimeout time.Duration
 	statsTimeout  time.Duration
 	clock         func() time.Time
@@ -160,6 +163,9 @@ func New(cfg Config) (*Server, error) {
 		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
 		clock:         cfg.Clock,
 	}
+	if len(cfg.Topology) > 0 {
+		s.place = &csi.Topology{Segments: maps.Clone(cfg.Topology)}
+	}
 	return s, nil
 }
 
@@ -197,7 +203,7 @@ func checkNodeID(id string) error {
 // NodeGetInfo answers from the configuration: registration never waits for the
 // array or for iscsid (FM 25).
 func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: s.id, MaxVolumesPerNode: s.maxVolumes}, nil
+	return &csi.NodeGetInfoResponse{NodeId: s.id, MaxVolumesPerNode: s.maxVolumes, AccessibleTopology: s.place}, nil
 }
 
 // NodeGetCapabilities lists what is whole.

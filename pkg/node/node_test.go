@@ -254,6 +254,16 @@ func TestInfoIsTheInitiatorName(t *testing.T) {
 	}
 }
 
+func TestInfoTellsWhereTheNodeIs(t *testing.T) {
+	m := newMachine(t, func(c *node.Config) { c.Topology = map[string]string{"topology.kubernetes.io/zone": "east"} })
+	got, err := m.server.NodeGetInfo(m.ctx(), &csi.NodeGetInfoRequest{})
+	ok(t, err)
+	want := &csi.Topology{Segments: map[string]string{"topology.kubernetes.io/zone": "east"}}
+	if diff := cmp.Diff(got.GetAccessibleTopology(), want, protocmp.Transform()); diff != "" {
+		t.Errorf("topology differs (-got +want):\n%s", diff)
+	}
+}
+
 func TestOnlyWholeCapabilitiesAreAdvertised(t *testing.T) {
 	m := newMachine(t)
 	got, err := m.server.NodeGetCapabilities(m.ctx(), &csi.NodeGetCapabilitiesRequest{})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -50,6 +51,12 @@ func TestAMkfsThatTakesLongerThanItsCallIsMadeOnce(t *testing.T) {
 	}
 	release()
 	ok(t, m.server.Drain(m.ctx()))
+	if name, _, err := v.disk().Filesystem(); err != nil || name != "xfs" {
+		t.Errorf("when the call is long over, the disk holds %q, %v", name, err)
+	}
+	if diff := cmp.Diff(m.Mounted(), []string{v.staging}); diff != "" {
+		t.Errorf("mounts differ (-got +want):\n%s", diff)
+	}
 	eventually(t, "the lock's end", func() bool { return v.stage() == nil })
 	if got := m.calls("mkfs"); len(got) != 1 {
 		t.Errorf("got %v, want one", got)

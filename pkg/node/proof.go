@@ -126,15 +126,21 @@ func (s *Server) isBound(m Mount, numbers map[Number]bool) bool {
 	return err == nil && numbers[n]
 }
 
-// numbers of a device: of what is mounted, and of the paths beneath it.
+// numbers of a device: of what is mounted, and of the paths beneath it. A path
+// may come or go meanwhile, and then has no number; the device must have one.
 func (s *Server) numbers(device iscsi.Device) (map[Number]bool, error) {
-	set := make(map[Number]bool, 1+len(device.Paths))
-	for _, path := range append([]string{device.Path}, device.Paths...) {
+	own, err := s.devices.Number(device.Path)
+	if err != nil {
+		return nil, err
+	}
+	set := map[Number]bool{own: true}
+	for _, path := range device.Paths {
 		n, err := s.devices.Number(path)
-		if err != nil {
+		if err == nil {
+			set[n] = true
+		} else if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		set[n] = true
 	}
 	return set, nil
 }

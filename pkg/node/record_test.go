@@ -96,6 +96,15 @@ func TestACutSaveLeavesTheOldRecord(t *testing.T) {
 	if _, err := r.load(rec.Volume); err != nil {
 		t.Error(err)
 	}
+	if err := os.Rename(r.path(rec.Volume), r.path("CSI-b")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.load("CSI-b"); !errors.Is(err, errRecord) { // an administrator's copy
+		t.Errorf("another volume's record: got %v, want errRecord", err)
+	}
+	if err := os.Rename(r.path("CSI-b"), r.path(rec.Volume)); err != nil {
+		t.Fatal(err)
+	}
 	if holder, err := r.holderOf(rec.target(), ""); holder != rec.Volume || err != nil {
 		t.Errorf("got %q, %v, want %s", holder, err, rec.Volume)
 	}

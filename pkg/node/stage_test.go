@@ -98,6 +98,7 @@ func TestStageNeverFormatsWhatIsNotProvenEmpty(t *testing.T) {
 		"a LUN that is read-only":      {func(v *volume) { v.context.ReadOnly = true }, codes.FailedPrecondition, "read-only"},
 		"a device that others hold":    {func(v *volume) { v.disk().Hold(true) }, codes.FailedPrecondition, "held by"},
 		"a device that is too small":   {func(v *volume) { ok(v.m.t, v.disk().Grow(gib/2)) }, codes.FailedPrecondition, "promised"},
+		"a device that shrank":         {func(v *volume) { v.disk().Shrink(gib / 2) }, codes.FailedPrecondition, "attached were 1073741824"},
 		"a device of another serial":   {func(v *volume) { v.disk(); v.context.Target.Serial = "another" }, codes.FailedPrecondition, "promised"},
 		"a record that cannot be kept": {func(v *volume) { v.m.Fail("record", errDevice) }, codes.Internal, "input/output error"},
 	} {
@@ -238,6 +239,7 @@ func TestStageAcceptsOnlyTheMountItWouldHaveMade(t *testing.T) {
 		"a local disk":         {func(v *volume) { mkdir(v.m.t, v.staging); v.m.MountForeign(v.staging) }, codes.FailedPrecondition, "/dev/vda1"},
 		"another volume":       {stageAnotherThere, codes.FailedPrecondition, "not of target"},
 		"a stack":              {func(v *volume) { ok(v.m.t, v.stage()); v.m.MountForeign(v.staging) }, codes.FailedPrecondition, ""},
+		"a stack of its own":   {func(v *volume) { ok(v.m.t, v.stage(), v.m.Mounts().Mount(v.disk().Path(), v.staging, "xfs", nil)) }, codes.FailedPrecondition, "2 mounts are stacked"},
 		"made read-only":       {func(v *volume) { ok(v.m.t, v.stage()); v.m.Remount(v.staging, []string{"ro"}, []string{"rw"}) }, codes.AlreadyExists, "read-only"},
 		"an error of the disk": {func(v *volume) { ok(v.m.t, v.stage()); v.m.Remount(v.staging, []string{"rw"}, []string{"ro"}) }, codes.FailedPrecondition, "see the kernel's log"},
 		"other flags":          {func(v *volume) { ok(v.m.t, v.stage()); v.cap = mountCap("xfs", writer, "noatime") }, codes.AlreadyExists, "flags"},

@@ -1,6 +1,7 @@
 package nodetest
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type Disk struct {
 	number   node.Number // zero: not attached
 	path     string
 	visible  int64 // what the kernel says
+	opened   int64 // what the device says when it is opened; 0: the same
 	held     bool  // by somebody outside this mount namespace
 	shutDown bool
 	readErr  func(offset int64) error
@@ -85,6 +87,13 @@ func (d *Disk) Want(auth iscsi.CHAP) {
 	d.host.mu.Lock()
 	defer d.host.mu.Unlock()
 	d.auth = &auth
+}
+
+// Shrink makes the open device answer fewer bytes than the kernel told before.
+func (d *Disk) Shrink(bytes int64) {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.opened = bytes
 }
 
 // Hold makes the device busy, as a mount in another container does.
@@ -208,7 +217,7 @@ func (h *Host) Claim(path string) (node.Disk, error) {
 		return nil, err
 	}
 	d.held = true
-	return &claimed{File: f, disk: d, bytes: d.visible}, nil
+	return &claimed{File: f, disk: d, bytes: cmp.Or(d.opened, d.visible)}, nil
 }
 
 // claimed is an open device.

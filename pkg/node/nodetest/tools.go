@@ -23,15 +23,15 @@ var ErrLost = errors.New("nodetest: a mkfs was run over data")
 // Run is iscsi.Runner's: the tools, as far as the node service uses them. A crash
 // may come between any two writes of a mkfs.
 func (h *Host) Run(ctx context.Context, argv ...string) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	tool := filepath.Base(argv[0])
 	leave, err := h.enter(tool)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
+	if err := ctx.Err(); err != nil { // a tool that waited is killed when its ctx has ended
+		return nil, err
+	}
 	last := argv[len(argv)-1]
 	d := h.byPath(last)
 	if tool == "xfs_growfs" {
