@@ -252,25 +252,6 @@ func TestArrayRestartsUnderAWriter(t *testing.T) {
 	gone(ctx, t, bed, v)
 }
 
-// TestStagesWithoutUdev is FM 30: no link that udev makes is needed.
-func TestStagesWithoutUdev(t *testing.T) {
-	ctx, bed := useBed(t)
-	w := bed.Workers[0]
-	sh(ctx, t, w.Guest, "pkill -STOP -x systemd-udevd")
-	resume := func() {
-		sh(context.WithoutCancel(ctx), t, w.Guest, "pkill -CONT -x systemd-udevd; udevadm settle -t 20")
-	}
-	v, err := bed.Create(ctx, "no-udev", giB, nil, testbed.Mount("xfs"))
-	must(t, err)
-	published, err := bed.Publish(ctx, v, w)
-	must(t, err)
-	err = w.Stage(ctx, v, published)
-	resume()
-	must(t, err)
-	must(t, bed.Detach(ctx, v, w, "pod-0"))
-	must(t, bed.Delete(ctx, v))
-}
-
 // TestPoisonedNodeDatabaseHurtsNobodyElse is FM 29: the record of another
 // target was cut by a crash.
 func TestPoisonedNodeDatabaseHurtsNobodyElse(t *testing.T) {
