@@ -1,0 +1,43 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"testing"
+
+	"github.com/datera-csi/datera-csi/test/e2e/testbed"
+)
+
+// TestPluginInAContainerUsesTheHostsTools is FM 26: the plugin runs in a mount
+// namespace that has neither iscsiadm nor multipathd nor a node database, as in a
+// pod whose only shared directory is kubelet's; the host's own do the work.
+func TestPluginInAContainerUsesTheHostsTools(t *testing.T) {
+	ctx, bed := useBed(t)
+	w := bed.Workers[0]
+	must(t, w.KillPlugin(ctx))
+	sh(ctx, t, w.Guest, `
+mkdir -p /var/lib/kubelet
+mountpoint -q /var/lib/kubelet || mount --bind /var/lib/kubelet /var/lib/kubelet
+mount --make-shared /var/lib/kubelet
+cat > /run/pod.sh <<'END'
+mount --make-private /
+for tool in iscsiadm iscsid multipath multipathd; do mount --bind /dev/null $(command -v $tool); done
+mount -t tmpfs none /etc/iscsi
+exec datera-csi node --endpoint=unix:///run/datera-csi/csi.sock -v=4
+END
+setsid unshare --mount --propagation unchanged sh -e /run/pod.sh </dev/null >>`+testbed.NodeLog+` 2>&1 &`)
+	must(t, w.Connect(ctx))
+	v, dir := attached(ctx, t, bed, "container", testbed.Mount("xfs"))
+	sum := write(ctx, t, w, dir+"/data", 64)
+	if n := sh(ctx, t, w.Guest, "find /etc/iscsi/nodes -type f | wc -l"); n != "2" {
+		t.Errorf("%s entries in the host's node database, want 2", n)
+	}
+	// The volume outlives its plugin, and the next one takes over.
+	must(t, w.KillPlugin(ctx))
+	must(t, w.StartPlugin(ctx))
+	if got := checksum(ctx, t, w, dir+"/data"); got != sum {
+		t.Errorf("checksum %s, was %s", got, sum)
+	}
+	gone(ctx, t, bed, v)
+	sh(ctx, t, w.Guest, "umount /var/lib/kubelet")
+}
