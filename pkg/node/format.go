@@ -101,7 +101,7 @@ func decideUnknown(e evidence) (verdict, error) {
 			what = e.Content.Name
 		}
 	}
-	return refuse, fmt.Errorf("%w: the device holds %s (first byte that is not zero in the sample at offset %d; blkid finds %s), and %s was asked for; nothing was written",
+	return refuse, fmt.Errorf("%w: the device holds %s (first byte that is not zero in the sample at offset %d; blkid finds %s), and %s was asked for; nothing was written; if the volume never held data, delete it and make a new one",
 		errRefused, what, e.Content.NonZeroAt, e.Blkid, e.Asked)
 }
 
