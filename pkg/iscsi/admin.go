@@ -128,7 +128,7 @@ func retry(ctx context.Context, fn func() error) error {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return errors.Join(err, ctx.Err())
+			return together(err, ctx.Err())
 		}
 		pause *= 2
 	}
@@ -222,7 +222,7 @@ func (a *admin) forget(ctx context.Context, iqn string) error {
 	// What iscsiadm says about a delete says little about the files. A record that
 	// is still there is one that it cannot read.
 	if discardErr := a.discard(iqn, func(record) bool { return true }); discardErr != nil {
-		return errors.Join(discardErr, err)
+		return together(discardErr, err)
 	}
 	return nil
 }
@@ -284,5 +284,5 @@ func (a *admin) lockFile(ctx context.Context) (*os.File, error) {
 	if err == nil {
 		err = fmt.Errorf("%w: another process holds %s", ErrUnavailable, f.Name())
 	}
-	return nil, errors.Join(err, f.Close())
+	return nil, together(err, f.Close())
 }

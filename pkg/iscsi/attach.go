@@ -2,7 +2,6 @@ package iscsi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -21,7 +20,7 @@ import (
 //
 // Errors: ErrAuth, ErrUnavailable, ErrNotReady, ErrForeign, ErrBusy.
 func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, error) {
-	if err := errors.Join(t.checkPromise(), auth.check()); err != nil {
+	if err := together(t.checkPromise(), auth.check()); err != nil {
 		return Device{}, err
 	}
 	if err := i.Ready(ctx); err != nil {
@@ -78,7 +77,7 @@ func (i *Initiator) reveal(ctx context.Context, t Target) ([]disk, error) {
 		return nil, fmt.Errorf("wait for LUN %d of %s: %w", t.LUN, t.IQN, err)
 	}
 	if len(disks) == 0 {
-		return nil, errors.Join(fmt.Errorf("%w: no disk for LUN %d of %s appeared; does the array export it to this initiator?", ErrUnavailable, t.LUN, t.IQN), scanErr)
+		return nil, together(fmt.Errorf("%w: no disk for LUN %d of %s appeared; does the array export it to this initiator?", ErrUnavailable, t.LUN, t.IQN), scanErr)
 	}
 	return disks, nil
 }
@@ -130,17 +129,17 @@ func (i *Initiator) set(ctx context.Context, path, value string) error {
 // assemble picks what to mount: the map when there is one or will be one, or the
 // only path.
 func (i *Initiator) assemble(ctx context.Context, t Target, paths []path, wantsMap bool) (Device, error) {
-	m, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
-	if err == nil && !found && wantsMap {
-		m, found, err = i.awaitMap(ctx, t, paths)
+	m, hasMap, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	if err == nil && !hasMap && wantsMap {
+		hasMap, err = i.wanted(ctx, t, paths[0].disk)
 	}
 	switch {
 	case err != nil:
 		return Device{}, err
-	case found && i.cfg.Multipath == MultipathOff:
+	case hasMap && i.cfg.Multipath == MultipathOff:
 		return Device{}, fmt.Errorf("%w: multipathd made a map %s over %s although multipath is off; blacklist the array in multipath.conf", ErrBusy, m.name, paths[0].name)
-	case found:
-		return i.mapped(ctx, t, m, paths)
+	case hasMap:
+		return i.mapped(ctx, t, paths)
 	case i.cfg.Multipath == MultipathRequire:
 		return Device{}, fmt.Errorf("%w: multipath is required, but %s has no map: multipath.conf blacklists it, or it was in use before", ErrNotReady, paths[0].name)
 	}
@@ -148,8 +147,8 @@ func (i *Initiator) assemble(ctx context.Context, t Target, paths []path, wantsM
 }
 
 // mapped hands out a map, once it is as large as its paths and has all of them.
-func (i *Initiator) mapped(ctx context.Context, t Target, m dmap, paths []path) (Device, error) {
-	m, err := i.completeMap(ctx, t, m, paths)
+func (i *Initiator) mapped(ctx context.Context, t Target, paths []path) (Device, error) {
+	m, err := i.gather(ctx, t, paths)
 	if err != nil {
 		return Device{}, err
 	}

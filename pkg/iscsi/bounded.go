@@ -57,6 +57,14 @@ func (b *bounds) begin(what string) bool {
 	return true
 }
 
+// busy says whether an abandoned attempt of ours still waits.
+func (b *bounds) busy(what string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, taken := b.waiting[what]
+	return taken
+}
+
 func (b *bounds) end(what string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -2,7 +2,6 @@ package iscsi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -51,9 +50,9 @@ func (l login) all(ctx context.Context) error {
 	}
 	wait.Wait()
 	if !slices.Contains(errs, nil) {
-		return errors.Join(errs...)
+		return together(errs...)
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := together(errs...); err != nil {
 		klog.FromContext(ctx).Info("Not every portal could be reached, going on with the others", "target", l.target.IQN, "err", err)
 	}
 	return nil
@@ -87,7 +86,7 @@ func (l login) one(ctx context.Context) error {
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return together(errs...)
 }
 
 // reach makes a portal carry a live session. A session that iscsid is trying to
@@ -107,14 +106,14 @@ func (l login) reach(ctx context.Context, portal netip.AddrPort) error {
 	}
 	used, err := l.inUse(s)
 	if err != nil || used {
-		return errors.Join(liveErr, err)
+		return together(liveErr, err)
 	}
 	disks, err := l.sysfs.disks(s)
 	if err != nil {
 		return err
 	}
 	if err := l.end(ctx, s, disks); err != nil {
-		return errors.Join(liveErr, err)
+		return together(liveErr, err)
 	}
 	return l.open(ctx, portal)
 }
@@ -242,5 +241,5 @@ func each[T any](items []T, fn func(T) error) error {
 		wait.Go(func() { errs[n] = fn(item) })
 	}
 	wait.Wait()
-	return errors.Join(errs...)
+	return together(errs...)
 }

@@ -43,47 +43,63 @@ func (i *Initiator) Detach(ctx context.Context, t Target) error {
 
 // quiesce proves that nothing uses the device and writes out what is buffered.
 func (i *Initiator) quiesce(ctx context.Context, t Target) error {
-	m, mapped, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	s, err := i.stack(t)
 	if err != nil {
 		return err
 	}
-	disks, err := i.sysfs.lun(t.IQN, t.LUN)
-	if err != nil {
+	if err = i.unusedByName(s); err != nil {
 		return err
 	}
-	tops := make([]blockDevice, len(disks))
-	for n, d := range disks {
-		tops[n] = d.blockDevice()
+	if err = i.wake(ctx, s.dmap); err != nil {
+		return err
 	}
-	if mapped {
-		if err := i.usedBesides(tops, m.name); err != nil {
-			return err
-		}
-		if err := i.wake(ctx, m); err != nil {
-			return err
-		}
-		tops = []blockDevice{m.blockDevice}
+	if err = each(s.tops(), func(b blockDevice) error { return i.unclaimed(ctx, b) }); err != nil {
+		return err
 	}
-	for _, b := range tops {
-		if err := i.unused(ctx, b); err != nil {
-			return err
-		}
+	if !slices.ContainsFunc(s.disks, disk.running) {
+		return i.resign(ctx, t, s)
 	}
-	if !slices.ContainsFunc(disks, disk.running) {
-		return i.resign(ctx, t, m, mapped, len(disks))
+	if err = i.anyAnswers(ctx, s.disks); err != nil {
+		return err
 	}
-	for _, b := range tops {
-		if err := i.flush(ctx, b); err != nil {
-			return err
-		}
-	}
-	return nil
+	return each(s.tops(), func(b blockDevice) error { return i.flush(ctx, b) })
 }
 
-// usedBesides refuses disks that something other than their map uses.
-func (i *Initiator) usedBesides(disks []blockDevice, mapName string) error {
-	for _, d := range disks {
-		users, err := i.users(d, mapName)
+// stack is a LUN as it is attached now: the paths, and the map when there is one.
+type stack struct {
+	disks  []disk
+	mapped bool
+	dmap   dmap
+}
+
+func (i *Initiator) stack(t Target) (s stack, err error) {
+	if s.dmap, s.mapped, err = i.sysfs.mapOver(t.IQN, t.LUN); err != nil {
+		return stack{}, err
+	}
+	s.disks, err = i.sysfs.lun(t.IQN, t.LUN)
+	return s, err
+}
+
+// tops are the devices that can be mounted.
+func (s stack) tops() []blockDevice {
+	if s.mapped {
+		return []blockDevice{s.dmap.blockDevice}
+	}
+	all := make([]blockDevice, len(s.disks))
+	for n, d := range s.disks {
+		all[n] = d.blockDevice()
+	}
+	return all
+}
+
+// unusedByName refuses a LUN that something uses which sysfs or mountinfo name.
+func (i *Initiator) unusedByName(s stack) error {
+	all := s.tops()
+	for _, d := range s.disks {
+		all = append(all, d.blockDevice())
+	}
+	for _, b := range all {
+		users, err := i.users(b, s.dmap.name)
 		if err != nil {
 			return err
 		}
@@ -92,6 +108,20 @@ func (i *Initiator) usedBesides(disks []blockDevice, mapName string) error {
 		}
 	}
 	return nil
+}
+
+// anyAnswers refuses to flush into a LUN whose sessions look alive although no
+// path answers: the flush would sit in the kernel and hold the device. Soon the
+// sessions fail, or the paths answer again.
+func (i *Initiator) anyAnswers(ctx context.Context, disks []disk) error {
+	var errs []error
+	for _, p := range i.examine(ctx, slices.DeleteFunc(slices.Clone(disks), func(d disk) bool { return !d.running() })) {
+		if p.err == nil {
+			return nil
+		}
+		errs = append(errs, p.err)
+	}
+	return fmt.Errorf("%w: no path answers, so nothing can be written out: %w", ErrUnavailable, together(errs...))
 }
 
 // wake resumes a map that a failed removal left suspended: whoever touched it
@@ -110,15 +140,13 @@ func (i *Initiator) wake(ctx context.Context, m dmap) error {
 		return false, fatal(last)
 	})
 	if err != nil || !ok {
-		return errors.Join(fmt.Errorf("%w: map %s is suspended and cannot be resumed", ErrBusy, m.name), err, last)
+		return together(fmt.Errorf("%w: map %s is suspended and cannot be resumed", ErrBusy, m.name), err, last)
 	}
 	return nil
 }
 
-// unused proves that nothing uses a device. Sysfs and mountinfo name the users
-// they know; the claim also finds those in other mount namespaces.
+// unused proves that nothing uses a device.
 func (i *Initiator) unused(ctx context.Context, b blockDevice) error {
-	const patience = 3 * time.Second // udev and its kin look into a device for a moment
 	users, err := i.users(b)
 	if err != nil {
 		return err
@@ -126,7 +154,18 @@ func (i *Initiator) unused(ctx context.Context, b blockDevice) error {
 	if len(users) > 0 {
 		return fmt.Errorf("%w: %s", ErrBusy, strings.Join(users, ", "))
 	}
+	return i.unclaimed(ctx, b)
+}
+
+// unclaimed proves that nobody has a device for himself, in whatever mount
+// namespace, by claiming it. A claim of ours that an abandoned flush still holds
+// proves the same, for there can be only one.
+func (i *Initiator) unclaimed(ctx context.Context, b blockDevice) error {
+	const patience = 3 * time.Second // some look into a device for a moment
 	node := filepath.Join(i.cfg.Dev, b.name)
+	if i.bounds.busy("flush "+node) || i.bounds.busy("claim "+node) {
+		return nil
+	}
 	free, err := untilSlowly(ctx, patience, 50*time.Millisecond, time.Second, func() (bool, error) {
 		claimed := i.claim(ctx, node, b.dev)
 		switch {
@@ -180,15 +219,15 @@ func (i *Initiator) flush(ctx context.Context, b blockDevice) error {
 // the kernel wrote out or dropped what it buffered when the last one closed it,
 // so there is nothing to flush. What is queued in the map must fail, or the map
 // could not be removed.
-func (i *Initiator) resign(ctx context.Context, t Target, m dmap, mapped bool, disks int) error {
-	if disks == 0 {
+func (i *Initiator) resign(ctx context.Context, t Target, s stack) error {
+	if len(s.disks) == 0 {
 		return nil
 	}
 	klog.FromContext(ctx).Info("Detaching a LUN that no path leads to", "target", t.IQN, "lun", t.LUN)
-	if !mapped {
+	if !s.mapped {
 		return nil
 	}
-	return fatal(i.multipath(ctx, "multipathd", "disablequeueing", "map", m.alias))
+	return fatal(i.multipath(ctx, "multipathd", "disablequeueing", "map", s.dmap.alias))
 }
 
 // removeMaps removes the map over the LUN, and a map of the LUN's WWID whose
@@ -207,7 +246,7 @@ func (i *Initiator) removeMaps(ctx context.Context, t Target) error {
 	if err != nil || !found {
 		return err
 	}
-	if err := errors.Join(i.wake(ctx, orphan), i.unused(ctx, orphan.blockDevice)); err != nil {
+	if err := together(i.wake(ctx, orphan), i.unused(ctx, orphan.blockDevice)); err != nil {
 		return err
 	}
 	if err := fatal(i.multipath(ctx, "multipathd", "disablequeueing", "map", orphan.alias)); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -24,7 +23,7 @@ type Runner interface {
 type ExitError struct {
 	Tool   string
 	Code   int    // exit status; 127 when there is no such tool, 128+n when signal n ended it
-	Stderr string // its end, trimmed
+	Stderr string // its end, in one line
 }
 
 func (e *ExitError) Error() string {
@@ -96,7 +95,7 @@ func (h host) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return stdout.bytes(), &ExitError{Tool: tool, Code: exitCode(exit), Stderr: strings.TrimSpace(string(stderr.bytes()))}
+		return stdout.bytes(), &ExitError{Tool: tool, Code: exitCode(exit), Stderr: oneLine(string(stderr.bytes()))}
 	}
 	return nil, fmt.Errorf("run %s: %w", tool, err)
 }
@@ -120,7 +119,7 @@ func wait(ctx context.Context, cmd *exec.Cmd) error {
 		}
 		return fmt.Errorf("killed: %w", ctx.Err())
 	case <-grace.C:
-		return errors.Join(fmt.Errorf("abandoned: %w: %w", ErrStuck, ctx.Err()), killErr)
+		return together(fmt.Errorf("abandoned: %w: %w", ErrStuck, ctx.Err()), killErr)
 	}
 }
 

@@ -92,7 +92,7 @@ func gone(pid int) bool {
 }
 
 func TestRunBoundsTheOutput(t *testing.T) {
-	out, err := iscsi.Direct().Run(t.Context(), "sh", "-c", "yes | head -c 3000000; yes | head -c 9000 >&2; echo last >&2; exit 1")
+	out, err := iscsi.Direct().Run(t.Context(), "sh", "-c", "yes | head -c 3000000; head -c 9000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 1")
 	if got, want := len(out), 1<<20; got != want {
 		t.Errorf("%d bytes of stdout kept, want %d", got, want)
 	}

@@ -171,7 +171,7 @@ func (i *Initiator) transport(ctx context.Context) error {
 	if _, statErr := os.Stat(dir); statErr == nil {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("%w: the kernel has no module %s; install the kernel's extra modules", ErrNotReady, module), err)
+	return together(fmt.Errorf("%w: the kernel has no module %s; install the kernel's extra modules", ErrNotReady, module), err)
 }
 
 // check refuses a target that no array promises, before anything is touched.

@@ -1,7 +1,6 @@
 package iscsi
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -37,7 +36,7 @@ func (linux) Set(path, value string) error {
 		return err
 	}
 	_, err = f.WriteString(value)
-	return errors.Join(err, f.Close())
+	return together(err, f.Close())
 }
 
 func (linux) Node(path, dev string) error {

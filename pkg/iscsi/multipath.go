@@ -81,7 +81,7 @@ func (i *Initiator) multipath(ctx context.Context, argv ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, multipathTimeout)
 	defer cancel()
 	out, err := i.cfg.Host.Run(ctx, argv...)
-	answer := strings.TrimSpace(string(out))
+	answer := oneLine(string(out))
 	var exit *ExitError
 	switch {
 	case errors.As(err, &exit) && exit.Stderr == "":
@@ -146,7 +146,7 @@ func (i *Initiator) removeMap(ctx context.Context, m dmap) error {
 		return nil
 	}
 	users, err := i.users(m.blockDevice)
-	return errors.Join(fmt.Errorf("%w: map %s (%s) cannot be removed: %s", ErrBusy, m.name, m.wwid, inWords(users)), last, err)
+	return together(fmt.Errorf("%w: map %s (%s) cannot be removed: %s", ErrBusy, m.name, m.wwid, inWords(users)), last, err)
 }
 
 // deleteMap asks the daemon, or the tool when no daemon runs.
@@ -197,50 +197,30 @@ func (i *Initiator) growMap(ctx context.Context, m dmap, bytes int64) error {
 		return fmt.Errorf("resize map %s: %w", m.name, err)
 	}
 	if !ok {
-		return errors.Join(fmt.Errorf("%w: map %s stays smaller than its paths, %d bytes", ErrUnavailable, m.name, bytes), last)
+		return together(fmt.Errorf("%w: map %s stays smaller than its paths, %d bytes", ErrUnavailable, m.name, bytes), last)
 	}
 	return nil
 }
 
-// awaitMap waits for the map over the paths. It reports false when multipath
-// does not want the device.
-func (i *Initiator) awaitMap(ctx context.Context, t Target, paths []path) (dmap, bool, error) {
-	const (
-		udevTime   = 3 * time.Second // multipath cannot tell before udev has seen the disk
-		daemonTime = 3 * time.Second // multipathd hears of the disk from udev
-	)
-	var m dmap
-	appeared := func() (found bool, err error) {
-		m, found, err = i.sysfs.mapOver(t.IQN, t.LUN)
-		return found, err
-	}
-	first, wanted := paths[0].disk, false
-	found, err := untilSlowly(ctx, min(udevTime, i.cfg.MapTimeout), 100*time.Millisecond, time.Second, func() (bool, error) {
-		found, err := appeared()
+// wanted says whether multipath makes a map of a disk that has none yet: after it
+// was told that the disk is one of its own, unless its configuration excludes it.
+func (i *Initiator) wanted(ctx context.Context, t Target, d disk) (bool, error) {
+	var wanted bool
+	_, err := untilSlowly(ctx, min(udevTime, i.cfg.MapTimeout), 100*time.Millisecond, time.Second, func() (bool, error) {
+		_, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
 		if found || err != nil {
-			return found, err
+			wanted = found
+			return true, err
 		}
-		known := i.udevKnows(first) // before the question, or a late udev would look like a blacklist
-		wanted, err = i.claimForMultipath(ctx, first)
+		// Asked before the question, for multipath refuses what udev has not seen.
+		known := i.udevKnows(d)
+		wanted, err = i.claimForMultipath(ctx, d)
 		return wanted || known, err
 	})
-	if err != nil || !wanted {
-		return m, found && m.name != "", err
-	}
-	ok, err := until(ctx, min(daemonTime, i.cfg.MapTimeout), appeared)
-	if err == nil && !ok {
-		for _, p := range paths {
-			err = errors.Join(err, i.offer(ctx, p.disk))
-		}
-		if err == nil {
-			ok, err = until(ctx, i.cfg.MapTimeout, appeared)
-		}
-	}
-	if err == nil && !ok {
-		err = fmt.Errorf("%w: multipathd made no map for %s (%s) in time", ErrUnavailable, paths[0].name, paths[0].fresh.WWID)
-	}
-	return m, ok, err
+	return wanted, err
 }
+
+const udevTime = 3 * time.Second // how long udev may take to see a disk before it counts as dead
 
 // udevKnows says whether udev is done with a disk for the first time.
 func (i *Initiator) udevKnows(d disk) bool {
@@ -248,38 +228,45 @@ func (i *Initiator) udevKnows(d disk) bool {
 	return err == nil
 }
 
-// completeMap waits until the map has every path that answers, and is not
-// suspended. A map that lacks a path after that is degraded but good.
-func (i *Initiator) completeMap(ctx context.Context, t Target, m dmap, paths []path) (dmap, error) {
-	const daemonTime = 3 * time.Second
-	missing := func() []path {
-		return slices.DeleteFunc(slices.Clone(paths), func(p path) bool { return slices.Contains(m.slaves, p.name) })
-	}
-	complete := func() (bool, error) {
+// gather waits for the map with every path that answers. Multipathd hears of new
+// disks from udev; a disk that it has not taken up soon after is offered to it
+// once. A map that still lacks a path after a while is degraded but good.
+func (i *Initiator) gather(ctx context.Context, t Target, paths []path) (dmap, error) {
+	const soon = 300 * time.Millisecond
+	aWhile := i.cfg.MapTimeout / 2
+	var m dmap
+	var missing []path
+	offered := make(map[string]bool)
+	start := time.Now()
+	_, err := untilSlowly(ctx, i.cfg.MapTimeout, 20*time.Millisecond, 500*time.Millisecond, func() (bool, error) {
 		now, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
-		if err != nil || !found {
+		if err != nil {
 			return false, err
 		}
-		m = now
-		return len(missing()) == 0 && !m.suspended, nil
-	}
-	ok, err := until(ctx, min(daemonTime, i.cfg.MapTimeout), complete)
-	if err == nil && !ok {
-		for _, p := range missing() {
-			err = errors.Join(err, i.offer(ctx, p.disk))
+		m, missing = now, slices.DeleteFunc(slices.Clone(paths), func(p path) bool { return slices.Contains(now.slaves, p.name) })
+		waited := time.Since(start)
+		if found && !m.suspended && (len(missing) == 0 || waited > aWhile) {
+			return true, nil
 		}
-		if err == nil {
-			ok, err = until(ctx, min(daemonTime, i.cfg.MapTimeout), complete)
+		for _, p := range missing {
+			if offered[p.name] || waited < soon || waited < udevTime && !i.udevKnows(p.disk) {
+				continue
+			}
+			offered[p.name] = true
+			err = together(err, i.offer(ctx, p.disk))
 		}
-	}
+		return false, err
+	})
 	switch {
 	case err != nil:
 		return dmap{}, err
+	case m.name == "":
+		return dmap{}, fmt.Errorf("%w: multipathd made no map for %s (%s) in time", ErrUnavailable, paths[0].name, paths[0].fresh.WWID)
 	case m.suspended:
 		return dmap{}, fmt.Errorf("%w: map %s is suspended; see multipathd's log", ErrUnavailable, m.name)
 	case m.wwid != paths[0].fresh.WWID:
 		return dmap{}, fmt.Errorf("%w: map %s is of %s, the paths are of %s", ErrForeign, m.name, m.wwid, paths[0].fresh.WWID)
-	case !ok:
+	case len(missing) > 0:
 		klog.FromContext(ctx).Info("The map lacks a path", "map", m.name, "wwid", m.wwid, "has", m.slaves)
 	}
 	return m, nil

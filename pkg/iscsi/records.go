@@ -2,7 +2,6 @@ package iscsi
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -133,11 +132,11 @@ func (r record) replace(text []byte) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("write node record %s: %w", r.path, err), ignoreGone(os.Remove(f.Name())))
+			err = together(fmt.Errorf("write node record %s: %w", r.path, err), ignoreGone(os.Remove(f.Name())))
 		}
 	}()
 	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = together(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), r.path)

@@ -292,6 +292,9 @@ func size(block string) (int64, error) {
 // attribute reads a one-line file of sysfs.
 func attribute(dir, name string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(dir, name))
+	if errors.Is(err, syscall.EINVAL) { // so device-mapper says that a device is going
+		return "", fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	}
 	if err != nil {
 		return "", err
 	}

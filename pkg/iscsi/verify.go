@@ -2,7 +2,6 @@ package iscsi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -57,17 +56,28 @@ func (i *Initiator) examine(ctx context.Context, disks []disk) []path {
 	for n, d := range disks {
 		wait.Go(func() {
 			node := filepath.Join(i.cfg.Dev, d.name)
-			fresh, err := bounded(ctx, &i.bounds, "identify "+node, func() (identity, error) {
-				if err := i.kernel.Node(node, d.dev); err != nil {
-					return identity{}, err
-				}
-				return i.kernel.Identify(node)
-			})
+			fresh, err := bounded(ctx, &i.bounds, "identify "+node, func() (identity, error) { return i.identify(ctx, node, d) })
 			paths[n] = path{disk: d, fresh: fresh, err: err}
 		})
 	}
 	wait.Wait()
 	return paths
+}
+
+// identify asks one disk. A disk that has only just appeared cannot be opened for
+// a moment.
+func (i *Initiator) identify(ctx context.Context, node string, d disk) (fresh identity, err error) {
+	const moment = 2 * time.Second
+	_, waitErr := until(ctx, min(moment, i.cfg.DiskTimeout/2), func() (bool, error) {
+		if err = i.kernel.Node(node, d.dev); err == nil {
+			fresh, err = i.kernel.Identify(node)
+		}
+		return !gone(err), nil
+	})
+	if err == nil {
+		err = waitErr
+	}
+	return fresh, err
 }
 
 // strangers are the paths that answered as another LUN than the promised one, or
@@ -100,19 +110,19 @@ func (p path) stranger(t Target) error {
 func (i *Initiator) replace(ctx context.Context, t Target, stale []path) error {
 	for _, p := range stale {
 		if err := i.dropUnusedMap(ctx, t, p); err != nil {
-			return errors.Join(p.stranger(t), err)
+			return together(p.stranger(t), err)
 		}
 		users, err := i.users(p.blockDevice())
 		if err == nil && len(users) > 0 {
 			err = fmt.Errorf("it is in use, so it is not replaced: %s", strings.Join(users, ", "))
 		}
 		if err != nil {
-			return errors.Join(p.stranger(t), err)
+			return together(p.stranger(t), err)
 		}
 	}
 	for _, p := range stale {
 		if err := i.drop(ctx, p.disk); err != nil {
-			return errors.Join(p.stranger(t), err)
+			return together(p.stranger(t), err)
 		}
 	}
 	return nil
@@ -176,7 +186,7 @@ func (i *Initiator) answering(t Target, paths []path) ([]path, error) {
 		}
 	}
 	if len(good) == 0 {
-		return nil, fmt.Errorf("%w: no path to LUN %d of %s answers: %w", ErrUnavailable, t.LUN, t.IQN, errors.Join(errs...))
+		return nil, fmt.Errorf("%w: no path to LUN %d of %s answers: %w", ErrUnavailable, t.LUN, t.IQN, together(errs...))
 	}
 	return good, nil
 }
@@ -206,7 +216,7 @@ func (i *Initiator) settle(ctx context.Context, t Target, paths []path) ([]path,
 		return false, nil
 	})
 	if err != nil {
-		return nil, errors.Join(err, dispute)
+		return nil, together(err, dispute)
 	}
 	if !ok {
 		return nil, dispute
@@ -236,7 +246,7 @@ func disagreement(t Target, paths []path) (lagging []path, err error) {
 			lagging = append(lagging, p)
 		}
 	}
-	return lagging, errors.Join(errs...)
+	return lagging, together(errs...)
 }
 
 // rescan makes the kernel read the size of disks again.
