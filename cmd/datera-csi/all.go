@@ -36,6 +36,7 @@ nodes hold no array credentials.
 				controller: controller,
 				node:       node,
 				drain:      node.Drain,
+				placed:     func() bool { return host.placed() || backends.Placed() },
 				ready: func(ctx context.Context) error {
 					return errors.Join(backendsReady(backends)(ctx), initiator.Ready(ctx))
 				},

@@ -65,7 +65,12 @@ directory a backend; the StorageClass parameter "backend" names one, and
   default/tenant      /root/prod; absent means /root
   default/username    read again at every login, so a rotated Secret just works
   default/password
-  default/ca.crt      PEM; absent means that the system's roots must know the array`
+  default/ca.crt      PEM; absent means that the system's roots must know the array
+  default/topology    from where the array is reached, one place a line, such as
+                      topology.kubernetes.io/zone=east; absent means from everywhere
+
+Volumes are made where they are reached once a backend has a topology. Then the
+nodes need --topology, and the provisioner a restart, as it asks when it starts.`
 
 func controllerCommand() *cobra.Command {
 	var (
@@ -90,7 +95,7 @@ provisioner, attacher and resizer. Two replicas do each other no harm.
 				return err
 			}
 			service, backends := flags.build()
-			return serve(cmd.Context(), &common, services{controller: service, ready: backendsReady(backends)})
+			return serve(cmd.Context(), &common, services{controller: service, ready: backendsReady(backends), placed: backends.Placed})
 		},
 	}
 	common.add(cmd.Flags())

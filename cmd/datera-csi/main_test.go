@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,6 +130,8 @@ func TestBadFlagsExitNonZeroAndAreNamed(t *testing.T) {
 		"relative record directory":  {[]string{"node", "--host-root=" + root, "--record-dir=records"}, "--record-dir"},
 		"record directory is a file": {[]string{"node", "--host-root=" + root, "--record-dir=" + file}, "--record-dir"},
 		"no format time":             {[]string{"node", "--host-root=" + root, "--format-timeout=0s"}, "--format-timeout"},
+		"no place":                   {[]string{"node", "--host-root=" + root, "--topology=zone"}, "--topology"},
+		"no label":                   {[]string{"node", "--host-root=" + root, "--topology=zone=a b"}, "--topology"},
 		"relative host root":         {[]string{"node", "--host-root=root"}, "--host-root"},
 		"host without initiator":     {[]string{"node", "--host-root=" + dir, "--record-dir=" + dir}, "initiatorname.iscsi"},
 		"two bad flags, both named":  {[]string{"all", "--array-concurrency=0", "--multipath=yes", "--backends-dir=" + dir}, "--array-concurrency: 0: at least one request must be allowed\n--multipath"},
@@ -301,6 +305,42 @@ func TestNodeIdIsTheInitiatorName(t *testing.T) {
 	info, err := csi.NewNodeClient(p.conn).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
 	if err != nil || info.GetNodeId() != "iqn.1993-08.org.debian:01:abc" {
 		t.Errorf("NodeGetInfo = %v, %v", info, err)
+	}
+}
+
+func TestPlacesAreToldByTheNodeAndByTheController(t *testing.T) {
+	places := func(p *plugin) bool {
+		caps, err := csi.NewIdentityClient(p.conn).GetPluginCapabilities(t.Context(), &csi.GetPluginCapabilitiesRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(caps.GetCapabilities(), func(c *csi.PluginCapability) bool {
+			return c.GetService().GetType() == csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS
+		})
+	}
+	node := start(t, append(nodeArgs(t), "--topology=zone=east,rack=7", "--topology=host=")...)
+	info, err := csi.NewNodeClient(node.conn).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
+	want := map[string]string{"zone": "east", "rack": "7"}
+	if got := info.GetAccessibleTopology().GetSegments(); err != nil || !maps.Equal(got, want) {
+		t.Errorf("segments %v, %v; want %v", got, err, want)
+	}
+	if !places(node) {
+		t.Error("a node that tells its place does not advertise that places matter")
+	}
+	if places(start(t, append(nodeArgs(t), "--topology=zone=")...)) {
+		t.Error("a node without a place advertises that places matter")
+	}
+	args := controllerArgs(t)
+	controller := start(t, args...)
+	if places(controller) {
+		t.Error("places are advertised although no backend has a topology")
+	}
+	dir := strings.TrimPrefix(args[len(args)-1], "--backends-dir=")
+	if err := os.WriteFile(filepath.Join(dir, "default", "topology"), []byte("zone=east\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !places(controller) {
+		t.Error("places are not advertised although a backend has a topology")
 	}
 }
 

@@ -6,12 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	mount "k8s.io/mount-utils"
 
+	"github.com/datera-csi/datera-csi/internal/topology"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 	"github.com/datera-csi/datera-csi/pkg/node"
 )
@@ -29,6 +31,7 @@ type nodeFlags struct {
 	multipath     string
 	maxVolumes    int64
 	formatTimeout time.Duration
+	topology      []string // key=value
 }
 
 func (f *nodeFlags) add(flags *pflag.FlagSet) {
@@ -44,6 +47,8 @@ func (f *nodeFlags) add(flags *pflag.FlagSet) {
 		"volumes that this host takes, each with one session a portal; 0 sets no limit")
 	flags.DurationVar(&f.formatTimeout, "format-timeout", 30*time.Minute,
 		"after this long a mkfs is killed; it goes on when the call that began it is over")
+	flags.StringSliceVar(&f.topology, "topology", nil,
+		"where this host is, as key=value, e.g. topology.kubernetes.io/zone=east; repeat it for more keys; an empty value leaves its key out")
 }
 
 func (f *nodeFlags) check() error {
@@ -66,7 +71,26 @@ func (f *nodeFlags) check() error {
 	if f.hostRoot != "" && !filepath.IsAbs(f.hostRoot) {
 		errs = append(errs, fmt.Errorf("--host-root: %q is not an absolute path", f.hostRoot))
 	}
+	if _, err := f.place(); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
+}
+
+// place is where this host is. A deployment may pass labels that only some hosts
+// have, so an empty value is no value.
+func (f *nodeFlags) place() (topology.Segments, error) {
+	given := slices.DeleteFunc(slices.Clone(f.topology), func(pair string) bool { return strings.HasSuffix(pair, "=") })
+	place, err := topology.Parse(strings.Join(given, ","))
+	if err != nil {
+		return nil, fmt.Errorf("--topology: %w", err)
+	}
+	return place, nil
+}
+
+func (f *nodeFlags) placed() bool {
+	place, err := f.place()
+	return err == nil && len(place) > 0
 }
 
 // build makes the node service and the initiator beneath it. The host's
@@ -87,12 +111,17 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("find the id of this node: %w", err)
 	}
+	place, err := f.place()
+	if err != nil {
+		return nil, nil, err
+	}
 	service, err := node.New(node.Config{
 		NodeID:        name,
 		Attacher:      initiator,
 		Mounts:        node.NewMounts(mount.NewWithoutSystemd(""), node.Mountinfo("/proc/self/mountinfo")),
 		Devices:       node.NewDevices("/sys"),
 		Runner:        host,
+		Topology:      place,
 		RecordDir:     f.records,
 		MaxVolumes:    f.maxVolumes,
 		FormatTimeout: f.formatTimeout,
@@ -132,7 +161,7 @@ volumes that are mounted go on without it.
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), &common, services{node: service, ready: initiator.Ready, drain: service.Drain})
+			return serve(cmd.Context(), &common, services{node: service, ready: initiator.Ready, drain: service.Drain, placed: flags.placed})
 		},
 	}
 	common.add(cmd.Flags())

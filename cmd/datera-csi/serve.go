@@ -53,6 +53,7 @@ type services struct {
 	controller csi.ControllerServer
 	node       csi.NodeServer
 	ready      func(context.Context) error // looks at this host only; required
+	placed     func() bool                 // whether places matter; nil: they do not
 	drain      func(context.Context) error // waits for what outlives its call
 }
 
@@ -70,7 +71,7 @@ func serve(ctx context.Context, f *serveFlags, s services) error {
 		log.Error(err, "Not ready yet")
 	}
 	server := rpc.New(rpc.Config{Log: log, Grace: stopGrace, Abort: stopAbort})
-	s.register(server, identity.Config{Name: f.name, Version: v.Version, Controller: s.controller != nil, Ready: s.ready})
+	s.register(server, identity.Config{Name: f.name, Version: v.Version, Controller: s.controller != nil, Placed: s.placed, Ready: s.ready})
 	err = server.Serve(ctx, l)
 	if s.drain == nil {
 		return err

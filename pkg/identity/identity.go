@@ -28,6 +28,10 @@ type Config struct {
 	// Controller says the controller service is served on the same socket.
 	Controller bool
 
+	// Placed says that not every node reaches every volume: a backend of this
+	// controller, or this node, is told where it is. Nil means that none is.
+	Placed func() bool
+
 	// Ready looks at this process and this host only, and says what is missing.
 	// Nil means always ready. It runs at most once at a time.
 	Ready func(context.Context) error
@@ -51,8 +55,9 @@ func (s *Server) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi
 	return &csi.GetPluginInfoResponse{Name: s.cfg.Name, VendorVersion: s.cfg.Version}, nil
 }
 
-// GetPluginCapabilities answers the controller service where it is served, and
-// that volumes grow while they are in use.
+// GetPluginCapabilities answers the controller service where it is served, that
+// volumes grow while they are in use, and whether places matter. Sidecars ask once,
+// when they start.
 func (s *Server) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
 	resp := &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{{
 		Type: &csi.PluginCapability_VolumeExpansion_{
@@ -63,6 +68,13 @@ func (s *Server) GetPluginCapabilities(context.Context, *csi.GetPluginCapabiliti
 		resp.Capabilities = append(resp.Capabilities, &csi.PluginCapability{
 			Type: &csi.PluginCapability_Service_{
 				Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_CONTROLLER_SERVICE},
+			},
+		})
+	}
+	if s.cfg.Placed != nil && s.cfg.Placed() {
+		resp.Capabilities = append(resp.Capabilities, &csi.PluginCapability{
+			Type: &csi.PluginCapability_Service_{
+				Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS},
 			},
 		})
 	}

@@ -31,6 +31,24 @@ func TestPluginInfo(t *testing.T) {
 	}
 }
 
+func TestPlacesAreAdvertisedWhenTheyMatter(t *testing.T) {
+	matter := false
+	s := identity.New(identity.Config{Placed: func() bool { return matter }})
+	for _, matter = range []bool{false, true, false} {
+		got, err := s.GetPluginCapabilities(t.Context(), &csi.GetPluginCapabilitiesRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		advertised := false
+		for _, c := range got.GetCapabilities() {
+			advertised = advertised || c.GetService().GetType() == csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS
+		}
+		if advertised != matter {
+			t.Errorf("places matter: %t; advertised: %t", matter, advertised)
+		}
+	}
+}
+
 func TestControllerServiceIsAdvertisedWhereItIsServed(t *testing.T) {
 	expansion := &csi.PluginCapability{Type: &csi.PluginCapability_VolumeExpansion_{
 		VolumeExpansion: &csi.PluginCapability_VolumeExpansion{Type: csi.PluginCapability_VolumeExpansion_ONLINE},

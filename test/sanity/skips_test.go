@@ -35,8 +35,6 @@ func skips() []skip {
 		kubelet = "the scheduler keeps a node's limit; the array knows volumes of other drivers and none of a node's own disks"
 	)
 	return []skip{
-		{"GetCapacity not supported", 1, "controller GET_CAPACITY", next},
-		{"ListVolumes not supported", 3, "controller LIST_VOLUMES", next},
 		{"Snapshot not supported", 2, "controller CREATE_DELETE_SNAPSHOT", next},
 		{"CreateSnapshot not supported", 6, "controller CREATE_DELETE_SNAPSHOT", next},
 		{"DeleteSnapshot not supported", 3, "controller CREATE_DELETE_SNAPSHOT", next},
@@ -47,8 +45,6 @@ func skips() []skip {
 		{"Modify volume not supported", 1, "controller MODIFY_VOLUME", next},
 		{"Modify Volume not supported", 1, "controller MODIFY_VOLUME", next},
 		{"GroupControllerService not supported", 6, "plugin GROUP_CONTROLLER_SERVICE", next},
-		{"ControllerGetVolumeHealth not supported", 2, "controller GET_VOLUME_HEALTH", alpha},
-		{"ControllerListVolumeHealth not supported", 1, "controller LIST_VOLUME_HEALTH", alpha},
 		{"NodeGetVolumeHealth not supported", 2, "node GET_VOLUME_HEALTH", alpha},
 		{"NodeGetStorageHealth not supported", 1, "node GET_STORAGE_HEALTH", alpha},
 		{"ControllerPublishVolume.readonly field not supported", 1, "controller PUBLISH_READONLY",
