@@ -21,7 +21,7 @@ func bounded[T any](ctx context.Context, b *bounds, what string, fn func() (T, e
 		return zero, fmt.Errorf("%s: %w", what, err)
 	}
 	if !b.begin(what) {
-		return zero, fmt.Errorf("%w: %s: an earlier attempt still waits for the device", ErrUnavailable, what)
+		return zero, fmt.Errorf("%s: an earlier attempt still waits for the device (%w)", what, ErrUnavailable)
 	}
 	type result struct {
 		value T

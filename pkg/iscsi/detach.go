@@ -166,6 +166,13 @@ func (i *Initiator) unclaimed(ctx context.Context, b blockDevice) error {
 	if i.bounds.busy("flush "+node) || i.bounds.busy("claim "+node) {
 		return nil
 	}
+	maps, err := b.partitionMaps()
+	if err != nil {
+		return err
+	}
+	if len(maps) > 0 { // they are what has claimed it, and all that could be in use
+		return each(maps, func(p blockDevice) error { return i.unclaimed(ctx, p) })
+	}
 	free, err := untilSlowly(ctx, patience, 50*time.Millisecond, time.Second, func() (bool, error) {
 		claimed := i.claim(ctx, node, b.dev)
 		switch {
@@ -200,9 +207,16 @@ func (i *Initiator) claim(ctx context.Context, node, dev string) error {
 func (i *Initiator) flush(ctx context.Context, b blockDevice) error {
 	limit, cancel := context.WithTimeout(ctx, i.cfg.FlushTimeout)
 	defer cancel()
+	maps, err := b.partitionMaps()
+	if err != nil {
+		return err
+	}
+	if err = each(maps, func(p blockDevice) error { return i.flush(ctx, p) }); err != nil {
+		return err
+	}
 	node := filepath.Join(i.cfg.Dev, b.name)
-	_, err := bounded(limit, &i.bounds, "flush "+node, func() (struct{}, error) {
-		return struct{}{}, i.kernel.Flush(node)
+	_, err = bounded(limit, &i.bounds, "flush "+node, func() (struct{}, error) {
+		return struct{}{}, i.kernel.Flush(node, len(maps) == 0)
 	})
 	switch {
 	case err == nil, gone(err):

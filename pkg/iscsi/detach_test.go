@@ -127,6 +127,32 @@ func TestDetachRefusesADeviceInUse(t *testing.T) {
 	}
 }
 
+// A raw block volume that got a partition table: udev lays maps over the
+// partitions, which go with the volume unless something uses one of them.
+func TestDetachTakesUnusedPartitionMapsAlong(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	part := h.addPartitionMap(iscsi.LIOWWID(targetA().Serial))
+	h.claimed[part] = true
+	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), part) {
+		t.Errorf("err = %v, want ErrBusy naming %s", err, part)
+	}
+	delete(h.claimed, part)
+	h.mount("253:1", "/", "/part", "ext4", "/dev/mapper/x-part1")
+	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), "/part") {
+		t.Errorf("err = %v, want ErrBusy naming the mount", err)
+	}
+	h.write("proc/self/mountinfo", "")
+	h.write("proc/1/mountinfo", "")
+	detach(t, i, targetA())
+	if !slices.ContainsFunc(h.writes, func(w string) bool { return strings.HasSuffix(w, "/"+part) }) {
+		t.Errorf("%s was not written out: %q", part, h.writes)
+	}
+	wantNothingLeft(t, h, i)
+}
+
 func (h *host) addPartition(disk, dev string) {
 	dir := h.diskDir(disk) + "/block/" + disk + "/" + disk + "1/"
 	h.write(dir+"partition", "1\n")
@@ -274,6 +300,45 @@ func TestFlushThatHangsIsAnErrorAndNothingIsRemoved(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, h.left()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a flush that hangs holds is held by us: once the sessions have failed, the
+// detach goes on.
+func TestDetachAfterAFlushThatHangs(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator(func(c *iscsi.Config) { c.MapTimeout = 20 * time.Second })
+	attach(t, i, targetA())
+	h.hang("dm-0")
+	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrUnavailable) {
+		t.Fatalf("err = %v, want ErrUnavailable", err)
+	}
+	for _, p := range portals() {
+		h.fail(iqnA, p)
+	}
+	h.after["disablequeueing"] = func() { h.recover("dm-0") } // what is queued fails
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
+}
+
+// The network died and nobody has noticed yet: a flush would sit in the kernel.
+func TestNothingIsFlushedIntoSilence(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	before := h.left()
+	h.hang("sdb")
+	h.hang("sdc")
+	h.forget()
+	for range 2 {
+		if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrUnavailable) {
+			t.Errorf("err = %v, want ErrUnavailable", err)
+		}
+	}
+	if diff := cmp.Diff(before, h.left()); diff != "" || len(h.ran()) > 0 || len(h.writes) > 0 {
+		t.Errorf("touched: %s, ran %q, wrote %q", diff, h.ran(), h.writes)
 	}
 }
 

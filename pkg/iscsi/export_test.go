@@ -1,5 +1,7 @@
 package iscsi
 
+import "net/netip"
+
 // What tests outside of the package need of its inside.
 
 type Identity = identity
@@ -16,4 +18,28 @@ var (
 	SenseKey      = senseKey
 	DeviceNumber  = deviceNumber
 	ParseHCTL     = parseHCTL
+	ParsePortal   = parsePortal
 )
+
+// EditRecord returns a node record with one setting in it.
+func EditRecord(text []byte, key, v string) []byte {
+	return record{text: text}.with([]setting{{key, v}})
+}
+
+// RecordValue reads a key of a node record.
+func RecordValue(text []byte, key string) string { return value(text, key) }
+
+// SoundRecord says whether a node record is whole.
+func SoundRecord(text []byte, iqn string) bool {
+	return record{text: text, portal: netip.MustParseAddrPort("192.0.2.1:3260")}.sound(iqn)
+}
+
+// MountUses says whether the mounts use a device.
+func MountUses(mountinfo, name, dev string) (point string, uses bool) {
+	for _, m := range parseMounts(mountinfo) {
+		if m.uses(blockDevice{name: name, dev: dev}) {
+			return m.point, true
+		}
+	}
+	return "", false
+}

@@ -510,10 +510,34 @@ func (h *host) removeMap(dm string) {
 	h.remove("sys/block/"+dm, "sys/devices/virtual/block/"+dm)
 }
 
+// addPartitionMap lays a map over a partition of a map, as udev and kpartx do.
+func (h *host) addPartitionMap(alias string) string {
+	over, dm := h.mapNamed(alias), fmt.Sprintf("dm-%d", h.maps)
+	h.maps++
+	dir := "sys/devices/virtual/block/" + dm
+	h.write(dir+"/dev", "253:"+strings.TrimPrefix(dm, "dm-")+"\n")
+	h.write(dir+"/dm/uuid", "part1-mpath-"+alias+"\n")
+	h.link("sys/block/"+dm, dir)
+	h.link("sys/devices/virtual/block/"+over+"/holders/"+dm, dir)
+	h.claimed[over] = true
+	return dm
+}
+
+// deleteMap removes a map and those over its partitions, unless one is in use.
 func (h *host) deleteMap(alias string) (string, int) {
 	dm := h.mapNamed(alias)
-	if dm == "" || h.claimed[dm] {
+	partitions := h.glob("sys/block/" + dm + "/holders/dm-*")
+	for _, p := range partitions {
+		if h.claimed[filepath.Base(p)] {
+			return "fail\n", 1
+		}
+	}
+	if dm == "" || h.claimed[dm] && len(partitions) == 0 {
 		return "fail\n", 1
+	}
+	for _, p := range partitions {
+		h.remove("sys/block/"+filepath.Base(p), "sys/devices/virtual/block/"+filepath.Base(p))
+		delete(h.claimed, dm)
 	}
 	h.removeMap(dm)
 	return "ok\n", 0
@@ -637,11 +661,16 @@ func (h *host) Claim(path string) error {
 	return nil
 }
 
-func (h *host) Flush(path string) error {
-	if err := h.Claim(path); err != nil {
-		return err
+func (h *host) Flush(path string, alone bool) error {
+	if alone {
+		if err := h.Claim(path); err != nil {
+			return err
+		}
 	}
-	if err := h.answer(filepath.Base(path)); err != nil {
+	h.hold(path, true) // as the real one does while it waits
+	err := h.answer(filepath.Base(path))
+	h.hold(path, false)
+	if err != nil {
 		return err
 	}
 	h.mu.Lock()
@@ -650,13 +679,29 @@ func (h *host) Flush(path string) error {
 	return nil
 }
 
+func (h *host) hold(path string, held bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.claimed[filepath.Base(path)] = held
+}
+
 // hang makes a device stop answering until the test ends.
 func (h *host) hang(name string) {
 	c := make(chan struct{})
 	h.mu.Lock()
 	h.hung[name] = c
 	h.mu.Unlock()
-	h.t.Cleanup(func() { close(c) })
+	h.t.Cleanup(func() { h.recover(name) })
+}
+
+// recover makes a device answer again, with errors to what was asked meanwhile.
+func (h *host) recover(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.hung[name]; c != nil {
+		close(c)
+		delete(h.hung, name)
+	}
 }
 
 // fail brings all sessions to a portal down, as a dead network does.

@@ -24,8 +24,9 @@ type kernel interface {
 	// device or a program has claimed path for itself.
 	Claim(path string) error
 
-	// Flush claims the device and writes out what the kernel buffers for it.
-	Flush(path string) error
+	// Flush writes out what the kernel buffers for the device; alone claims it
+	// meanwhile.
+	Flush(path string, alone bool) error
 }
 
 type linux struct{}
@@ -69,9 +70,13 @@ func (linux) Claim(path string) error {
 	return f.Close()
 }
 
-func (linux) Flush(path string) error {
+func (linux) Flush(path string, alone bool) error {
 	const flushBuffers = 0x1261 // BLKFLSBUF
-	f, err := openExclusive(path)
+	open := os.Open
+	if alone {
+		open = openExclusive
+	}
+	f, err := open(path)
 	if err != nil {
 		return err
 	}

@@ -204,20 +204,18 @@ func (i *Initiator) growMap(ctx context.Context, m dmap, bytes int64) error {
 
 // wanted says whether multipath makes a map of a disk that has none yet: after it
 // was told that the disk is one of its own, unless its configuration excludes it.
+// It is told once udev has seen the disk, because before that it knows no disk.
 func (i *Initiator) wanted(ctx context.Context, t Target, d disk) (bool, error) {
-	var wanted bool
-	_, err := untilSlowly(ctx, min(udevTime, i.cfg.MapTimeout), 100*time.Millisecond, time.Second, func() (bool, error) {
-		_, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
-		if found || err != nil {
-			wanted = found
-			return true, err
-		}
-		// Asked before the question, for multipath refuses what udev has not seen.
-		known := i.udevKnows(d)
-		wanted, err = i.claimForMultipath(ctx, d)
-		return wanted || known, err
+	var found bool
+	_, err := until(ctx, min(udevTime, i.cfg.MapTimeout), func() (bool, error) {
+		var err error
+		_, found, err = i.sysfs.mapOver(t.IQN, t.LUN)
+		return found || i.udevKnows(d), err
 	})
-	return wanted, err
+	if err != nil || found {
+		return found, err
+	}
+	return i.claimForMultipath(ctx, d)
 }
 
 const udevTime = 3 * time.Second // how long udev may take to see a disk before it counts as dead

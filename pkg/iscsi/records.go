@@ -110,7 +110,8 @@ func (r record) with(settings []setting) []byte {
 		k, _, _ := bytes.Cut(line, []byte("="))
 		key := string(bytes.TrimSpace(k))
 		if !slices.ContainsFunc(settings, func(s setting) bool { return s.key == key }) {
-			out.Write(line)
+			out.Write(bytes.TrimSuffix(line, []byte("\n")))
+			out.WriteByte('\n')
 		}
 	}
 	for _, s := range settings {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -47,6 +48,34 @@ func (b blockDevice) holders() ([]string, error) {
 	return names, nil
 }
 
+// partitionMaps lists the maps that udev had kpartx(8) lay over the partitions of
+// a multipath map, as it does for a raw block volume that got a partition table.
+// They are part of the map: multipathd removes them with it.
+func (b blockDevice) partitionMaps() ([]blockDevice, error) {
+	whole, err := attribute(b.dir, "dm/uuid")
+	if err != nil || !strings.HasPrefix(whole, mapUUID) {
+		return nil, ignoreGone(err)
+	}
+	holders, err := b.holders()
+	if err != nil {
+		return nil, err
+	}
+	var found []blockDevice
+	for _, h := range holders {
+		part := blockDevice{name: h, dir: filepath.Join(filepath.Dir(b.dir), h)}
+		uuid, err := attribute(part.dir, "dm/uuid")
+		number, isPart := strings.CutPrefix(strings.TrimSuffix(uuid, "-"+whole), "part")
+		if _, noNumber := strconv.ParseUint(number, 10, 16); err != nil || !isPart || noNumber != nil {
+			continue // gone meanwhile, or something else, which users names
+		}
+		if part.dev, err = attribute(part.dir, "dev"); err != nil {
+			return nil, ignoreGone(err)
+		}
+		found = append(found, part)
+	}
+	return found, nil
+}
+
 // users says in words what uses a device or its partitions, leaving out the
 // holders the caller knows about. An empty answer does not exclude a mount in
 // some other container: only the kernel's Claim does.
@@ -59,8 +88,15 @@ func (i *Initiator) users(b blockDevice, known ...string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	maps, err := b.partitionMaps()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range maps {
+		known = append(known, p.name)
+	}
 	var users []string
-	for _, p := range parts {
+	for _, p := range append(parts, maps...) {
 		holders, err := p.holders()
 		if err != nil {
 			return nil, err
