@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
 func TestUnstageAfterReboot(t *testing.T) {
@@ -42,7 +44,7 @@ func TestUnstageOfTheUnknownIsSuccess(t *testing.T) {
 func TestAnyFailureOfUnstageKeepsTheRecord(t *testing.T) {
 	for op, code := range map[string]codes.Code{
 		"find": codes.Internal, "unmount": codes.FailedPrecondition, "umount": codes.FailedPrecondition, "list": codes.Internal,
-		"claim": codes.Internal, "detach": codes.Internal, "logout": codes.Internal, "forget": codes.Internal,
+		"detach": codes.Internal, "logout": codes.Internal, "forget": codes.Internal,
 	} {
 		t.Run(op, func(t *testing.T) {
 			m := newMachine(t)
@@ -69,9 +71,9 @@ func TestUnstageKeepsADeviceThatAnotherContainerUses(t *testing.T) {
 	ok(t, v.stage())
 	ok(t, m.Mounts().Unmount(v.staging))
 	v.disk().Hold(true)
-	want(t, v.unstage(), codes.FailedPrecondition, "another container")
-	if got := m.calls("detach"); len(got) > 0 {
-		t.Errorf("detached under a user: %v", got)
+	want(t, v.unstage(), codes.FailedPrecondition, iscsi.ErrBusy.Error())
+	if _, err := m.Find(t.Context(), v.target); err != nil {
+		t.Errorf("detached under a user: %v", err)
 	}
 	v.disk().Hold(false)
 	ok(t, v.unstage())

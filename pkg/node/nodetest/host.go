@@ -247,7 +247,7 @@ func (h *Host) Detach(_ context.Context, t iscsi.Target) error {
 	if d == nil || d.number == (node.Number{}) {
 		return nil
 	}
-	if len(h.mountsOf(d)) > 0 {
+	if len(h.mountsOf(d)) > 0 || d.held {
 		return fmt.Errorf("%s: %w", d.path, iscsi.ErrBusy)
 	}
 	if err := h.step("logout"); err != nil {
