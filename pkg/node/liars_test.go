@@ -74,7 +74,7 @@ func TestAnUnmountThatLeavesTheMountIsFoundOut(t *testing.T) {
 	m.restart()
 	ok(t, v.unpublish())
 	m.restart(func(c *node.Config) { c.Mounts = idleMounts{c.Mounts, []string{v.staging}} })
-	want(t, v.unstage(), codes.FailedPrecondition, "another container")
+	want(t, v.unstage(), codes.FailedPrecondition, iscsi.ErrBusy.Error())
 	if got := m.calls("detach"); got != nil {
 		t.Errorf("detached under a mount: %v", got)
 	}
