@@ -23,8 +23,8 @@ test: prerequisites ## everything that needs no VM: units, controller against th
 lint: $(LINT) ## golangci-lint
 	$(LINT) run ./...
 
-sanity: prerequisites ## csi-sanity, verbose; ARRAY=https://HOST:7718 aims it at hardware
-	$(GO) test -count=1 -v -timeout 30m ./test/sanity $(if $(ARRAY),-array=$(ARRAY))
+sanity: prerequisites ## csi-sanity, verbose; ARGS="-array=https://HOST:7718 -array-user=U -array-password-file=F -array-ca=F" for hardware
+	$(GO) test -count=1 -v -timeout 30m ./test/sanity $(ARGS)
 
 demo: prerequisites ## the main job on the shipped array: three QEMU guests, real iSCSI
 	$(GO) run -ldflags "$(LDFLAGS)" ./test/e2e/demo
