@@ -27,7 +27,7 @@ sanity: prerequisites ## csi-sanity, verbose; ARGS="-array=https://HOST:7718 -ar
 	$(GO) test -count=1 -v -timeout 30m ./test/sanity $(ARGS)
 
 demo: prerequisites ## the main job on the shipped array: three QEMU guests, real iSCSI
-	$(GO) run -ldflags "$(LDFLAGS)" ./test/e2e/demo
+	$(GO) run ./test/e2e/demo
 
 e2e: prerequisites ## the promises, proven in QEMU guests with a real target and initiator
 	hack/prerequisites.sh vm

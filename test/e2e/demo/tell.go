@@ -66,7 +66,7 @@ func (t *teller) proved(format string, args ...any) {
 
 // call reports a call of the driver and how long it took.
 func (t *teller) call(name, what string, took time.Duration) {
-	t.printf("  %s %-46s %s", t.paint(cyan, fmt.Sprintf("%-24s", name)), what, t.paint(dim, fmt.Sprintf("%6.2f s", took.Seconds())))
+	t.printf("  %s %-46s %s", t.paint(cyan, fmt.Sprintf("%-25s", name)), what, t.paint(dim, fmt.Sprintf("%6.2f s", took.Seconds())))
 }
 
 // output shows what a command printed on a machine.

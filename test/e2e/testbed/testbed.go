@@ -92,14 +92,25 @@ func (b *Bed) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	flags := fmt.Sprintf("-s -w -X main.version=%s -X main.commit=%s",
+		git(ctx, root, "describe", "--tags", "--always", "--dirty"), git(ctx, root, "rev-parse", "HEAD"))
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
-		"-ldflags", "-s -w -X main.version=testbed", "-o", b.bin+string(filepath.Separator), "./cmd/...")
+		"-ldflags", flags, "-o", b.bin+string(filepath.Separator), "./cmd/...")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the binaries: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// git asks about the checkout; where there is none, the answer is "unknown".
+func git(ctx context.Context, root string, args ...string) string {
+	out, err := exec.CommandContext(ctx, "git", append([]string{"-C", root}, args...)...).Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // moduleRoot is the directory of go.mod, wherever in the checkout this process runs.
