@@ -1,0 +1,158 @@
+package controller_test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"github.com/datera-csi/datera-csi/internal/sim"
+)
+
+// figures are available, largest and smallest in GiB.
+type figures [3]int64
+
+func (l *lab) capacity(tb testing.TB, change ...func(*csi.GetCapacityRequest)) figures {
+	tb.Helper()
+	req := &csi.GetCapacityRequest{}
+	for _, c := range change {
+		c(req)
+	}
+	res, err := l.GetCapacity(tb.Context(), req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return figures{res.GetAvailableCapacity() / gib, res.GetMaximumVolumeSize().GetValue() / gib, res.GetMinimumVolumeSize().GetValue() / gib}
+}
+
+func class(pairs ...string) func(*csi.GetCapacityRequest) {
+	return func(req *csi.GetCapacityRequest) {
+		req.Parameters = map[string]string{}
+		for i := 0; i < len(pairs); i += 2 {
+			req.Parameters[pairs[i]] = pairs[i+1]
+		}
+	}
+}
+
+func at(segments ...string) func(*csi.GetCapacityRequest) {
+	return func(req *csi.GetCapacityRequest) { req.AccessibleTopology = place(segments...) }
+}
+
+func mixedArray(c *sim.Config) { c.Nodes, c.AllFlashNodes, c.Capacity = 4, 1, 1200<<30 } // 300 GiB a node
+
+func TestCapacityCountsCopiesAndMedia(t *testing.T) {
+	l := start(t, mixedArray)
+	for _, c := range []struct {
+		name  string
+		class func(*csi.GetCapacityRequest)
+		want  figures
+	}{
+		{"no class", class(), figures{300, 300, 1}}, // three copies on 900 GiB
+		{"one copy", class("replica_count", "1"), figures{900, 900, 1}},
+		{"five copies", class("replica_count", "5"), figures{180, 180, 1}},
+		{"all-flash", class("replica_count", "1", "placement_policy", "all-flash"), figures{300, 300, 1}},
+		{"all-flash by mode", class("replica_count", "1", "placement_mode", "all_flash"), figures{300, 300, 1}},
+		{"hybrid by mode", class("replica_count", "2", "placement_mode", "hybrid"), figures{450, 450, 1}},
+		{"single flash", class("replica_count", "1", "placement_mode", "single_flash"), figures{900, 900, 1}},
+	} {
+		if got := l.capacity(t, c.class); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
+	}
+	l.requests()
+	l.capacity(t)
+	l.wantRequests(t, "GetCapacity", 0) // and one for the system, which is not counted
+}
+
+func TestCapacityShrinksWithWhatIsUsedNotWithWhatIsProvisioned(t *testing.T) {
+	l := start(t, mixedArray)
+	id := l.create(t, "pvc-1", bytesAsked(5000*gib, 0)) // thin: more than there is
+	if got, want := l.capacity(t), (figures{300, 300, 1}); got != want {
+		t.Errorf("provisioned: got %v, want %v", got, want)
+	}
+	if err := l.array.Array.SetUsed("/root", id, 100*gib); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := l.capacity(t), (figures{200, 200, 1}); got != want {
+		t.Errorf("used: got %v, want %v", got, want)
+	}
+	if err := l.array.Array.SetUsed("/root", id, 299*gib+gib/2); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := l.capacity(t), (figures{0, 0, 1}); got != want {
+		t.Errorf("half a GiB left: got %v, want %v", got, want)
+	}
+}
+
+func TestCapacityNamesTheArraysLargestVolume(t *testing.T) {
+	l := start(t, func(c *sim.Config) { c.Capacity = 4 << 50 })
+	if got, want := l.capacity(t, class("replica_count", "1")), (figures{4 << 20, 262_144, 1}); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestCapacityFollowsTheTemplate(t *testing.T) {
+	l := start(t, mixedArray)
+	l.api(t, http.MethodPost, "/app_templates", map[string]any{"name": "gold", "storage_templates": []any{map[string]any{
+		"name": "storage-1", "volume_templates": []any{map[string]any{
+			"name": "volume-1", "size": 40, "replica_count": 2, "placement_policy": map[string]string{"path": "/placement_policies/all-flash"}}}}}}, nil)
+	if got, want := l.capacity(t, class("template", "gold")), (figures{150, 150, 1}); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	fixed := class("template", "gold", "disable_template_override", "true")
+	if got, want := l.capacity(t, fixed), (figures{150, 40, 40}); got != want {
+		t.Errorf("of one size: got %v, want %v", got, want)
+	}
+	_, err := l.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"template": "none"}})
+	wantCode(t, "no such template", err, codes.InvalidArgument, "none")
+}
+
+func TestCapacityOfWhatCannotBe(t *testing.T) {
+	l := start(t)
+	zero := figures{0, 0, 1}
+	writers := func(req *csi.GetCapacityRequest) {
+		c := writer("xfs")
+		c.AccessMode.Mode = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
+		req.VolumeCapabilities = []*csi.VolumeCapability{c}
+	}
+	if got := l.capacity(t, writers); got != zero {
+		t.Errorf("a file system for many writers: got %v", got)
+	}
+	can := func(req *csi.GetCapacityRequest) { req.VolumeCapabilities = []*csi.VolumeCapability{writer("ext4")} }
+	if got := l.capacity(t, can); got == zero {
+		t.Error("a file system for one writer: nothing is free")
+	}
+	_, err := l.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"replicas": "3"}})
+	wantCode(t, "an unknown key", err, codes.InvalidArgument, "replicas")
+	_, err = l.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"backend": "west"}})
+	wantCode(t, "no such backend", err, codes.FailedPrecondition, "west")
+	_, err = l.GetCapacity(t.Context(), &csi.GetCapacityRequest{AccessibleTopology: place("zone", "a")})
+	wantCode(t, "a place without topology", err, codes.InvalidArgument, "VOLUME_ACCESSIBILITY_CONSTRAINTS")
+}
+
+func TestCapacityOfAPlace(t *testing.T) {
+	l := start(t, mixedArray)
+	l.setTopology(t, "default", "zone=west")
+	small := start(t, func(c *sim.Config) { c.Capacity = 300 << 30 })
+	l.addBackend(t, "east-1", map[string]string{"endpoint": small.array.URL, "topology": "zone=east,rack=1"})
+	l.addBackend(t, "east-2", map[string]string{"endpoint": l.array.URL, "topology": "zone=east,rack=2\nzone=east,rack=3"})
+	for _, c := range []struct {
+		name    string
+		request []func(*csi.GetCapacityRequest)
+		want    figures
+	}{
+		{"west", []func(*csi.GetCapacityRequest){at("zone", "west")}, figures{300, 300, 1}},
+		{"rack 1", []func(*csi.GetCapacityRequest){at("zone", "east", "rack", "1")}, figures{100, 100, 1}},
+		{"rack 3", []func(*csi.GetCapacityRequest){at("zone", "east", "rack", "3")}, figures{300, 300, 1}},
+		{"all of the east", []func(*csi.GetCapacityRequest){at("zone", "east")}, figures{400, 300, 1}},
+		{"north", []func(*csi.GetCapacityRequest){at("zone", "north")}, figures{0, 0, 1}},
+		{"a backend that is there", []func(*csi.GetCapacityRequest){class("backend", "east-1"), at("zone", "east", "rack", "1")}, figures{100, 100, 1}},
+		{"a backend that is not", []func(*csi.GetCapacityRequest){class("backend", "east-1"), at("zone", "west")}, figures{0, 0, 1}},
+		{"anywhere", nil, figures{300, 300, 1}}, // as CreateVolume: the default backend
+	} {
+		if got := l.capacity(t, c.request...); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
+	}
+}

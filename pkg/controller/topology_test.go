@@ -1,0 +1,238 @@
+package controller_test
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/datera-csi/datera-csi/internal/sim"
+	"github.com/datera-csi/datera-csi/internal/sim/simtest"
+)
+
+func place(segments ...string) *csi.Topology {
+	t := &csi.Topology{Segments: map[string]string{}}
+	for i := 0; i < len(segments); i += 2 {
+		t.Segments[segments[i]] = segments[i+1]
+	}
+	return t
+}
+
+// zone is short for the places most tests use.
+func zone(names ...string) []*csi.Topology {
+	var all []*csi.Topology
+	for _, n := range names {
+		all = append(all, place("zone", n))
+	}
+	return all
+}
+
+func within(requisite, preferred []*csi.Topology) func(*csi.CreateVolumeRequest) {
+	return func(req *csi.CreateVolumeRequest) {
+		req.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: requisite, Preferred: preferred}
+	}
+}
+
+// zoned is a default backend in west, and east and north on two more arrays.
+type zoned struct {
+	*lab
+	east, north *simtest.Server
+}
+
+func startZoned(t *testing.T) *zoned {
+	t.Helper()
+	z := &zoned{lab: start(t), east: simtest.Start(t), north: simtest.Start(t)}
+	z.setTopology(t, "default", "zone=west\n")
+	z.addBackend(t, "east", map[string]string{"endpoint": z.east.URL, "topology": "zone=east"})
+	z.addBackend(t, "north", map[string]string{"endpoint": z.north.URL, "topology": "# both racks\nzone=north,rack=1\nzone=north,rack=2"})
+	return z
+}
+
+func TestVolumesAreMadeWhereTheyAreReached(t *testing.T) {
+	z := startZoned(t)
+	for _, c := range []struct {
+		name   string
+		change []func(*csi.CreateVolumeRequest)
+		id     string
+		where  []*csi.Topology
+	}{
+		{"nowhere-in-particular", nil, "CSI-nowhere-in-particular", zone("west")},
+		{"one-zone", []func(*csi.CreateVolumeRequest){within(zone("east"), nil)}, "east/CSI-one-zone", zone("east")},
+		{"preferred-first", []func(*csi.CreateVolumeRequest){within(zone("west", "east"), zone("east", "west"))}, "east/CSI-preferred-first", zone("east")},
+		{"preferred-alone", []func(*csi.CreateVolumeRequest){within(nil, zone("east"))}, "east/CSI-preferred-alone", zone("east")},
+		{"unknown-preferred", []func(*csi.CreateVolumeRequest){within(zone("south", "west"), zone("south"))}, "CSI-unknown-preferred", zone("west")},
+		{"racks", []func(*csi.CreateVolumeRequest){within([]*csi.Topology{place("zone", "north", "rack", "2", "host", "h")}, nil)}, "north/CSI-racks",
+			[]*csi.Topology{place("zone", "north", "rack", "1"), place("zone", "north", "rack", "2")}},
+		{"named", []func(*csi.CreateVolumeRequest){parameters("backend", "east"), within(zone("west", "east"), zone("west", "east"))}, "east/CSI-named", zone("east")},
+	} {
+		res, err := z.CreateVolume(t.Context(), createRequest(c.name, c.change...))
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		want := &csi.Volume{VolumeId: c.id, CapacityBytes: 10 * gib, AccessibleTopology: c.where}
+		if diff := cmp.Diff(res.GetVolume(), want, protocmp.Transform()); diff != "" {
+			t.Errorf("%s (-got +want):\n%s", c.name, diff)
+		}
+		got, err := z.ControllerGetVolume(t.Context(), &csi.ControllerGetVolumeRequest{VolumeId: c.id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(got.GetVolume(), want, protocmp.Transform()); diff != "" {
+			t.Errorf("%s, later (-got +want):\n%s", c.name, diff)
+		}
+	}
+}
+
+func TestPlacesThatNothingReachesAreRefused(t *testing.T) {
+	z := startZoned(t)
+	for name, c := range map[string]struct {
+		change []func(*csi.CreateVolumeRequest)
+		code   codes.Code
+		says   string
+	}{
+		"no such zone":       {[]func(*csi.CreateVolumeRequest){within(zone("south"), nil)}, codes.ResourceExhausted, "zone=south"},
+		"named, elsewhere":   {[]func(*csi.CreateVolumeRequest){parameters("backend", "east"), within(zone("west"), nil)}, codes.ResourceExhausted, "backend east is at zone=east"},
+		"another domain":     {[]func(*csi.CreateVolumeRequest){within([]*csi.Topology{place("host", "h")}, nil)}, codes.ResourceExhausted, "host=h"},
+		"no places":          {[]func(*csi.CreateVolumeRequest){within(nil, nil)}, codes.InvalidArgument, "requisite"},
+		"a place of nothing": {[]func(*csi.CreateVolumeRequest){within([]*csi.Topology{{}}, nil)}, codes.InvalidArgument, "names no place"},
+		"no label":           {[]func(*csi.CreateVolumeRequest){within(zone("a b"), nil)}, codes.InvalidArgument, "value"},
+	} {
+		_, err := z.CreateVolume(t.Context(), createRequest("pvc-1", c.change...))
+		wantCode(t, name, err, c.code, c.says)
+	}
+	for _, l := range []*lab{z.lab, {array: z.east}, {array: z.north}} {
+		if left := l.objects(t); len(left) != 0 {
+			t.Errorf("made: %v", left)
+		}
+	}
+}
+
+// TestARetryFindsItsVolumeWhateverIsPreferredNow: the preference may change between
+// two calls, the volume must not be made twice.
+func TestARetryFindsItsVolumeWhateverIsPreferredNow(t *testing.T) {
+	z := startZoned(t)
+	first, err := z.CreateVolume(t.Context(), createRequest("pvc-1", within(zone("west", "east"), zone("east"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := z.CreateVolume(t.Context(), createRequest("pvc-1", within(zone("west", "east"), zone("west"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(again, first, protocmp.Transform()); diff != "" {
+		t.Errorf("(-second +first):\n%s", diff)
+	}
+	if got := z.objects(t); len(got) != 0 {
+		t.Errorf("a second volume on the default backend: %v", got)
+	}
+}
+
+func TestAFullBackendLeavesTheVolumeToTheNext(t *testing.T) {
+	z := startZoned(t)
+	full := sim.Fault{Status: 507, Body: `{"name":"NoSpaceError","http":507,"message":"no space left","errors":[]}`, Times: -1}
+	z.east.Fail(simtest.Post("/app_instances"), full)
+	res, err := z.CreateVolume(t.Context(), createRequest("pvc-1", within(zone("east", "west"), zone("east"))))
+	if err != nil || res.GetVolume().GetVolumeId() != "CSI-pvc-1" {
+		t.Errorf("got %v, %v; want it on the default backend", res, err)
+	}
+	z.array.Fail(simtest.Post("/app_instances"), full)
+	_, err = z.CreateVolume(t.Context(), createRequest("pvc-2", within(zone("east", "west"), zone("east"))))
+	wantCode(t, "both full", err, codes.ResourceExhausted, "backend east", "backend default")
+}
+
+// TestAnOutageElsewhereDoesNotMatter: with late binding every zone is allowed and
+// one is preferred.
+func TestAnOutageElsewhereDoesNotMatter(t *testing.T) {
+	t.Parallel() // it waits
+	z := startZoned(t)
+	z.addBackend(t, "north", map[string]string{"endpoint": "http://127.0.0.1:1", "topology": "zone=north"})
+	z.east.Fail(simtest.Any("/**"), sim.Fault{Delay: 6 * time.Second, Times: -1})
+	began := time.Now()
+	res, err := z.CreateVolume(t.Context(), createRequest("pvc-1", within(zone("north", "east", "west"), zone("west"))))
+	if err != nil || res.GetVolume().GetVolumeId() != "CSI-pvc-1" {
+		t.Errorf("got %v, %v", res, err)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	_, err = z.CreateVolume(soon(t), createRequest("pvc-2", within(zone("north"), nil)))
+	wantCode(t, "an outage where the volume shall be", err, codes.Unavailable)
+}
+
+// TestTwoCallsForOneNameMakeOneVolume although each prefers another backend.
+func TestTwoCallsForOneNameMakeOneVolume(t *testing.T) {
+	z := startZoned(t)
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	ids := map[string]bool{}
+	for i := range 16 {
+		preferred := []string{"west", "east"}[i%2]
+		wait.Go(func() {
+			for {
+				res, err := z.CreateVolume(t.Context(), createRequest("pvc-1", within(zone("west", "east"), zone(preferred))))
+				if err == nil {
+					mu.Lock()
+					ids[res.GetVolume().GetVolumeId()] = true
+					mu.Unlock()
+					return
+				}
+				if !strings.Contains(err.Error(), "Aborted") {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
+	if n := len(z.objects(t)) + len((&lab{array: z.east}).objects(t)); n != 1 || len(ids) != 1 {
+		t.Errorf("%d volumes with the ids %v, want one", n, ids)
+	}
+}
+
+// TestABackendEverywhereIsFoundFromEverywhere: the default backend has no topology,
+// so a class that names none stays with it.
+func TestABackendEverywhereIsFoundFromEverywhere(t *testing.T) {
+	l := start(t)
+	other := simtest.Start(t)
+	l.addBackend(t, "east", map[string]string{"endpoint": other.URL, "topology": "zone=east"})
+	l.addBackend(t, "scratch", map[string]string{"endpoint": other.URL}) // chosen by name only
+	for _, z := range []string{"east", "south"} {
+		res, err := l.CreateVolume(t.Context(), createRequest("pvc-"+z, within(zone(z), nil)))
+		want := &csi.Volume{VolumeId: "CSI-pvc-" + z, CapacityBytes: 10 * gib}
+		if diff := cmp.Diff(res.GetVolume(), want, protocmp.Transform()); err != nil || diff != "" {
+			t.Errorf("%v (-got +want):\n%s", err, diff)
+		}
+	}
+}
+
+func TestABrokenTopologyIsNamed(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	l.setTopology(t, "default", "zone: east")
+	_, err := l.CreateVolume(t.Context(), createRequest("pvc-2"))
+	wantCode(t, "CreateVolume", err, codes.Unavailable, "default/topology", "key=value")
+	_, err = l.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
+	wantCode(t, "ListVolumes", err, codes.Unavailable, "default/topology")
+	if err := l.delete(t.Context(), id); err != nil { // what is there is not held up
+		t.Error(err)
+	}
+}
+
+func TestListCarriesTopology(t *testing.T) {
+	z := startZoned(t)
+	z.create(t, "pvc-1", within(zone("east"), nil))
+	z.create(t, "pvc-2")
+	var got []string
+	for _, e := range z.list(t, 0, "").GetEntries() {
+		got = append(got, e.GetVolume().GetVolumeId()+" "+e.GetVolume().GetAccessibleTopology()[0].GetSegments()["zone"])
+	}
+	if want := []string{"CSI-pvc-2 west", "east/CSI-pvc-1 east"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
