@@ -1,0 +1,124 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/test/e2e/testbed"
+)
+
+// growControllerSide grows a volume on the array, as the external resizer does.
+func growControllerSide(ctx context.Context, t testing.TB, bed *testbed.Bed, v *testbed.Volume, bytes int64) {
+	t.Helper()
+	res, err := bed.Controller.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{
+		VolumeId: v.ID, CapacityRange: &csi.CapacityRange{RequiredBytes: bytes}, VolumeCapability: v.Capability,
+	})
+	must(t, err)
+	if res.GetCapacityBytes() != bytes || !res.GetNodeExpansionRequired() {
+		t.Fatalf("growth to %d bytes answered %v", bytes, res)
+	}
+}
+
+// growNodeSide makes a worker take the growth over, as kubelet does, and expects
+// exactly these bytes.
+func growNodeSide(ctx context.Context, t testing.TB, w *testbed.Worker, v *testbed.Volume, bytes int64) {
+	t.Helper()
+	res, err := w.NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{
+		VolumeId: v.ID, VolumePath: testbed.TargetPath(v, "pod-0"), StagingTargetPath: testbed.StagingPath(v),
+		CapacityRange: &csi.CapacityRange{RequiredBytes: bytes}, VolumeCapability: v.Capability,
+	})
+	must(t, err)
+	if res.GetCapacityBytes() != bytes {
+		t.Fatalf("expand to %d bytes answered %d", bytes, res.GetCapacityBytes())
+	}
+}
+
+// TestVolumeGrowsUnderAWriter grows twice, calls twice, and the writer notices
+// nothing; afterwards the new end can be written and read.
+func TestVolumeGrowsUnderAWriter(t *testing.T) {
+	single := csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
+	for name, as := range map[string]*csi.VolumeCapability{
+		"xfs": testbed.Mount("xfs"), "ext4": testbed.Mount("ext4"), "raw": testbed.Block(single),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, bed := useBed(t)
+			w := bed.Workers[0]
+			v, path := attached(ctx, t, bed, "growing-"+name, as)
+			if as.GetBlock() != nil {
+				startRawWriter(ctx, t, w, path)
+			} else {
+				startWriter(ctx, t, w, path)
+			}
+			for _, bytes := range []int64{2 * giB, 3 * giB} {
+				for range 2 {
+					growControllerSide(ctx, t, bed, v, bytes)
+					growNodeSide(ctx, t, w, v, bytes)
+				}
+				expectBytes(ctx, t, w, v, bytes)
+			}
+			stopWriter(ctx, t, w)
+			useTheEnd(ctx, t, w, v, 3*giB)
+			gone(ctx, t, bed, v)
+		})
+	}
+}
+
+// expectBytes asks the worker how large the published volume is: the device to
+// the byte, the file system but for what it keeps for itself.
+func expectBytes(ctx context.Context, t testing.TB, w *testbed.Worker, v *testbed.Volume, bytes int64) {
+	t.Helper()
+	path, ask, least := testbed.TargetPath(v, "pod-0"), "stat -f -c '%b %S'", bytes-bytes/16
+	if v.Capability.GetBlock() != nil {
+		ask, least = "blockdev --getsize64", bytes
+	}
+	var blocks, size int64
+	if n, err := fmt.Sscan(sh(ctx, t, w.Guest, ask+" "+path)+" 1", &blocks, &size); err != nil || n != 2 {
+		t.Fatalf("%s: %v", ask, err)
+	}
+	if got := blocks * size; got < least || got > bytes {
+		t.Errorf("the worker sees %d bytes, want %d", got, bytes)
+	}
+}
+
+// useTheEnd writes where there was nothing before the growth.
+func useTheEnd(ctx context.Context, t testing.TB, w *testbed.Worker, v *testbed.Volume, bytes int64) {
+	t.Helper()
+	path := testbed.TargetPath(v, "pod-0")
+	if v.Capability.GetBlock() != nil {
+		last := strconv.FormatInt(bytes>>20-1, 10)
+		sh(ctx, t, w.Guest, "dd if=/dev/urandom of=/run/mark bs=1M count=1 status=none; "+
+			"dd if=/run/mark of="+path+" bs=1M seek="+last+" oflag=direct status=none; "+
+			"dd if="+path+" bs=1M skip="+last+" iflag=direct status=none | cmp - /run/mark")
+		return
+	}
+	// More than the volume held before it grew.
+	sh(ctx, t, w.Guest, fmt.Sprintf("fallocate -l %d %s/large && rm %[2]s/large", bytes-bytes/8, path))
+}
+
+// TestGrowthOfADetachedVolumeShowsAtTheNextStage is FM 34: nobody calls
+// NodeExpandVolume for a volume that no pod uses, nor for one restored into a
+// larger one.
+func TestGrowthOfADetachedVolumeShowsAtTheNextStage(t *testing.T) {
+	for _, fsType := range []string{"xfs", "ext4"} {
+		t.Run(fsType, func(t *testing.T) {
+			ctx, bed := useBed(t)
+			w := bed.Workers[0]
+			v, dir := attached(ctx, t, bed, "asleep-"+fsType, testbed.Mount(fsType))
+			sum := write(ctx, t, w, dir+"/data", 64)
+			must(t, bed.Detach(ctx, v, w, "pod-0"))
+			growControllerSide(ctx, t, bed, v, 2*giB)
+			must(t, bed.Attach(ctx, v, w, "pod-0"))
+			expectBytes(ctx, t, w, v, 2*giB)
+			if got := checksum(ctx, t, w, dir+"/data"); got != sum {
+				t.Errorf("checksum %s, was %s", got, sum)
+			}
+			gone(ctx, t, bed, v)
+		})
+	}
+}
