@@ -1,0 +1,547 @@
+package controller_test
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/datera-csi/datera-csi/pkg/controller"
+)
+
+// choose picks an operation with its arguments; calling the result makes it for
+// the model as it then is.
+func (w *worker) choose() func() operation {
+	const (
+		clones    = csi.ControllerServiceCapability_RPC_CLONE_VOLUME
+		snapshots = csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT
+		listing   = csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS
+		one       = csi.ControllerServiceCapability_RPC_GET_SNAPSHOT
+		modify    = csi.ControllerServiceCapability_RPC_MODIFY_VOLUME
+	)
+	name := w.volume()
+	node := modelNodes()[w.r.IntN(len(modelNodes()))]
+	menu := []func() operation{
+		w.creation(name), w.creation(name), w.recreation(name), w.deletion(name), w.deletion(name),
+		w.publishing(name, node), w.publishing(name, node), w.publishing(name, node),
+		w.unpublishing(name, node), w.unpublishing(name, node), w.unpublishing(name, ""),
+		w.login(name, node), w.expansion(name), w.expansion(name),
+		w.getting(name), w.listing(), w.health(name), w.capacity(), w.validation(name),
+	}
+	if w.offers[snapshots] {
+		snapshot := w.snapshot(name)
+		menu = append(menu, w.snapshotCreation(name, snapshot), w.snapshotCreation(name, snapshot), w.snapshotDeletion(name, snapshot))
+		menu = append(menu, w.cloning(name, "snapshot"))
+		if w.offers[listing] {
+			menu = append(menu, w.snapshotListing(name))
+		}
+		if w.offers[one] {
+			menu = append(menu, w.snapshotGetting(name, snapshot))
+		}
+	}
+	if w.offers[clones] {
+		menu = append(menu, w.cloning(name, "volume"))
+	}
+	if w.offers[modify] {
+		menu = append(menu, w.modification(name), w.modification(name))
+	}
+	return menu[w.r.IntN(len(menu))]
+}
+
+// volume is the app instance name of one of the worker's few volumes, so that
+// operations meet.
+func (w *worker) volume() string { return fmt.Sprintf("CSI-%svol%d", w.prefix, w.r.IntN(6)) }
+
+func csiName(app string) string { return strings.TrimPrefix(app, "CSI-") }
+
+// class is a StorageClass: two with fixed limits, one whose limit follows the size.
+func (w *worker) class() map[string]string {
+	return [...]map[string]string{
+		{"replica_count": "2"},
+		{"replica_count": "2", "total_iops_max": "5000", "read_bandwidth_max": "100"},
+		{"replica_count": "2", "iops_per_gb": "100"},
+	}[w.r.IntN(3)]
+}
+
+// qos is what a class gives a volume of a size.
+func qos(class map[string]string, size int) string {
+	policy := map[string]any{}
+	for key, value := range class {
+		n, _ := strconv.ParseFloat(value, 64)
+		policy[key] = n
+	}
+	if per, ok := policy["iops_per_gb"].(float64); ok {
+		policy["total_iops_max"] = per * float64(size)
+	}
+	return limits(policy)
+}
+
+func (w *worker) creation(name string) func() operation {
+	size, class := 1+w.r.IntN(8), w.class()
+	block := w.r.IntN(2) == 0
+	return func() operation {
+		req := createRequest(csiName(name), bytesAsked(int64(size)*gib, 0), as(writer("xfs")))
+		if block {
+			req.VolumeCapabilities = []*csi.VolumeCapability{shared()}
+		}
+		req.Parameters = class
+		return w.create("CreateVolume", name, req, size, "")
+	}
+}
+
+// recreation repeats what made a volume, as a provisioner does that was restarted.
+func (w *worker) recreation(name string) func() operation {
+	return func() operation {
+		req := w.asked[name]
+		if req == nil || !w.model.has(name) {
+			return w.creation(name)()
+		}
+		size := int(req.GetCapacityRange().GetRequiredBytes() / gib)
+		op := w.create("CreateVolume again", name, proto.CloneOf(req), size, "")
+		if req.GetVolumeContentSource() != nil {
+			op.codes = append(op.codes, codes.NotFound) // the source may be gone
+		}
+		return op
+	}
+}
+
+// create is CreateVolume when nobody knows yet whether there is such a volume.
+func (w *worker) create(what, name string, req *csi.CreateVolumeRequest, size int, source string) operation {
+	op := operation{name: what, codes: []codes.Code{codes.OK}, after: w.model.clone(), loose: map[string][]string{}}
+	if !w.model.has(name) {
+		w.asked[name] = req
+		op.after.set(name, "", strconv.Itoa(size))
+		op.after.set(name, "replicas", req.GetParameters()["replica_count"])
+		op.after.set(name, "qos", qos(req.GetParameters(), size))
+		op.after.set(name, "source", source)
+	} else if !sameVolume(w.asked[name], req) {
+		op.codes = []codes.Code{codes.AlreadyExists}
+		have, _ := strconv.Atoi(w.model["v/"+name])
+		made := w.asked[name]
+		if have >= size && made.GetVolumeContentSource() == nil && req.GetVolumeContentSource() == nil && maps.Equal(made.GetParameters(), req.GetParameters()) {
+			op.codes = []codes.Code{codes.OK} // large enough
+			if have != size && req.GetParameters()["iops_per_gb"] != "" {
+				op.codes = append(op.codes, codes.AlreadyExists) // but with another limit than it would get
+			}
+		}
+	}
+	have, _ := strconv.Atoi(w.model["v/"+name])
+	if w.model.has(name) && (w.model["v/"+name+"/qos"] != qos(req.GetParameters(), have) || w.model["v/"+name+"/replicas"] != req.GetParameters()["replica_count"] || have < size) {
+		op.codes = append(op.codes, codes.AlreadyExists) // it was modified since, or is half made
+	}
+	op.call = func(ctx context.Context, s *controller.Server) error {
+		res, err := s.CreateVolume(ctx, req)
+		if err == nil && (res.GetVolume().GetVolumeId() != name || res.GetVolume().GetCapacityBytes() < int64(size)*gib) {
+			w.t.Errorf("CreateVolume answered %v, asked was %v", res, req)
+		}
+		return err
+	}
+	return op
+}
+
+// sameVolume says whether two requests ask for the same volume. The capabilities
+// leave no trace on the array.
+func sameVolume(a, b *csi.CreateVolumeRequest) bool {
+	return a.GetCapacityRange().GetRequiredBytes() == b.GetCapacityRange().GetRequiredBytes() &&
+		maps.Equal(a.GetParameters(), b.GetParameters()) && proto.Equal(a.GetVolumeContentSource(), b.GetVolumeContentSource())
+}
+
+func (w *worker) deletion(name string) func() operation {
+	return func() operation {
+		op := operation{name: "DeleteVolume", codes: []codes.Code{codes.OK}, after: w.model.clone()}
+		if len(w.model.nodes(name)) > 0 || len(w.model.snapshots(name)) > 0 {
+			op.codes = []codes.Code{codes.FailedPrecondition}
+		}
+		op.after.drop(name)
+		op.call = func(ctx context.Context, s *controller.Server) error {
+			_, err := s.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: name})
+			return err
+		}
+		return op
+	}
+}
+
+func (w *worker) publishing(name, node string) func() operation {
+	return func() operation {
+		op := operation{name: "ControllerPublish", codes: []codes.Code{codes.OK}, after: w.model.clone()}
+		c := writer("xfs")
+		if made := w.asked[name]; made != nil {
+			c = made.GetVolumeCapabilities()[0]
+		}
+		strangers := slices.DeleteFunc(w.model.nodes(name), func(n string) bool { return n == node })
+		switch {
+		case !w.model.has(name):
+			op.codes = []codes.Code{codes.NotFound}
+		case c.GetBlock() == nil && len(strangers) > 0:
+			op.codes = []codes.Code{codes.FailedPrecondition}
+		}
+		op.after.set(name, "node/"+node, "admitted")
+		op.call = func(ctx context.Context, s *controller.Server) error {
+			res, err := s.ControllerPublishVolume(ctx, &csi.ControllerPublishVolumeRequest{VolumeId: name, NodeId: node, VolumeCapability: c})
+			if err == nil && len(res.GetPublishContext()) == 0 {
+				w.t.Error("ControllerPublishVolume tells the node nothing")
+			}
+			return err
+		}
+		return op
+	}
+}
+
+// unpublishing takes one node away, or all of them for "".
+func (w *worker) unpublishing(name, node string) func() operation {
+	return func() operation {
+		op := operation{name: "ControllerUnpublish", codes: []codes.Code{codes.OK}, after: w.model.clone()}
+		for _, n := range append(w.model.nodes(name), w.model.below("v/"+name+"/session")...) {
+			if node == "" || n == node {
+				op.after.set(name, "node/"+n, "")
+				op.after.set(name, "session/"+n, "")
+			}
+		}
+		op.call = func(ctx context.Context, s *controller.Server) error {
+			return (&lab{Server: s}).unpublish(ctx, name, node)
+		}
+		return op
+	}
+}
+
+// login is what a node does once a volume is published to it.
+func (w *worker) login(name, node string) func() operation {
+	return func() operation {
+		op := operation{name: "(a node logs in)", codes: []codes.Code{codes.OK, codes.Unknown}, after: w.model.clone()}
+		if slices.Contains(w.model.nodes(name), node) {
+			op.after.set(name, "session/"+node, "logged in")
+		}
+		op.call = func(context.Context, *controller.Server) error {
+			if !slices.Contains(w.model.nodes(name), node) {
+				return nil
+			}
+			return w.array.Array.LogIn(w.witness.target(name), node) // refused while it is being exported
+		}
+		return op
+	}
+}
+
+func (w *worker) expansion(name string) func() operation {
+	by, limited := w.r.IntN(6)-2, w.r.IntN(3) == 0
+	return func() operation {
+		op := operation{name: "ControllerExpand", codes: []codes.Code{codes.OK}, after: w.model.clone()}
+		have, _ := strconv.Atoi(w.model["v/"+name])
+		size := max(1, have+by)
+		r := &csi.CapacityRange{RequiredBytes: int64(size) * gib}
+		if limited {
+			r.LimitBytes = r.GetRequiredBytes()
+		}
+		switch {
+		case !w.model.has(name):
+			op.codes = []codes.Code{codes.NotFound}
+		case limited && have > size:
+			op.codes = []codes.Code{codes.OutOfRange}
+		case size > have:
+			op.after.set(name, "", strconv.Itoa(size))
+			w.follow(op.after, name, size)
+		}
+		op.call = func(ctx context.Context, s *controller.Server) error {
+			res, err := s.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{VolumeId: name, CapacityRange: r})
+			if err == nil && (res.GetCapacityBytes() < r.GetRequiredBytes() || !res.GetNodeExpansionRequired()) {
+				w.t.Errorf("ControllerExpandVolume to %d bytes answered %v", r.GetRequiredBytes(), res)
+			}
+			return err
+		}
+		return op
+	}
+}
+
+// follow lets the limit that is per GiB follow the size.
+func (w *worker) follow(s state, name string, size int) {
+	class := w.asked[name].GetParameters()
+	if class["iops_per_gb"] == "" || !w.offers[csi.ControllerServiceCapability_RPC_MODIFY_VOLUME] {
+		return
+	}
+	parts := strings.Fields(s["v/"+name+"/qos"])
+	parts[2] = strings.Fields(qos(class, size))[2]
+	s.set(name, "qos", strings.Join(parts, " "))
+}
+
+func (w *worker) modification(name string) func() operation {
+	reads, replicas := 1+w.r.IntN(3), w.r.IntN(6) == 0
+	return func() operation {
+		op := operation{name: "ControllerModify", codes: []codes.Code{codes.OK}, after: w.model.clone()}
+		req := &csi.ControllerModifyVolumeRequest{VolumeId: name, MutableParameters: map[string]string{"read_iops_max": strconv.Itoa(1000 * reads)}}
+		if replicas {
+			req.MutableParameters["replica_count"] = "3"
+		}
+		if !w.model.has(name) {
+			op.codes = []codes.Code{codes.NotFound}
+		} else {
+			parts := strings.Fields(w.model["v/"+name+"/qos"])
+			parts[0] = strconv.Itoa(1000 * reads)
+			op.after.set(name, "qos", strings.Join(parts, " "))
+			if replicas {
+				op.after.set(name, "replicas", "3")
+			}
+			// A growth that was cut off is made good.
+			size, _ := strconv.Atoi(w.model["v/"+name])
+			w.follow(op.after, name, size)
+		}
+		op.call = func(ctx context.Context, s *controller.Server) error {
+			_, err := s.ControllerModifyVolume(ctx, req)
+			return err
+		}
+		return op
+	}
+}
+
+func (w *worker) getting(name string) func() operation {
+	return func() operation {
+		op := operation{name: "ControllerGetVolume", codes: w.there(name)}
+		op.call = func(ctx context.Context, s *controller.Server) error {
+			res, err := s.ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: name})
+			if err == nil {
+				w.compare(res.GetVolume(), res.GetStatus().GetPublishedNodeIds())
+			}
+			return err
+		}
+		return op
+	}
+}
+
+func (w *worker) there(name string) []codes.Code {
+	if w.model.has(name) {
+		return []codes.Code{codes.OK}
+	}
+	return []codes.Code{codes.NotFound}
+}
+
+// compare holds what an answer says of a volume against the model.
+func (w *worker) compare(v *csi.Volume, nodes []string) {
+	slices.Sort(nodes)
+	if size := fmt.Sprint(v.GetCapacityBytes() / gib); size != w.model["v/"+v.GetVolumeId()] || !slices.Equal(nodes, w.model.nodes(v.GetVolumeId())) {
+		w.t.Errorf("%s is told to have %s GiB and the nodes %v; the model has %v", v.GetVolumeId(), size, nodes, w.model)
+	}
+}
+
+func (w *worker) listing() func() operation {
+	most := int32(w.r.IntN(20))
+	return func() operation {
+		return operation{name: "ListVolumes", codes: []codes.Code{codes.OK}, call: func(ctx context.Context, s *controller.Server) error {
+			var mine []string
+			for token := ""; ; {
+				res, err := s.ListVolumes(ctx, &csi.ListVolumesRequest{MaxEntries: most, StartingToken: token})
+				if err != nil {
+					return err
+				}
+				for _, e := range res.GetEntries() {
+					if id := e.GetVolume().GetVolumeId(); strings.HasPrefix(id, "CSI-"+w.prefix) {
+						mine = append(mine, id)
+						w.compare(e.GetVolume(), e.GetStatus().GetPublishedNodeIds())
+					}
+				}
+				if token = res.GetNextToken(); token == "" {
+					break
+				}
+			}
+			if want := w.model.below("v"); !slices.Equal(mine, want) {
+				w.t.Errorf("ListVolumes in pages of %d has %v, want %v", most, mine, want)
+			}
+			return nil
+		}}
+	}
+}
+
+func (w *worker) health(name string) func() operation {
+	return func() operation {
+		return operation{name: "ControllerGetVolumeHealth", codes: w.there(name), call: func(ctx context.Context, s *controller.Server) error {
+			if _, err := s.ControllerListVolumeHealth(ctx, &csi.ControllerListVolumeHealthRequest{}); err != nil {
+				return err
+			}
+			_, err := s.ControllerGetVolumeHealth(ctx, &csi.ControllerGetVolumeHealthRequest{VolumeId: name})
+			return err
+		}}
+	}
+}
+
+func (w *worker) capacity() func() operation {
+	class := w.class()
+	return func() operation {
+		return operation{name: "GetCapacity", codes: []codes.Code{codes.OK}, call: func(ctx context.Context, s *controller.Server) error {
+			_, err := s.GetCapacity(ctx, &csi.GetCapacityRequest{Parameters: class})
+			return err
+		}}
+	}
+}
+
+func (w *worker) validation(name string) func() operation {
+	return func() operation {
+		return operation{name: "ValidateVolumeCapabilities", codes: w.there(name), call: func(ctx context.Context, s *controller.Server) error {
+			res, err := s.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{VolumeId: name,
+				VolumeCapabilities: []*csi.VolumeCapability{writer("xfs")}})
+			if err == nil && res.GetConfirmed() == nil {
+				w.t.Errorf("not confirmed: %v", res)
+			}
+			return err
+		}}
+	}
+}
+
+// snapshotUUID is the array's uuid for a CSI name: version 5 in the namespace of
+// the vendor's driver.
+func snapshotUUID(name string) string {
+	space, _ := hex.DecodeString("7079eaec26604a359a489c47204c01a9")
+	sum := sha1.Sum(append(space, name...))
+	sum[6], sum[8] = sum[6]&0x0f|0x50, sum[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
+}
+
+// snapshot is the CSI name of one of the few snapshots of a volume.
+func (w *worker) snapshot(volume string) string {
+	return fmt.Sprintf("%s-snap%d", csiName(volume), w.r.IntN(3))
+}
+
+func (w *worker) snapshotCreation(name, snapshot string) func() operation {
+	return func() operation {
+		op := operation{name: "CreateSnapshot", codes: w.there(name), after: w.model.clone()}
+		op.after.set(name, "snapshot/"+snapshotUUID(snapshot), "there")
+		op.call = func(ctx context.Context, s *controller.Server) error {
+			res, err := s.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{SourceVolumeId: name, Name: snapshot})
+			if err == nil && (res.GetSnapshot().GetSourceVolumeId() != name || !strings.HasPrefix(res.GetSnapshot().GetSnapshotId(), name+":")) {
+				w.t.Errorf("CreateSnapshot of %s answered %v", name, res)
+			}
+			return err
+		}
+		return op
+	}
+}
+
+// snapshotID asks the array for the id of a snapshot; "" if there is none.
+func (w *worker) snapshotID(name, uuid string) string {
+	var apps []struct {
+		Storage []struct {
+			Volumes []struct {
+				Snapshots []struct {
+					UUID, UTCTS string
+					TS          string `json:"utc_ts"`
+				} `json:"snapshots"`
+			} `json:"volumes"`
+		} `json:"storage_instances"`
+	}
+	w.witness.get("/app_instances", map[string][]string{"filter": {"name=" + name}}, &apps)
+	for _, a := range apps {
+		for _, s := range a.Storage[0].Volumes[0].Snapshots {
+			if s.UUID == uuid {
+				return name + ":" + s.TS
+			}
+		}
+	}
+	return ""
+}
+
+func (w *worker) snapshotDeletion(name, snapshot string) func() operation {
+	return w.snapshotDeletionOf(name, snapshotUUID(snapshot))
+}
+
+func (w *worker) snapshotDeletionOf(name, uuid string) func() operation {
+	return func() operation {
+		op := operation{name: "DeleteSnapshot", codes: []codes.Code{codes.OK}, after: w.model.clone()}
+		id := w.snapshotID(name, uuid)
+		if id == "" {
+			id = name + ":1446076293.118600738" // of long ago
+		}
+		op.after.set(name, "snapshot/"+uuid, "")
+		op.call = func(ctx context.Context, s *controller.Server) error {
+			_, err := s.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: id})
+			return err
+		}
+		return op
+	}
+}
+
+// snapshotDeletions takes down every snapshot of a volume.
+func (w *worker) snapshotDeletions(name string) []func() operation {
+	var all []func() operation
+	for _, uuid := range w.model.snapshots(name) {
+		all = append(all, w.snapshotDeletionOf(name, uuid))
+	}
+	return all
+}
+
+func (w *worker) snapshotListing(name string) func() operation {
+	most := int32(w.r.IntN(3))
+	return func() operation {
+		return operation{name: "ListSnapshots", codes: []codes.Code{codes.OK}, call: func(ctx context.Context, s *controller.Server) error {
+			seen := map[string]bool{}
+			for token := ""; ; {
+				res, err := s.ListSnapshots(ctx, &csi.ListSnapshotsRequest{SourceVolumeId: name, MaxEntries: most, StartingToken: token})
+				if err != nil {
+					return err
+				}
+				for _, e := range res.GetEntries() {
+					if e.GetSnapshot().GetSourceVolumeId() != name || seen[e.GetSnapshot().GetSnapshotId()] {
+						w.t.Errorf("snapshot %v is of another volume, or there twice", e)
+					}
+					seen[e.GetSnapshot().GetSnapshotId()] = true
+				}
+				if token = res.GetNextToken(); token == "" {
+					break
+				}
+			}
+			if want := w.model.snapshots(name); len(seen) != len(want) {
+				w.t.Errorf("ListSnapshots of %s has %v, want %d", name, slices.Sorted(maps.Keys(seen)), len(want))
+			}
+			return nil
+		}}
+	}
+}
+
+func (w *worker) snapshotGetting(name, snapshot string) func() operation {
+	return func() operation {
+		op := operation{name: "GetSnapshot", codes: []codes.Code{codes.OK}}
+		id := w.snapshotID(name, snapshotUUID(snapshot))
+		if id == "" {
+			id, op.codes = name+":1446076293.118600738", []codes.Code{codes.NotFound}
+		}
+		op.call = func(ctx context.Context, s *controller.Server) error {
+			res, err := s.GetSnapshot(ctx, &csi.GetSnapshotRequest{SnapshotId: id})
+			if err == nil && res.GetSnapshot().GetSnapshotId() != id {
+				return errors.New("another snapshot was answered")
+			}
+			return err
+		}
+		return op
+	}
+}
+
+// cloning makes a volume from another one of the worker, or from its snapshot.
+func (w *worker) cloning(name, kind string) func() operation {
+	from, class, larger := w.volume(), w.class(), w.r.IntN(3)
+	return func() operation {
+		snapshots := w.model.snapshots(from)
+		if !w.model.has(from) || from == name || kind == "snapshot" && len(snapshots) == 0 || w.model["v/"+from+"/replicas"] != "2" {
+			return w.getting(from)()
+		}
+		size, _ := strconv.Atoi(w.model["v/"+from])
+		source := &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: from}}}
+		if kind == "snapshot" {
+			id := w.snapshotID(from, snapshots[0])
+			source = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: id}}}
+		}
+		req := createRequest(csiName(name), bytesAsked(int64(size+larger)*gib, 0), as(writer("xfs")))
+		req.Parameters, req.VolumeContentSource = class, source
+		op := w.create("CreateVolume from a "+kind, name, req, size+larger, kind)
+		if !w.model.has(name) {
+			for had := 1; had <= size; had++ { // of the source, or of the snapshot
+				op.loose["v/"+name] = append(op.loose["v/"+name], strconv.Itoa(had))
+			}
+			op.loose["v/"+name+"/qos"] = []string{qos(nil, 0)}
+		}
+		return op
+	}
+}
