@@ -33,6 +33,8 @@ func attach(tb testing.TB, i *iscsi.Initiator, target iscsi.Target) iscsi.Device
 	return d
 }
 
+// FM 28 and FM 30: exactly one path when no map combines them, found in sysfs;
+// this host has no link that udev makes.
 func TestAttachWithoutMultipathdUsesOneSession(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -52,7 +54,6 @@ func TestAttachWithoutMultipathdUsesOneSession(t *testing.T) {
 func TestAttachWithMultipathdReturnsTheMap(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
-	h.greedy = true
 	got := attach(t, h.initiator(), targetA())
 	want := iscsi.Device{Path: "/dev/dm-0", WWID: wwidA, Paths: []string{"/dev/sdb", "/dev/sdc"}, Bytes: gib}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -65,20 +66,22 @@ func TestAttachWithMultipathdReturnsTheMap(t *testing.T) {
 	}
 }
 
-// Debian's default, find_multipaths strict, makes no map of a LUN it was not
+// FM 28: Debian's default, find_multipaths strict, makes no map of a LUN it was not
 // told of.
 func TestAttachTellsAStrictMultipathOfTheLUN(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
+	h.greedy = false
 	got := attach(t, h.initiator(), targetA())
 	if got.Path != "/dev/dm-0" || len(got.Paths) != 2 {
 		t.Errorf("got %+v, want a map with two paths", got)
 	}
-	if len(h.ran("multipath -a")) == 0 {
-		t.Errorf("ran %q, want multipath -a", h.ran())
+	if len(h.ran("multipath -a")) != 1 {
+		t.Errorf("ran %q, want multipath -a once", h.ran())
 	}
 }
 
+// FM 28: multipath does not want the device, so one bare path is all there is.
 func TestAttachBlacklistedKeepsOneSession(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
@@ -121,9 +124,19 @@ func TestAttachRequireMultipath(t *testing.T) {
 func TestAttachMultipathOffIgnoresTheDaemon(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
+	h.greedy = false
 	got := attach(t, h.initiator(multipath(iscsi.MultipathOff)), targetA())
 	if got.Path != "/dev/sdb" || len(h.ran("multipath")) > 0 {
 		t.Errorf("got %+v after %q, want a bare path and no multipath command", got, h.ran("multipath"))
+	}
+}
+
+func TestAttachMultipathOffSaysWhenMultipathTookTheDevice(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	_, err := h.initiator(multipath(iscsi.MultipathOff)).Attach(t.Context(), targetA(), nil)
+	if !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), "blacklist") {
+		t.Errorf("err = %v, want ErrBusy with the remedy", err)
 	}
 }
 
@@ -167,6 +180,7 @@ func TestAttachLeavesAMountedPathAlone(t *testing.T) {
 	}
 }
 
+// FM 29: a boot logs in to what is automatic, and scans what is automatic.
 func TestNodeRecordsBringNothingBackAfterAReboot(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -191,6 +205,7 @@ func TestNodeRecordsBringNothingBackAfterAReboot(t *testing.T) {
 	}
 }
 
+// FM 27: a discovery would bring every target of the array to this host.
 func TestNoDiscoveryEver(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
@@ -273,6 +288,7 @@ func TestSecretsStayOutOfSight(t *testing.T) {
 	}
 }
 
+// FM 25: one portal of two is enough.
 func TestAttachSurvivesADeadPortal(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(*host){
@@ -307,6 +323,7 @@ func TestAttachSaysWhyEveryPortalFailed(t *testing.T) {
 	}
 }
 
+// FM 27: each code means what open-iscsi means by it.
 func TestLoginExitCodes(t *testing.T) {
 	t.Parallel()
 	for code, want := range map[int]error{
@@ -352,6 +369,7 @@ func TestLoginThatFindsAnotherLoginWaitsForItsSession(t *testing.T) {
 	}
 }
 
+// FM 27: parallel calls make the record database fail for a moment.
 func TestDatabaseErrorsAreTriedAgain(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -439,6 +457,7 @@ func TestStaleLUNInUseIsRefusedAndKept(t *testing.T) {
 	}
 }
 
+// FM 2: right target, right LUN number, another volume.
 func TestForeignLUNIsNeverHandedOut(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -463,6 +482,7 @@ func TestStaleSizeIsReadAgain(t *testing.T) {
 	}
 }
 
+// FM 14: a file system would be made for the wrong size.
 func TestSmallerThanPromisedIsRefused(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -474,6 +494,7 @@ func TestSmallerThanPromisedIsRefused(t *testing.T) {
 	}
 }
 
+// FM 15: the map is resized after its paths.
 func TestMapFollowsItsGrownPaths(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
@@ -507,6 +528,7 @@ func TestMapWithStrangePathIsRefused(t *testing.T) {
 	}
 }
 
+// FM 3: the map over our paths is another volume's.
 func TestMapOfAnotherWWIDIsRefused(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
@@ -642,6 +664,7 @@ func TestAttachRefusesBadTargets(t *testing.T) {
 	}
 }
 
+// FM 27 and FM 38: many at once, on one initiator.
 func TestFiftyTargetsAtOnce(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()

@@ -93,6 +93,7 @@ func TestDetachOrder(t *testing.T) {
 	}
 }
 
+// FM 3 and FM 13: what is in use stays, and the error says who uses it.
 func TestDetachRefusesADeviceInUse(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -188,7 +189,7 @@ func TestDetachKeepsASharedSession(t *testing.T) {
 	wantNothingLeft(t, h, i)
 }
 
-// Every state that a crash, a reboot or an outage may leave.
+// FM 5 and FM 19: every state that a crash, a reboot or an outage may leave.
 func TestDetachFromEveryHalfState(t *testing.T) {
 	t.Parallel()
 	for name, half := range map[string]func(*host){
@@ -265,6 +266,7 @@ func TestDetachFromEveryHalfState(t *testing.T) {
 	}
 }
 
+// FM 21: what is queued in a map without paths must fail, on this one map.
 func TestDetachWithoutLivePathDoesNotFlush(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
@@ -283,6 +285,7 @@ func TestDetachWithoutLivePathDoesNotFlush(t *testing.T) {
 	}
 }
 
+// FM 21: with data at risk, nothing is taken away.
 func TestFlushThatHangsIsAnErrorAndNothingIsRemoved(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
@@ -303,7 +306,7 @@ func TestFlushThatHangsIsAnErrorAndNothingIsRemoved(t *testing.T) {
 	}
 }
 
-// What a flush that hangs holds is held by us: once the sessions have failed, the
+// FM 21: what a flush that hangs holds is held by us: once the sessions have failed, the
 // detach goes on.
 func TestDetachAfterAFlushThatHangs(t *testing.T) {
 	t.Parallel()
@@ -322,7 +325,7 @@ func TestDetachAfterAFlushThatHangs(t *testing.T) {
 	wantNothingLeft(t, h, i)
 }
 
-// The network died and nobody has noticed yet: a flush would sit in the kernel.
+// FM 21: the network died and nobody has noticed yet; a flush would sit in the kernel.
 func TestNothingIsFlushedIntoSilence(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
@@ -342,6 +345,7 @@ func TestNothingIsFlushedIntoSilence(t *testing.T) {
 	}
 }
 
+// FM 21: udev, blkid or LVM look into a map for a moment.
 func TestMapThatIsBusyForAMoment(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
@@ -415,6 +419,7 @@ func TestMapNameThatPassesToAnotherVolumeIsNotRemoved(t *testing.T) {
 	}
 }
 
+// FM 27: what a logout says and what is.
 func TestLogoutExitCodes(t *testing.T) {
 	t.Parallel()
 	for _, code := range []int{2, 9, 10, 21, 22} {

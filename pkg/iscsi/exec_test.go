@@ -117,6 +117,7 @@ func TestRunAfterTheDeadlineStartsNothing(t *testing.T) {
 	}
 }
 
+// FM 26: the host's iscsid answers the host's own iscsiadm, in PID 1's namespaces.
 func TestRunIntoPID1(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to enter namespaces")

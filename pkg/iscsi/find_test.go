@@ -84,6 +84,7 @@ func TestFindRefusesAnotherIdentity(t *testing.T) {
 	}
 }
 
+// FM 15: every path, then the map.
 func TestRescanShowsGrowth(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(*host){

@@ -275,6 +275,7 @@ func TestGuestSinglePath(t *testing.T) {
 	g.nothing()
 }
 
+// FM 30: udev is stopped.
 func TestGuestWithoutUdev(t *testing.T) {
 	g := newGuest(t)
 	x := g.export("noudev", uuidA, 64*mib)
@@ -287,6 +288,7 @@ func TestGuestWithoutUdev(t *testing.T) {
 	g.nothing()
 }
 
+// FM 28: with multipathd that makes maps unasked, and with one that must be told.
 func TestGuestMultipath(t *testing.T) {
 	for name, conf := range map[string]string{"greedy with friendly names": greedyConf, "the distribution's default, strict": ""} {
 		t.Run(name, func(t *testing.T) {
@@ -314,6 +316,7 @@ func TestGuestMultipath(t *testing.T) {
 	}
 }
 
+// FM 28: multipathd runs and does not want the device.
 func TestGuestBlacklistedByMultipath(t *testing.T) {
 	g := newGuest(t)
 	x := g.export("black", uuidA, 64*mib)
@@ -328,6 +331,7 @@ func TestGuestBlacklistedByMultipath(t *testing.T) {
 	g.nothing()
 }
 
+// FM 25: one portal loses everything.
 func TestGuestOnePortalDead(t *testing.T) {
 	for name, multipathd := range map[string]bool{"single": false, "map": true} {
 		t.Run(name, func(t *testing.T) {
@@ -371,6 +375,7 @@ func TestGuestNoPortalAnswers(t *testing.T) {
 	g.nothing()
 }
 
+// FM 40: right, wrong and mutual secrets; none is an argument or readable by others.
 func TestGuestCHAP(t *testing.T) {
 	const password, passwordIn = "canary-passw0rd", "yranac-passw0rd"
 	g := newGuest(t)
@@ -503,6 +508,7 @@ func TestGuestDetachBesideIO(t *testing.T) {
 	g.nothing()
 }
 
+// FM 3 and FM 13: every way to use a device that the kernel knows.
 func TestGuestDetachOfADeviceInUse(t *testing.T) {
 	for name, multipathd := range map[string]bool{"single": false, "map": true} {
 		t.Run(name, func(t *testing.T) {
@@ -560,7 +566,7 @@ func TestGuestDetachOfADeviceInUse(t *testing.T) {
 	}
 }
 
-// The volume was revoked, as when it moved to another host: nothing can be
+// FM 21: the volume was revoked, as when it moved to another host: nothing can be
 // flushed, and everything must go all the same, soon.
 func TestGuestDetachAfterRevoke(t *testing.T) {
 	for name, multipathd := range map[string]bool{"single": false, "map that queues": true} {
@@ -586,7 +592,7 @@ func TestGuestDetachAfterRevoke(t *testing.T) {
 	}
 }
 
-// The network died a moment ago and nobody has noticed yet.
+// FM 21: the network died a moment ago and nobody has noticed yet.
 func TestGuestDetachWhileTheNetworkIsDead(t *testing.T) {
 	g := newGuest(t)
 	x := g.export("netdead", uuidA, 64*mib)
@@ -619,6 +625,7 @@ func TestGuestDetachWhileTheNetworkIsDead(t *testing.T) {
 	g.nothing()
 }
 
+// FM 15: on a mounted file system.
 func TestGuestGrow(t *testing.T) {
 	for name, multipathd := range map[string]bool{"single": false, "map": true} {
 		t.Run(name, func(t *testing.T) {
@@ -696,6 +703,7 @@ func TestGuestLoginLocks(t *testing.T) {
 	g.nothing()
 }
 
+// FM 26: no daemon answers.
 func TestGuestIscsidIsDown(t *testing.T) {
 	g := newGuest(t)
 	x := g.export("nodaemon", uuidA, 64*mib)
@@ -753,6 +761,7 @@ func TestGuestStuckToolIsAbandoned(t *testing.T) {
 	g.nothing()
 }
 
+// FM 27: parallel logins on one host.
 func TestGuestManyAtOnce(t *testing.T) {
 	const many = 12
 	g := newGuest(t)

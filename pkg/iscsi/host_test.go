@@ -97,8 +97,9 @@ func newHost(tb testing.TB) *host {
 	return h
 }
 
-// runMultipathd starts multipathd on the host.
+// runMultipathd starts multipathd on the host, with find_multipaths no.
 func (h *host) runMultipathd() *host {
+	h.greedy = true
 	h.write("proc/4711/comm", "multipathd\n")
 	return h
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,6 +51,9 @@ type Initiator struct {
 	kernel  kernel
 	bounds  bounds
 	targets gates // by IQN: LUNs of one target share its sessions
+
+	asking gates       // one question to multipath about a new disk at a time
+	tell   atomic.Bool // multipathd was seen to wait until it is told of a disk
 }
 
 // New returns an Initiator; it looks at nothing yet.

@@ -8,6 +8,7 @@ import (
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
+// FM 10: a name that other hosts may have too is no name.
 func TestName(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct{ file, want string }{
@@ -40,6 +41,7 @@ func TestName(t *testing.T) {
 	}
 }
 
+// FM 26: each thing that is missing is named with its remedy.
 func TestReady(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

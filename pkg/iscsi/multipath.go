@@ -97,26 +97,40 @@ func (i *Initiator) multipath(ctx context.Context, argv ...string) error {
 // find_multipaths strict, which is Debian's default, or yes, multipathd waits to
 // be told before it makes a map.
 func (i *Initiator) claimForMultipath(ctx context.Context, d disk) (bool, error) {
-	err := i.multipath(ctx, "multipath", "-a", filepath.Join("/dev", d.name))
-	if err == nil {
-		return true, nil
+	taken := false
+	err := i.unlessTaken(ctx, d, func() error {
+		err := i.multipath(ctx, "multipath", "-a", filepath.Join("/dev", d.name))
+		taken = err == nil
+		return fatal(err)
+	})
+	if _, mapped, mapErr := i.sysfs.mapOf(d); err == nil && !taken {
+		return mapped, mapErr
 	}
-	var exit *ExitError
-	if errors.As(err, &exit) && exit.Code != exitNoSuchTool {
-		return false, nil
-	}
-	return false, err
+	return taken, err
 }
 
 // offer gives multipathd a disk that it has not taken up by itself, as happens
 // when udev is slow or dead (FM 30). Its answer is not evidence; sysfs is.
 func (i *Initiator) offer(ctx context.Context, d disk) error {
-	err := i.multipath(ctx, "multipathd", "add", "path", d.name)
-	var exit *ExitError
-	if errors.As(err, &exit) {
-		return nil
+	return i.unlessTaken(ctx, d, func() error {
+		return fatal(i.multipath(ctx, "multipathd", "add", "path", d.name))
+	})
+}
+
+// unlessTaken runs fn unless the disk has become part of a map. One at a time:
+// each such call makes multipath look at all disks of the host, and many at once
+// keep multipathd from what they ask for.
+func (i *Initiator) unlessTaken(ctx context.Context, d disk, fn func() error) error {
+	unlock, err := i.asking.lock(ctx, "")
+	if err != nil {
+		return fmt.Errorf("wait to ask multipath about %s: %w", d.name, err)
 	}
-	return err
+	defer unlock()
+	_, mapped, err := i.sysfs.mapOf(d)
+	if err != nil || mapped {
+		return err
+	}
+	return fn()
 }
 
 // removeMap takes a map away through multipathd and proves that it is gone. The
@@ -204,17 +218,22 @@ func (i *Initiator) growMap(ctx context.Context, m dmap, bytes int64) error {
 
 // wanted says whether multipath makes a map of a disk that has none yet: after it
 // was told that the disk is one of its own, unless its configuration excludes it.
-// It is told once udev has seen the disk, because before that it knows no disk.
+//
+// With find_multipaths no, multipathd makes the map by itself, and telling it of
+// many disks at once would only keep it from doing so. So it is given some time
+// first, unless an earlier disk showed that it waits to be told; and never told
+// before udev has seen the disk, because until then multipath knows no disk.
 func (i *Initiator) wanted(ctx context.Context, t Target, d disk) (bool, error) {
 	var found bool
 	_, err := until(ctx, min(udevTime, i.cfg.MapTimeout), func() (bool, error) {
 		var err error
 		_, found, err = i.sysfs.mapOver(t.IQN, t.LUN)
-		return found || i.udevKnows(d), err
+		return found || i.tell.Load() && i.udevKnows(d), err
 	})
 	if err != nil || found {
 		return found, err
 	}
+	i.tell.Store(true)
 	return i.claimForMultipath(ctx, d)
 }
 
@@ -227,11 +246,13 @@ func (i *Initiator) udevKnows(d disk) bool {
 }
 
 // gather waits for the map with every path that answers. Multipathd hears of new
-// disks from udev; a disk that it has not taken up soon after is offered to it
-// once. A map that still lacks a path after a while is degraded but good.
+// disks from udev; a disk that it has not taken up by then is offered to it once.
+// A map that still lacks a path after a while is degraded but good.
 func (i *Initiator) gather(ctx context.Context, t Target, paths []path) (dmap, error) {
-	const soon = 300 * time.Millisecond
-	aWhile := i.cfg.MapTimeout / 2
+	soon, aWhile := min(udevTime, i.cfg.MapTimeout/3), i.cfg.MapTimeout/2
+	if i.tell.Load() {
+		soon = min(soon, 300*time.Millisecond)
+	}
 	var m dmap
 	var missing []path
 	offered := make(map[string]bool)
