@@ -32,13 +32,14 @@ nodes hold no array credentials.
 				return err
 			}
 			controller, backends := array.build()
+			usable := backendsReady(backends)
 			return serve(cmd.Context(), &common, services{
 				controller: controller,
 				node:       node,
 				drain:      node.Drain,
 				placed:     func() bool { return host.placed() || backends.Placed() },
 				ready: func(ctx context.Context) error {
-					return errors.Join(backendsReady(backends)(ctx), initiator.Ready(ctx))
+					return errors.Join(usable(ctx), initiator.Ready(ctx))
 				},
 			})
 		},

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 
 	"github.com/datera-csi/datera-csi/pkg/controller"
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
@@ -50,10 +52,18 @@ func (f *controllerFlags) build() (*controller.Server, *controller.Backends) {
 	return controller.New(controller.Config{Backends: backends}), backends
 }
 
-// backendsReady says what is wrong with the backends' files. It never calls an
-// array (FM 32).
+// backendsReady says that there is a backend to work with. What is wrong with others
+// is told once. It never calls an array (FM 32).
 func backendsReady(b *controller.Backends) func(context.Context) error {
-	return func(context.Context) error { return b.Check() }
+	var once sync.Once
+	return func(ctx context.Context) error {
+		once.Do(func() {
+			if err := b.Check(); err != nil {
+				klog.FromContext(ctx).Info("Some backends cannot be used", "reason", err)
+			}
+		})
+		return b.Ready()
+	}
 }
 
 const backendsHelp = `A backend is an array, a tenant on it and the credentials to use: a directory of
@@ -66,6 +76,7 @@ directory a backend; the StorageClass parameter "backend" names one, and
   default/username    read again at every login, so a rotated Secret just works
   default/password
   default/ca.crt      PEM; absent means that the system's roots must know the array
+  default/proxy       http://HOST:PORT; absent means none, whatever the environment says
   default/topology    from where the array is reached, one place a line, such as
                       topology.kubernetes.io/zone=east; absent means from everywhere
 

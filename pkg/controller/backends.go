@@ -22,6 +22,7 @@ const (
 	filePassword = "password"                 //
 	fileCA       = "ca.crt"                   // PEM; absent: the system's roots
 	fileInsecure = "insecure-skip-tls-verify" // true: any certificate will do; absent: false
+	fileProxy    = "proxy"                    // http://HOST:PORT; absent: none, whatever the environment says
 )
 
 // BackendsConfig says where backends are and how to speak to them.
@@ -51,8 +52,8 @@ type client struct {
 
 // settings of a backend but for its credentials.
 type settings struct {
-	endpoint, tenant, ca string
-	insecure             bool
+	endpoint, tenant, ca, proxy string
+	insecure                    bool
 }
 
 // OpenBackends returns the backends below cfg.Dir. It reads nothing yet: an
@@ -83,12 +84,30 @@ func (b *Backends) Names() ([]string, error) {
 // Check reads every backend's files and names what is wrong with them. It asks
 // nothing of any array.
 func (b *Backends) Check() error {
+	_, err := b.usable()
+	return err
+}
+
+// Ready says that there is a backend to work with; else it names what is wrong
+// with each. Those that are unfit beside it fail the calls that need them, and
+// nothing else.
+func (b *Backends) Ready() error {
+	n, err := b.usable()
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// usable counts the backends whose files are fit, and says what is wrong with the
+// others.
+func (b *Backends) usable() (int, error) {
 	names, err := b.Names()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if len(names) == 0 {
-		return fmt.Errorf("%s holds no backend: make a directory %s with the files %s, %s and %s",
+		return 0, fmt.Errorf("%s holds no backend: make a directory %s with the files %s, %s and %s",
 			b.cfg.Dir, filepath.Join(b.cfg.Dir, defaultBackend), fileEndpoint, fileUser, filePassword)
 	}
 	var errs []error
@@ -100,9 +119,11 @@ func (b *Backends) Check() error {
 		if err == nil {
 			_, err = b.topology(name)
 		}
-		errs = append(errs, err)
+		if err != nil {
+			errs = append(errs, err)
+		}
 	}
-	return errors.Join(errs...)
+	return len(names) - len(errs), errors.Join(errs...)
 }
 
 // array is the array of a backend. A backend that does not exist is
@@ -137,10 +158,18 @@ func (b *Backends) array(name string) (Array, error) {
 	return fresh.array, nil
 }
 
+// unknown is the error of a backend that is not there. One that was there may hold
+// what an earlier call has made, and may come back.
 func (b *Backends) unknown(name string) error {
 	names, err := b.Names()
 	if err != nil {
 		return fmt.Errorf("backend %s: %w: %w", name, errBackend, err)
+	}
+	b.mu.Lock()
+	_, served := b.clients[name]
+	b.mu.Unlock()
+	if served {
+		return fmt.Errorf("backend %s: %w: its directory in %s is gone", name, errBackend, b.cfg.Dir)
 	}
 	slices.Sort(names)
 	return fmt.Errorf("%w: %q is not among the backends in %s (%s)", errUnknownBackend, name, b.cfg.Dir, strings.Join(names, ", "))
@@ -151,6 +180,10 @@ func (b *Backends) connect(dir string, s settings) (client, error) {
 	if err != nil {
 		return client{}, fmt.Errorf("file %s holds no address; write https://HOST:PORT", filepath.Join(dir, fileEndpoint))
 	}
+	proxy, err := parseProxy(dir, s.proxy)
+	if err != nil {
+		return client{}, err
+	}
 	web, err := dateraclient.HTTPClient([]byte(s.ca), s.insecure)
 	if err != nil {
 		return client{}, fmt.Errorf("file %s: %w", filepath.Join(dir, fileCA), err)
@@ -160,6 +193,7 @@ func (b *Backends) connect(dir string, s settings) (client, error) {
 		Tenant:      s.tenant,
 		Credentials: func() (user, password string, err error) { return credentials(dir) },
 		HTTP:        web,
+		Proxy:       proxy,
 		Concurrency: b.cfg.Concurrency,
 		Agent:       b.cfg.Agent,
 	})
@@ -167,6 +201,19 @@ func (b *Backends) connect(dir string, s settings) (client, error) {
 		return client{}, fmt.Errorf("files %s and %s in %s: %w", fileEndpoint, fileTenant, dir, err)
 	}
 	return client{settings: s, array: array}, nil
+}
+
+// parseProxy takes none for nothing. The array's password does not go through it in
+// the clear when the endpoint is https.
+func parseProxy(dir, text string) (*url.URL, error) {
+	if text == "" {
+		return nil, nil //nolint:nilnil // no proxy is the rule
+	}
+	proxy, err := url.Parse(text)
+	if err != nil || proxy.Host == "" || proxy.Scheme != "http" && proxy.Scheme != "https" {
+		return nil, fmt.Errorf("file %s holds no address; write http://HOST:PORT", filepath.Join(dir, fileProxy))
+	}
+	return proxy, nil
 }
 
 // snapshot is the directory as it is now. Kubernetes swaps a Secret by turning
@@ -191,6 +238,9 @@ func readSettings(dir string) (settings, error) {
 		return settings{}, err
 	}
 	if s.ca, err = optional(now, fileCA, ""); err != nil {
+		return settings{}, err
+	}
+	if s.proxy, err = optional(now, fileProxy, ""); err != nil {
 		return settings{}, err
 	}
 	insecure, err := optional(now, fileInsecure, "false")

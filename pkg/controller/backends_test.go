@@ -81,6 +81,7 @@ func TestAChangedBackendGetsANewClient(t *testing.T) {
 		{"tenant", "/root/other", true},
 		{"endpoint", "https://other.example", true},
 		{"insecure-skip-tls-verify", "true", true},
+		{"proxy", "http://proxy.example:3128", true},
 	} {
 		backend(t, dir, "default", map[string]string{c.file: c.value})
 		after, err := b.array("default")
@@ -107,6 +108,8 @@ func TestBadBackendFilesAreNamed(t *testing.T) {
 		{"password", "", "password is missing or empty"},
 		{"ca.crt", "no certificate", "ca.crt"},
 		{"insecure-skip-tls-verify", "1", "neither true nor false"},
+		{"proxy", "proxy.example:3128", "file"},
+		{"proxy", "socks5://user:canary@proxy.example", "http://HOST:PORT"},
 	} {
 		files := good()
 		files[c.file] = c.value
@@ -173,5 +176,46 @@ func TestBackendsMountedByKubernetes(t *testing.T) {
 	}
 	if user, _, err = credentials(mounted); user != "rotated" || err != nil {
 		t.Errorf("got user %q, %v, want the new one", user, err)
+	}
+}
+
+// One backend that is unfit does not take the plugin down.
+func TestReadyNeedsOneBackend(t *testing.T) {
+	dir := t.TempDir()
+	b := OpenBackends(BackendsConfig{Dir: dir})
+	if err := b.Ready(); err == nil || !strings.Contains(err.Error(), "holds no backend") {
+		t.Errorf("without any: got %v", err)
+	}
+	backend(t, dir, "broken", map[string]string{"endpoint": "ftp://array.example"})
+	if err := b.Ready(); err == nil || !strings.Contains(err.Error(), "broken") {
+		t.Errorf("with a broken one: got %v", err)
+	}
+	backend(t, dir, "default", good())
+	if err := b.Ready(); err != nil {
+		t.Errorf("with a good one too: got %v", err)
+	}
+	if err := b.Check(); err == nil || !strings.Contains(err.Error(), "broken") {
+		t.Errorf("what is wrong must still be told: got %v", err)
+	}
+	if err := OpenBackends(BackendsConfig{Dir: filepath.Join(dir, "absent")}).Ready(); err == nil {
+		t.Error("without the directory: got no error")
+	}
+}
+
+// What was served and is gone may hold what an earlier call has made.
+func TestABackendThatIsGoneIsNotUnknown(t *testing.T) {
+	dir := backend(t, t.TempDir(), "default", good())
+	b := OpenBackends(BackendsConfig{Dir: dir})
+	if _, err := b.array("default"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "default")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.array("default"); !errors.Is(err, errBackend) || errors.Is(err, errUnknownBackend) {
+		t.Errorf("got %v, want errBackend", err)
+	}
+	if _, err := b.array("other"); !errors.Is(err, errUnknownBackend) {
+		t.Errorf("got %v, want errUnknownBackend", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -25,15 +26,23 @@ type Array interface {
 	System(ctx context.Context) (*dateraclient.System, error)
 	Template(ctx context.Context, name string) (*dateraclient.Template, error)
 	CreateVolume(ctx context.Context, spec dateraclient.VolumeSpec) (*dateraclient.Volume, error)
+	CloneVolume(ctx context.Context, spec dateraclient.VolumeSpec, from dateraclient.Origin) (*dateraclient.Volume, error)
+	Conform(ctx context.Context, volume *dateraclient.Volume, spec dateraclient.VolumeSpec) (*dateraclient.Volume, error)
+	ModifyVolume(ctx context.Context, volume *dateraclient.Volume, to dateraclient.Change) error
 	GrowVolume(ctx context.Context, volume *dateraclient.Volume, to dateraclient.GiB) (*dateraclient.Volume, error)
 	DeleteVolume(ctx context.Context, volume *dateraclient.Volume) error
+	RetireVolume(ctx context.Context, volume *dateraclient.Volume, name, description string) error
+	CreateSnapshot(ctx context.Context, volume string, spec dateraclient.SnapshotSpec) (*dateraclient.Volume, *dateraclient.Snapshot, error)
+	AwaitSnapshot(ctx context.Context, volume *dateraclient.Volume, snapshot *dateraclient.Snapshot) (*dateraclient.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, volume *dateraclient.Volume, utcTS string) error
 	Grant(ctx context.Context, volume *dateraclient.Volume, iqn string) (*dateraclient.Volume, error)
 	Revoke(ctx context.Context, volume *dateraclient.Volume, iqn string) error
 }
 
 // Config is what a Server is made of.
 type Config struct {
-	Backends *Backends // required
+	Backends *Backends        // required
+	Clock    func() time.Time // dates what is kept; nil is time.Now
 }
 
 // Server implements csi.ControllerServer. It is safe for concurrent use.
@@ -42,11 +51,17 @@ type Server struct {
 
 	backends *Backends
 	volumes  keylock.Keys // held by volume id, from the first look at the array to the answer
+	names    keylock.Keys // held by snapshot uuid while the snapshot is made
+	taken    memory       // snapshots by uuid
+	clock    func() time.Time
 }
 
 // New makes a Server. It asks nothing of the array.
 func New(cfg Config) *Server {
-	return &Server{backends: cfg.Backends}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	return &Server{backends: cfg.Backends, clock: cfg.Clock}
 }
 
 // ControllerGetCapabilities lists what this Server offers in full.
@@ -65,6 +80,11 @@ func (*Server) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapa
 		csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
 		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
 		csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
+		csi.ControllerServiceCapability_RPC_MODIFY_VOLUME,
+		csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
+		csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
+		csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
+		csi.ControllerServiceCapability_RPC_GET_SNAPSHOT,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	}
 	caps := make([]*csi.ControllerServiceCapability, len(types))

@@ -166,6 +166,7 @@ func (l *lab) target(tb testing.TB, id string) string {
 	return o.StorageInstances[0].Access.IQN
 }
 
+// snapshot is one that the array's own policy has made.
 func (l *lab) snapshot(tb testing.TB, id string) {
 	tb.Helper()
 	l.api(tb, http.MethodPost, "/app_instances/"+id+"/storage_instances/storage-1/volumes/volume-1/snapshots", map[string]any{}, nil)
@@ -299,6 +300,11 @@ func TestCapabilitiesAreThoseThatAreWhole(t *testing.T) {
 		csi.ControllerServiceCapability_RPC_LIST_VOLUME_HEALTH,
 		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
 		csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
+		csi.ControllerServiceCapability_RPC_MODIFY_VOLUME,
+		csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
+		csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
+		csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
+		csi.ControllerServiceCapability_RPC_GET_SNAPSHOT,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	}
 	if !slices.Equal(got, want) {

@@ -12,7 +12,7 @@ import (
 // ControllerExpandVolume grows a volume, online or not. A volume that is large
 // enough already is left as it is, so a call may be repeated with the same or,
 // after a failure, with a smaller size. The node must look again in any case,
-// because it sees the old size until it rescans.
+// because it sees the old size until it rescans. Limits per GiB grow along.
 func (s *Server) ControllerExpandVolume(ctx context.Context, req *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
 	want, err := parseExpand(req)
 	if err != nil {
@@ -33,6 +33,8 @@ func (s *Server) ControllerExpandVolume(ctx context.Context, req *csi.Controller
 	}, nil
 }
 
+// ensureSize grows the volume, and then the limits that follow its size: after a
+// call that was cut off between the two, the next one does the rest.
 func (s *Server) ensureSize(ctx context.Context, want expandRequest) (*dateraclient.Volume, error) {
 	array, v, err := s.find(ctx, want.ID)
 	if err != nil {
@@ -41,8 +43,14 @@ func (s *Server) ensureSize(ctx context.Context, want expandRequest) (*dateracli
 	if want.Size.Most > 0 && v.Size.Bytes() > want.Size.Most {
 		return nil, fmt.Errorf("%w: the volume has %d GiB, asked for are %s, and volumes do not shrink", errTooLarge, v.Size, want.Size)
 	}
-	if want.Size.holds(v.Size) {
-		return v, nil
+	if !want.Size.holds(v.Size) {
+		if v, err = array.GrowVolume(ctx, v, want.Size.Size); err != nil {
+			return nil, err
+		}
 	}
-	return array.GrowVolume(ctx, v, want.Size.Size)
+	limits := parseMarks(v.Description).apply(v.QoS, v.Size)
+	if err = array.ModifyVolume(ctx, v, dateraclient.Change{QoS: &limits}); err != nil {
+		return nil, fmt.Errorf("its limits per GiB: %w", err)
+	}
+	return v, nil
 }

@@ -6,6 +6,10 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+
+	"github.com/datera-csi/datera-csi/internal/sim"
+	"github.com/datera-csi/datera-csi/internal/sim/simtest"
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
 
 func (l *lab) expand(tb testing.TB, id string, required, limit int64) (*csi.ControllerExpandVolumeResponse, error) {
@@ -75,5 +79,61 @@ func TestBadExpandRequests(t *testing.T) {
 	wantCode(t, "foreign file system", err, codes.InvalidArgument, "ntfs")
 	if size := l.objects(t)[0].StorageInstances[0].Volumes[0].Size; size != 10 {
 		t.Errorf("the volume has %d GiB, want 10", size)
+	}
+}
+
+// Growing takes two requests, and one more for limits that follow the size.
+func TestExpandTakesTwoRequests(t *testing.T) {
+	l := start(t)
+	plain, limited := l.create(t, "pvc-1"), l.create(t, "pvc-2", parameters("iops_per_gb", "10", "total_bandwidth_max", "5"))
+	l.requests()
+	for id, most := range map[string]int{plain: 2, limited: 3} {
+		if _, err := l.expand(t, id, 20*gib, 0); err != nil {
+			t.Fatal(err)
+		}
+		l.wantRequests(t, "expand", most)
+		if _, err := l.expand(t, id, 20*gib, 0); err != nil {
+			t.Fatal(err)
+		}
+		l.wantRequests(t, "expand again", 1)
+	}
+}
+
+func TestLimitsGrowWithTheVolume(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1", parameters("iops_per_gb", "10", "total_iops_max", "250", "bandwidth_per_gb", "3", "read_iops_max", "7"))
+	for _, c := range []struct {
+		size int64
+		want dateraclient.QoS
+	}{
+		{10, dateraclient.QoS{ReadIOPS: 7, TotalIOPS: 100, TotalBandwidth: 30}},
+		{20, dateraclient.QoS{ReadIOPS: 7, TotalIOPS: 200, TotalBandwidth: 60}},
+		{40, dateraclient.QoS{ReadIOPS: 7, TotalIOPS: 250, TotalBandwidth: 120}},
+	} {
+		l.array.Fail(simtest.Put("/app_instances/*/storage_instances/*/volumes/*/performance_policy"), sim.Fault{Status: 500})
+		if _, err := l.expand(t, id, c.size*gib, 0); err != nil && c.size > 10 {
+			_, err = l.expand(t, id, c.size*gib, 0) // the volume has its size, and the limits not yet
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.array.Array.ClearFaults()
+		if v := l.volume(t, id); v.QoS != c.want {
+			t.Errorf("%d GiB: got %+v, want %+v", c.size, v.QoS, c.want)
+		}
+	}
+}
+
+// A growth that failed may be asked for again with a smaller size.
+func TestExpandToLessAfterAFailure(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	l.array.Fail(simtest.Put("/app_instances/*/storage_instances/*/volumes/*"), sim.Fault{Status: 507,
+		Body: `{"name":"InsufficientStorageError","code":1,"http":507,"message":"full"}`})
+	_, err := l.expand(t, id, 200*gib, 0)
+	wantCode(t, "no room", err, codes.ResourceExhausted, "full")
+	res, err := l.expand(t, id, 12*gib, 0)
+	if err != nil || res.GetCapacityBytes() != 12*gib || !res.GetNodeExpansionRequired() {
+		t.Errorf("got %v, %v, want 12 GiB", res, err)
 	}
 }

@@ -77,9 +77,10 @@ func (v listed) render() *csi.Volume {
 }
 
 // owned is the rule of what this driver lists: what was made for Kubernetes or
-// bears the prefix that every name of ours has. The vendor's driver kept both.
+// bears the prefix that every name of ours has. The vendor's driver kept both. What
+// was deleted and is retained is no volume any more.
 func owned(v *dateraclient.Volume) bool {
-	return v.CreateMode == "kubernetes" || strings.HasPrefix(v.Name, namePrefix)
+	return (v.CreateMode == "kubernetes" || strings.HasPrefix(v.Name, namePrefix)) && !strings.HasPrefix(v.Name, retiredPrefix)
 }
 
 // tour shows the volumes of ours from a position on to take, which says which of

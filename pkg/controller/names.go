@@ -106,6 +106,7 @@ var (
 	backendPattern     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 	hashedPattern      = regexp.MustCompile(`(^|-)[0-9a-v]{26}$`)
 	unfitPattern       = regexp.MustCompile(`[^a-zA-Z0-9_.-]+`)
+	uuidPattern        = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 )
 
 // checkBackendName takes what a Kubernetes Secret or directory may be called.
@@ -126,7 +127,7 @@ func checkObjectName(s string) error {
 
 // description tells an administrator of the array whose volume this is, within
 // what the array accepts: letters, digits, '_', '-', '.', space; 3 to 128.
-func description(p parameters) string {
+func description(p parameters, m marks) string {
 	var words []string
 	add := func(label, value string) {
 		if value != "" {
@@ -136,7 +137,5 @@ func description(p parameters) string {
 	add("PVC", p.PVC)
 	add("namespace", p.Namespace)
 	add("PV", p.PV)
-	const most = 128
-	s := strings.Join(words, " ")
-	return s[:min(len(s), most)]
+	return withMarks(strings.Join(words, " "), m)
 }

@@ -102,7 +102,7 @@ func TestDescriptionsFitTheArray(t *testing.T) {
 		{parameters{PVC: strings.Repeat("p", 200), Namespace: "n"}, "PVC " + strings.Repeat("p", 124)},
 		{parameters{}, ""},
 	} {
-		got := description(c.give)
+		got := description(c.give, marks{})
 		if got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
 		}

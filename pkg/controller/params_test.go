@@ -1,6 +1,9 @@
 package controller
 
 import (
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -39,6 +42,8 @@ func TestEveryParameterArrives(t *testing.T) {
 		{map[string]string{"disable_template_override": "true"}, with(func(p *parameters) { p.DisableTemplateOverride = true })},
 		{map[string]string{"round_robin": "True"}, with(func(p *parameters) { p.RoundRobin = true })},
 		{map[string]string{"delete_on_unmount": "false"}, defaults()},
+		{map[string]string{"deletionPolicy": "delete"}, defaults()},
+		{map[string]string{"deletionPolicy": "retain-offline"}, with(func(p *parameters) { p.RetainOffline = true })},
 		{map[string]string{"read_iops_max": "1", "write_iops_max": "2", "total_iops_max": "3", "read_bandwidth_max": "4", "write_bandwidth_max": "5", "total_bandwidth_max": "6"}, with(func(p *parameters) {
 			p.QoS = dateraclient.QoS{ReadIOPS: 1, WriteIOPS: 2, TotalIOPS: 3, ReadBandwidth: 4, WriteBandwidth: 5, TotalBandwidth: 6}
 		})},
@@ -49,6 +54,7 @@ func TestEveryParameterArrives(t *testing.T) {
 		if err != nil {
 			t.Errorf("%v: %v", c.give, err)
 		}
+		got.Named = nil
 		if diff := cmp.Diff(got, c.want); diff != "" {
 			t.Errorf("%v (-got +want):\n%s", c.give, diff)
 		}
@@ -81,6 +87,7 @@ func TestBadParametersAreNamed(t *testing.T) {
 		{"iops_per_gb", "1.5", []string{"whole number"}},
 		{"delete_on_unmount", "true", []string{"a node never deletes data", "reclaimPolicy"}},
 		{"delete_on_unmount", "perhaps", []string{"neither true nor false"}},
+		{"deletionPolicy", "retain", []string{"delete, retain-offline"}},
 		{"fs_type", "xfs", []string{"never honoured", "csi.storage.k8s.io/fstype"}},
 		{"fs_args", "-F", []string{"never honoured", "csi.storage.k8s.io/fstype"}},
 		{"replicas", "3", []string{"not known", "replica_count", "backend", "iops_per_gb"}},
@@ -129,14 +136,60 @@ func TestLimitsPerGiBOnlyLower(t *testing.T) {
 		{0, 0, 10, 0}, {500, 0, 10, 500}, {500, 10, 10, 100}, {500, 100, 10, 500},
 		{0, 10, 10, 100}, {0, maxIOPS, 262_144, maxIOPS}, {maxIOPS, maxIOPS, 1, maxIOPS},
 	} {
-		p := parameters{IOPSPerGiB: c.perGiB, QoS: dateraclient.QoS{TotalIOPS: c.total, ReadIOPS: 3}}
-		got := p.limits(c.size)
+		p, err := parseParameters(map[string]string{
+			"iops_per_gb": strconv.Itoa(c.perGiB), "total_iops_max": strconv.Itoa(c.total), "read_iops_max": "3",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m marks
+		m.IOPS, m.Bandwidth = p.rates(dateraclient.QoS{})
+		got := m.apply(p.limits(dateraclient.QoS{}), c.size)
 		if want := (dateraclient.QoS{TotalIOPS: c.want, ReadIOPS: 3}); got != want {
 			t.Errorf("total %d, %d a GiB, %d GiB: got %+v, want %+v", c.total, c.perGiB, c.size, got, want)
 		}
 	}
-	p := parameters{BandwidthPerGiB: 1024, QoS: dateraclient.QoS{TotalBandwidth: 1 << 20}}
-	if got := p.limits(16).TotalBandwidth; got != 16<<10 {
+	m := marks{Bandwidth: rate{1024, 1 << 20}}
+	if got := m.apply(dateraclient.QoS{}, 16).TotalBandwidth; got != 16<<10 {
 		t.Errorf("got %d KiB/s, want %d", got, 16<<10)
+	}
+}
+
+// A template decides about what the class leaves out, and about everything when it
+// must not be overridden, except what was chosen for the one volume.
+func TestWhatCountsBesideATemplate(t *testing.T) {
+	class := map[string]string{"template": "gold", "replica_count": "2", "total_iops_max": "100"}
+	fixed := map[string]string{"template": "gold", "replica_count": "2", "total_iops_max": "100", "disable_template_override": "true"}
+	for name, c := range map[string]struct {
+		class, attributes map[string]string
+		named             []string
+		qos               dateraclient.QoS // over a template with 900 IOPS and 50 reads
+	}{
+		"class":           {class, nil, []string{"replica_count", "template", "total_iops_max"}, dateraclient.QoS{TotalIOPS: 100, ReadIOPS: 50}},
+		"lifted":          {class, map[string]string{"total_iops_max": "0"}, []string{"replica_count", "template", "total_iops_max"}, dateraclient.QoS{ReadIOPS: 50}},
+		"fixed":           {fixed, nil, []string{"disable_template_override", "template"}, dateraclient.QoS{TotalIOPS: 900, ReadIOPS: 50}},
+		"fixed, chosen":   {fixed, map[string]string{"read_iops_max": "7"}, []string{"disable_template_override", "read_iops_max", "template"}, dateraclient.QoS{TotalIOPS: 900, ReadIOPS: 7}},
+		"no class at all": {nil, map[string]string{"read_iops_max": "7"}, []string{"read_iops_max"}, dateraclient.QoS{TotalIOPS: 900, ReadIOPS: 7}},
+	} {
+		p, err := parseClass(c.class, c.attributes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(slices.Sorted(maps.Keys(p.Named)), c.named); diff != "" {
+			t.Errorf("%s: what counts (-got +want):\n%s", name, diff)
+		}
+		if got := p.limits(dateraclient.QoS{TotalIOPS: 900, ReadIOPS: 50}); got != c.qos {
+			t.Errorf("%s: got %+v, want %+v", name, got, c.qos)
+		}
+	}
+	fixed["replica_count"] = "nine"
+	if _, err := parseClass(fixed, map[string]string{"ip_pool": "x", "backend": "y", "read_iops_max": "-1"}); err == nil {
+		t.Error("got no error")
+	} else {
+		for _, says := range []string{`replica_count "nine"`, `"ip_pool" cannot be changed`, `"backend" cannot be changed`, `read_iops_max "-1"`} {
+			if !strings.Contains(err.Error(), says) {
+				t.Errorf("%q does not say %s", err, says)
+			}
+		}
 	}
 }

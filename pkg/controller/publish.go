@@ -133,7 +133,7 @@ func (r publishRequest) promise(v *dateraclient.Volume) (publishctx.Context, err
 			Serial:  v.UUID,
 			Bytes:   v.Size.Bytes(),
 		},
-		FromSource: !v.Source.IsZero(),
+		FromSource: !v.Source.IsZero() || parseMarks(v.Description).Source != "",
 		UsedBytes:  v.UsedBytes,
 		ReadOnly:   r.Capability.ReadOnly,
 	}, nil

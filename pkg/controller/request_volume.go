@@ -16,8 +16,9 @@ type createRequest struct {
 	Size       sizeRange
 	Parameters parameters
 	CHAP       *dateraclient.CHAP // nil: none
-	Place      *requirement       // nil: anywhere
-	Where      topology.Set       // the backend is, once it is chosen
+	Source     contentSource
+	Place      *requirement // nil: anywhere
+	Where      topology.Set // the backend is, once it is chosen
 }
 
 func parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
@@ -31,8 +32,15 @@ func parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
 	if err != nil {
 		return createRequest{}, invalid(err)
 	}
-	params, err := parseParameters(req.GetParameters())
+	params, err := parseClass(req.GetParameters(), req.GetMutableParameters())
 	if err != nil {
+		return createRequest{}, invalid(err)
+	}
+	source, err := parseContent(req.GetVolumeContentSource())
+	if err != nil {
+		return createRequest{}, err
+	}
+	if err = params.follow(source); err != nil {
 		return createRequest{}, invalid(err)
 	}
 	chap, err := parseCHAP(req.GetSecrets())
@@ -43,9 +51,6 @@ func parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
 	if err != nil {
 		return createRequest{}, invalid(fmt.Errorf("accessibility_requirements: %w", err))
 	}
-	if err = checkNothingElse(req); err != nil {
-		return createRequest{}, invalid(err)
-	}
 	size, err := parseSize(req.GetCapacityRange())
 	if err != nil {
 		return createRequest{}, err
@@ -55,20 +60,9 @@ func parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
 		Size:       size,
 		Parameters: params,
 		CHAP:       chap,
+		Source:     source,
 		Place:      place,
 	}, nil
-}
-
-// checkNothingElse refuses what a request asks for beyond what is done: to ignore
-// it would be to answer OK to something else.
-func checkNothingElse(req *csi.CreateVolumeRequest) error {
-	switch {
-	case req.GetVolumeContentSource() != nil:
-		return errors.New("volume_content_source: this driver does not make volumes from snapshots or other volumes")
-	case len(req.GetMutableParameters()) > 0:
-		return errors.New("mutable_parameters: this driver does not offer VolumeAttributesClasses")
-	}
-	return nil
 }
 
 func checkName(name string) error {
@@ -138,9 +132,9 @@ func parseValidate(req *csi.ValidateVolumeCapabilitiesRequest) (validateRequest,
 	readers, capErr := checkCapabilities(req.GetVolumeCapabilities())
 	refusals := []error{capErr, err}
 	parsed.Readers = readers
-	if len(req.GetParameters()) > 0 {
+	if len(req.GetParameters())+len(req.GetMutableParameters()) > 0 {
 		parsed.Parameters = new(parameters)
-		*parsed.Parameters, err = parseParameters(req.GetParameters())
+		*parsed.Parameters, err = parseClass(req.GetParameters(), req.GetMutableParameters())
 		refusals = append(refusals, err)
 	}
 	parsed.Refusal = sentences(refusals)

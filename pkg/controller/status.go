@@ -22,8 +22,10 @@ var (
 	errNoTemplate     = errors.New("there is no such template")
 	errTemplateSize   = errors.New("the template's size is not the one asked for")
 	errTooLarge       = errors.New("is larger than the limit")
-	errUndecided      = errors.New("there is a volume of this name whose fate is open")
+	errUndecided      = errors.New("it is not known whether there is a volume of this name")
 	errBackend        = errors.New("the backend's files are unfit")
+	errNoSnapshot     = errors.New("there is no such snapshot")
+	errLower          = errors.New("the array does not take that back")
 	errToken          = errors.New("the token is not valid")
 	errPlace          = errors.New("no backend can be reached from there")
 	errPlaceless      = errors.New("this driver does not offer VOLUME_ACCESSIBILITY_CONSTRAINTS, as no backend has a topology: every node reaches every volume")
@@ -51,6 +53,8 @@ func table() []row {
 		{errPublished, codes.FailedPrecondition},
 		{errSnapshots, codes.FailedPrecondition},
 		{errUnexported, codes.Unavailable},
+		{errNoSnapshot, codes.NotFound},
+		{errLower, codes.InvalidArgument},
 		{errToken, codes.Aborted}, // CSI v1.13, "ListVolumes Errors"
 		{errPlace, codes.ResourceExhausted},
 		{errPlaceless, codes.InvalidArgument},
@@ -60,6 +64,8 @@ func table() []row {
 		{errUnknownBackend, codes.FailedPrecondition},
 		{errBackend, codes.Unavailable},
 
+		{dateraclient.ErrLarger, codes.OutOfRange},
+		{dateraclient.ErrHosts, codes.FailedPrecondition}, // ResourceExhausted would mean that the node is full
 		{dateraclient.ErrShape, codes.FailedPrecondition},
 		{dateraclient.ErrInUse, codes.FailedPrecondition},
 		{dateraclient.ErrNotFound, codes.NotFound},
@@ -91,17 +97,58 @@ func creation() []row {
 	}
 }
 
+// modification is looked at before table by ControllerModifyVolume, where the
+// array's refusal is about the parameters. InvalidArgument makes the resizer go
+// back to the class before.
+func modification() []row {
+	return []row{{dateraclient.ErrInvalid, codes.InvalidArgument}}
+}
+
+// snapshotting is looked at before table by CreateSnapshot.
+func snapshotting() []row {
+	return []row{
+		{errUndecided, codes.Unavailable},
+		{dateraclient.ErrConflict, codes.AlreadyExists}, // the uuid, which is the name, is of another volume
+		{dateraclient.ErrFault, codes.Unavailable},
+	}
+}
+
 // withStatus gives the error of an RPC its code. Errors of parsing do not come
-// here; request.go has given them theirs.
+// here; request.go and its siblings have given them theirs.
 func withStatus(err error) error {
 	return search(err, table(), codes.Internal)
 }
 
+// withModifyStatus is withStatus for ControllerModifyVolume.
+func withModifyStatus(err error) error {
+	return search(err, append(modification(), table()...), codes.Internal)
+}
+
 // withCreateStatus is withStatus for CreateVolume. The provisioner forgets a
-// volume on every code but Unavailable, Aborted, DeadlineExceeded and Canceled,
-// so what is not understood must be one of these: there may be a volume.
+// volume on every code but Unavailable, Aborted, DeadlineExceeded and Canceled, and
+// with late binding on ResourceExhausted too. All others are final: they are given
+// only when the array has shown that there is no volume of this name, or one that
+// is not ours. So an error that is not understood, credentials that the array
+// refuses and a backend that was there before are Unavailable: an earlier call may
+// have made a volume and not have heard of it.
 func withCreateStatus(err error) error {
 	return search(err, append(creation(), table()...), codes.Unavailable)
+}
+
+// withSnapshotStatus is withStatus for CreateSnapshot, to which the same applies:
+// the snapshotter never deletes what a final code says was not made.
+func withSnapshotStatus(err error) error {
+	return search(err, append(snapshotting(), table()...), codes.Unavailable)
+}
+
+// passing tells the errors of a creation whose code is not final in any case.
+func passing(err error) bool {
+	switch status.Code(withCreateStatus(err)) {
+	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.Aborted:
+		return true
+	default:
+		return false
+	}
 }
 
 func search(err error, rows []row, otherwise codes.Code) error {

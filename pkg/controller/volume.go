@@ -40,6 +40,7 @@ func render(want createRequest, v *dateraclient.Volume) *csi.Volume {
 	answer := &csi.Volume{
 		VolumeId:      want.ID.String(),
 		CapacityBytes: v.Size.Bytes(),
+		ContentSource: want.Source.render(),
 
 		AccessibleTopology: renderTopology(want.Where),
 	}
@@ -49,103 +50,35 @@ func render(want createRequest, v *dateraclient.Volume) *csi.Volume {
 	return answer
 }
 
-// ensureVolume asks once: the array itself says when the name is taken.
+// ensureVolume asks once: the array itself says when the name is taken. Before an
+// error that would be final, it makes sure that there is no volume of this name: an
+// earlier call may have made one and never heard of it.
 func (s *Server) ensureVolume(ctx context.Context, want createRequest) (*dateraclient.Volume, error) {
 	array, err := s.backends.array(want.ID.Backend)
 	if err != nil {
 		return nil, err
 	}
-	t, err := template(ctx, array, want)
-	if err != nil {
-		return nil, err
-	}
-	v, err := array.CreateVolume(ctx, want.spec(t))
-	if errors.Is(err, dateraclient.ErrConflict) {
-		return existing(ctx, array, want)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return want.accept(v)
-}
-
-// template reads the template of the class, and finds out before anything is made
-// whether one that keeps its own size has the one asked for.
-func template(ctx context.Context, array Array, want createRequest) (*dateraclient.Template, error) {
-	if want.Parameters.Template == "" {
-		return nil, nil //nolint:nilnil // no template is what was asked for
-	}
-	t, err := array.Template(ctx, want.Parameters.Template)
-	if errors.Is(err, dateraclient.ErrNotFound) {
-		return nil, fmt.Errorf("%w: template %s", errNoTemplate, want.Parameters.Template)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if want.Parameters.DisableTemplateOverride && !want.Size.holds(t.Size) {
-		return nil, fmt.Errorf("%w: template %s makes %d GiB, asked for are %s; ask for its size or leave disable_template_override out of the class",
-			errTemplateSize, t.Name, t.Size, want.Size)
-	}
-	return t, nil
-}
-
-// spec is what to ask of the array. A template decides about everything but the
-// size, and about that too when the class says so.
-func (r createRequest) spec(t *dateraclient.Template) dateraclient.VolumeSpec {
-	p := r.Parameters
-	spec := dateraclient.VolumeSpec{Name: r.ID.Name, Description: description(p), CHAP: r.CHAP}
-	if t != nil {
-		spec.Template, spec.QoS = t, t.QoS
-		if !p.DisableTemplateOverride {
-			spec.Size = r.Size.Size
+	o, err := want.prepare(ctx, array)
+	if err == nil {
+		var v *dateraclient.Volume
+		if v, err = o.make(ctx, array); err == nil {
+			return o.accept(v)
 		}
-		return spec
 	}
-	spec.Size = r.Size.Size
-	spec.Replicas = p.Replicas
-	spec.PlacementMode = p.PlacementMode
-	spec.PlacementPolicy = p.PlacementPolicy
-	spec.IPPool = p.IPPool
-	spec.QoS = p.limits(r.Size.Size)
-	return spec
-}
-
-// existing finds the volume that has the name already, which is ours if it is as
-// asked: made by an earlier call, by another replica or by the vendor's driver.
-func existing(ctx context.Context, array Array, want createRequest) (*dateraclient.Volume, error) {
-	v, err := array.Volume(ctx, want.ID.Name)
-	if errors.Is(err, dateraclient.ErrNotFound) {
-		return nil, errRemade // deleted since the array said that it exists
+	switch {
+	case errors.Is(err, dateraclient.ErrConflict):
+		return o.existing(ctx, array)
+	case passing(err):
+		return nil, err
 	}
-	if errors.Is(err, dateraclient.ErrShape) {
-		return nil, fmt.Errorf("%w: %w", errIncompatible, err)
+	_, lookErr := array.Volume(ctx, want.ID.Name)
+	switch {
+	case errors.Is(lookErr, dateraclient.ErrNotFound):
+		return nil, err
+	case lookErr == nil || errors.Is(lookErr, dateraclient.ErrShape):
+		return o.existing(ctx, array)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUndecided, err)
-	}
-	return want.accept(v)
-}
-
-// accept takes a volume that is as asked, and says how another one differs.
-// Everything that the array shows is compared; passwords it does not show. A
-// volume that differs is never deleted here, not even when the array has just
-// made it: a lost answer may have led to a volume with somebody's data.
-func (r createRequest) accept(v *dateraclient.Volume) (*dateraclient.Volume, error) {
-	var d differences
-	if !r.Size.holds(v.Size) {
-		d.add("size", fmt.Sprintf("%d GiB", v.Size), r.Size.String())
-	}
-	if !v.Source.IsZero() {
-		d.add("source", v.Source.Volume+v.Source.Snapshot, "none")
-	}
-	if r.Parameters.Template == "" || r.CHAP != nil { // else the template decides
-		d.compare("CHAP", v.CHAP, chapMode(r.CHAP))
-	}
-	d.class(v, r.Parameters, r.Size.Size)
-	if len(d) > 0 {
-		return nil, fmt.Errorf("%w: %s", errIncompatible, d)
-	}
-	return v, nil
+	return nil, fmt.Errorf("%w: %w; the search for it failed too: %w", errUndecided, err, lookErr)
 }
 
 // chapMode is how the array shows that such secrets are set.
@@ -172,18 +105,29 @@ func (d *differences) compare(what, is, want string) {
 	}
 }
 
-// class compares a volume with a StorageClass.
-func (d *differences) class(v *dateraclient.Volume, p parameters, size dateraclient.GiB) {
-	d.compare("template", v.Template, p.Template)
-	if p.Template != "" {
-		return // it has decided about all else
+// class compares a volume with a StorageClass. A template decides about what the
+// class does not name. A clone shows no template, and may have more replicas than
+// the class wants, as the array does not take any away.
+func (d *differences) class(v *dateraclient.Volume, p parameters) {
+	cloned, base := !v.Source.IsZero(), dateraclient.QoS{}
+	if !cloned {
+		d.compare("template", v.Template, p.Template)
 	}
-	if v.Replicas != p.Replicas {
+	if p.Template != "" {
+		base = v.QoS
+	}
+	decided := func(key string) bool { return p.Template == "" || p.Named[key] }
+	more := cloned && v.Replicas > p.Replicas
+	if decided("replica_count") && v.Replicas != p.Replicas && !more {
 		d.add("replica_count", strconv.Itoa(v.Replicas), strconv.Itoa(p.Replicas))
 	}
 	d.placement(v, p)
-	d.compare("ip_pool", v.IPPool, p.IPPool)
-	if want := p.limits(size); v.QoS != want {
+	if decided("ip_pool") {
+		d.compare("ip_pool", v.IPPool, p.IPPool)
+	}
+	var m marks
+	m.IOPS, m.Bandwidth = p.rates(base)
+	if want := m.apply(p.limits(base), v.Size); v.QoS != want {
 		d.add("the QoS limits", fmt.Sprintf("%+v", v.QoS), fmt.Sprintf("%+v", want))
 	}
 }
@@ -238,7 +182,11 @@ func (s *Server) ensureDeleted(ctx context.Context, id volumeID) error {
 	if nodes := admitted(v); len(nodes) > 0 {
 		return fmt.Errorf("%w to %s; detach it there first, or take the initiator out of the volume's ACL if its node is gone for good", errPublished, strings.Join(nodes, ", "))
 	}
-	if err := array.DeleteVolume(ctx, v); err != nil && !errors.Is(err, dateraclient.ErrNotFound) {
+	remove := array.DeleteVolume
+	if parseMarks(v.Description).Retain {
+		remove = s.retirement(array)
+	}
+	if err := remove(ctx, v); err != nil && !errors.Is(err, dateraclient.ErrNotFound) {
 		return err
 	}
 	return nil
@@ -275,6 +223,6 @@ func (r validateRequest) refusal(v *dateraclient.Volume) string {
 		return ""
 	}
 	var d differences
-	d.class(v, *r.Parameters, v.Size)
+	d.class(v, *r.Parameters)
 	return d.String()
 }

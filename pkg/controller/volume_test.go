@@ -39,7 +39,7 @@ func TestCreateGivesTheArrayWhatTheClassSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := []any{v.Name, v.Size, v.Replicas, v.IPPool, v.PlacementPolicy, v.Description, v.CreateMode, v.CHAP, v.AllowAll, v.Online, v.QoS}
-	want := []any{"CSI-pvc-1", dateraclient.GiB(21), 2, "blue", "default", "PVC data-web-0 namespace shop PV pvc-1", "kubernetes", "none", false, true,
+	want := []any{"CSI-pvc-1", dateraclient.GiB(21), 2, "blue", "default", "PVC data-web-0 namespace shop PV pvc-1 -- iops-per-GiB-10-most-1000", "kubernetes", "none", false, true,
 		dateraclient.QoS{ReadIOPS: 100, TotalIOPS: 210, WriteBandwidth: 2048}}
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("volume (-got +want):\n%s", diff)
@@ -183,8 +183,8 @@ func TestCreateFromATemplate(t *testing.T) {
 		change []func(*csi.CreateVolumeRequest)
 		size   int64
 	}{
-		{"pvc-override", []func(*csi.CreateVolumeRequest){parameters("template", "small", "replica_count", "5")}, 10},
-		{"pvc-own", []func(*csi.CreateVolumeRequest){parameters("template", "small", "disable_template_override", "true"), bytesAsked(3*gib, 8*gib)}, 5},
+		{"pvc-override", []func(*csi.CreateVolumeRequest){parameters("template", "small")}, 10},
+		{"pvc-own", []func(*csi.CreateVolumeRequest){parameters("template", "small", "disable_template_override", "true", "replica_count", "5"), bytesAsked(3*gib, 8*gib)}, 5},
 		{"pvc-chap", []func(*csi.CreateVolumeRequest){parameters("template", "small"), func(req *csi.CreateVolumeRequest) {
 			req.Secrets = map[string]string{"node.session.auth.username": "initiator", "node.session.auth.password": "canary-passwd"}
 		}}, 10},
@@ -218,8 +218,8 @@ func TestTemplatesThatDoNotFitLeaveNothing(t *testing.T) {
 	}{
 		{[]func(*csi.CreateVolumeRequest){parameters("template", "absent")}, codes.InvalidArgument, []string{"absent"}},
 		{[]func(*csi.CreateVolumeRequest){parameters("template", "absent", "disable_template_override", "true")}, codes.InvalidArgument, []string{"absent"}},
-		{[]func(*csi.CreateVolumeRequest){parameters("template", "pair")}, codes.InvalidArgument, []string{"pair", "2"}},
-		{[]func(*csi.CreateVolumeRequest){parameters("template", "pair", "disable_template_override", "true")}, codes.InvalidArgument, []string{"pair", "2"}},
+		{[]func(*csi.CreateVolumeRequest){parameters("template", "pair")}, codes.InvalidArgument, []string{"pair", "disk-0/vol, disk-1/vol"}},
+		{[]func(*csi.CreateVolumeRequest){parameters("template", "pair", "disable_template_override", "true")}, codes.InvalidArgument, []string{"pair", "disk-0/vol, disk-1/vol"}},
 		{[]func(*csi.CreateVolumeRequest){parameters("template", "small", "disable_template_override", "true")}, codes.OutOfRange, []string{"small", "5 GiB"}},
 		{[]func(*csi.CreateVolumeRequest){parameters("template", "small", "disable_template_override", "true"), bytesAsked(gib, 4*gib)}, codes.OutOfRange, []string{"small", "5 GiB"}},
 	} {

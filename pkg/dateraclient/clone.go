@@ -134,12 +134,12 @@ func (c *Client) Conform(ctx context.Context, v *Volume, spec VolumeSpec) (*Volu
 	}
 	changed := false
 	for _, step := range steps {
-		did, err := step(ctx, v, spec)
-		if errors.Is(err, ErrNotFound) {
-			err = invalid("it does not know the pool %q or the placement %q: %v", spec.IPPool, spec.PlacementPolicy+spec.PlacementMode, err)
+		did, stepErr := step(ctx, v, spec)
+		if errors.Is(stepErr, ErrNotFound) {
+			stepErr = invalid("it does not know the pool %q or the placement %q: %v", spec.IPPool, spec.PlacementPolicy+spec.PlacementMode, stepErr)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("make %s conform: %w", v.Name, err)
+		if stepErr != nil {
+			return nil, fmt.Errorf("make %s conform: %w", v.Name, stepErr)
 		}
 		changed = changed || did
 	}

@@ -31,12 +31,12 @@ func (c *Client) GrowVolume(ctx context.Context, v *Volume, to GiB) (*Volume, er
 	}
 	what := fmt.Sprintf("%s to have %d GiB", v.Name, to)
 	err = poll(ctx, what, func(ctx context.Context) (bool, error) {
-		seen, err := call[appInstance](ctx, c, get(v.path()))
-		if err != nil {
-			return false, err
+		seen, readErr := call[appInstance](ctx, c, get(v.path()))
+		if readErr != nil {
+			return false, readErr
 		}
-		if v, err = seen.volume(); err != nil {
-			return false, err
+		if v, readErr = seen.volume(); readErr != nil {
+			return false, readErr
 		}
 		return seen.StorageInstances[0].Volumes[0].grown(to), nil
 	})

@@ -311,7 +311,7 @@ func TestProxyIsUsedOnlyWhenConfigured(t *testing.T) {
 		t.Errorf("got a client with a proxy, %v", err)
 	}
 	direct := client(t, array.URL)
-	if _, err := direct.System(t.Context()); err != nil || passed != 0 {
+	if _, err = direct.System(t.Context()); err != nil || passed != 0 {
 		t.Errorf("without: %v, %d requests passed through the proxy", err, passed)
 	}
 	address, err := url.Parse(proxy.URL)

@@ -358,8 +358,8 @@ func TestGrowIsOneRequestWhenTheArraySaysSoAtOnce(t *testing.T) {
 	s, c := simulated(t)
 	v := mustCreate(t, c, small("CSI-a"))
 	s.ResetRequests()
-	if v, err := c.GrowVolume(t.Context(), v, 3); err != nil || v.Size != 3 {
-		t.Errorf("got %+v, %v, want 3 GiB", v, err)
+	if grown, err := c.GrowVolume(t.Context(), v, 3); err != nil || grown.Size != 3 {
+		t.Errorf("got %+v, %v, want 3 GiB", grown, err)
 	}
 	wantRequests(t, s, "PUT /app_instances/*/storage_instances/storage-1/volumes/volume-1")
 }
@@ -368,8 +368,8 @@ func TestGrowWhoseAnswerIsLost(t *testing.T) {
 	s, c := simulated(t)
 	v := mustCreate(t, c, small("CSI-a"))
 	s.Fail(simtest.Put("/app_instances/**"), sim.Fault{LoseAnswer: true})
-	if v, err := c.GrowVolume(t.Context(), v, 3); err != nil || v.Size != 3 {
-		t.Errorf("got %+v, %v, want 3 GiB", v, err)
+	if grown, err := c.GrowVolume(t.Context(), v, 3); err != nil || grown.Size != 3 {
+		t.Errorf("got %+v, %v, want 3 GiB", grown, err)
 	}
 }
 

@@ -69,7 +69,7 @@ func startPlugin(t *testing.T) *lab {
 	server := rpc.New(rpc.Config{Log: l.log.logger(), Grace: 10 * time.Second, Abort: time.Second})
 	csi.RegisterIdentityServer(server, identity.New(identity.Config{
 		Name: "dsp.csi.daterainc.io", Version: "sanity", Controller: true,
-		Ready: func(context.Context) error { return backends.Check() },
+		Ready: func(context.Context) error { return backends.Ready() },
 	}))
 	csi.RegisterControllerServer(server, controller.New(controller.Config{Backends: backends}))
 	csi.RegisterNodeServer(server, nodeServer)

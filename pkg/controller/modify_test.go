@@ -1,0 +1,196 @@
+package controller_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"github.com/datera-csi/datera-csi/internal/sim"
+	"github.com/datera-csi/datera-csi/internal/sim/simtest"
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
+)
+
+func (l *lab) modify(ctx context.Context, id string, pairs ...string) error {
+	req := &csi.ControllerModifyVolumeRequest{VolumeId: id, MutableParameters: map[string]string{}}
+	for i := 0; i < len(pairs); i += 2 {
+		req.MutableParameters[pairs[i]] = pairs[i+1]
+	}
+	_, err := l.ControllerModifyVolume(ctx, req)
+	return err
+}
+
+func mutableParameters(pairs ...string) func(*csi.CreateVolumeRequest) {
+	return func(req *csi.CreateVolumeRequest) {
+		req.MutableParameters = make(map[string]string)
+		for i := 0; i < len(pairs); i += 2 {
+			req.MutableParameters[pairs[i]] = pairs[i+1]
+		}
+	}
+}
+
+// Limits change with a look and one request, and nothing changes twice.
+func TestModifyTakesTwoRequests(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	for _, pairs := range [][]string{
+		{"total_iops_max", "100"}, {"total_iops_max", "200", "read_bandwidth_max", "3"}, {"replica_count", "3", "placement_policy", "all-flash"},
+		{"total_iops_max", "0", "read_bandwidth_max", "0"},
+	} {
+		l.requests()
+		if err := l.modify(t.Context(), id, pairs...); err != nil {
+			t.Fatal(err)
+		}
+		l.wantRequests(t, strings.Join(pairs, " "), 2)
+		if err := l.modify(t.Context(), id, pairs...); err != nil {
+			t.Fatal(err)
+		}
+		l.wantRequests(t, strings.Join(pairs, " ")+" again", 1)
+	}
+}
+
+func TestModifyChangesWhatItNamesAndNothingElse(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1", parameters("replica_count", "2", "read_iops_max", "11", "total_bandwidth_max", "12"), bytesAsked(10*gib, 0))
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	l.array.LogIn(t, l.target(t, id), node1)
+	for _, c := range []struct {
+		pairs    []string
+		qos      dateraclient.QoS
+		replicas int
+		policy   string
+	}{
+		{nil, dateraclient.QoS{ReadIOPS: 11, TotalBandwidth: 12}, 2, "default"},
+		{[]string{"write_iops_max", "20"}, dateraclient.QoS{ReadIOPS: 11, WriteIOPS: 20, TotalBandwidth: 12}, 2, "default"},
+		{[]string{"total_iops_max", "21", "read_bandwidth_max", "22", "write_bandwidth_max", "23", "total_bandwidth_max", "24"},
+			dateraclient.QoS{ReadIOPS: 11, WriteIOPS: 20, TotalIOPS: 21, ReadBandwidth: 22, WriteBandwidth: 23, TotalBandwidth: 24}, 2, "default"},
+		{[]string{"replica_count", "3", "read_iops_max", "0"},
+			dateraclient.QoS{WriteIOPS: 20, TotalIOPS: 21, ReadBandwidth: 22, WriteBandwidth: 23, TotalBandwidth: 24}, 3, "default"},
+		{[]string{"placement_policy", "all-flash"},
+			dateraclient.QoS{WriteIOPS: 20, TotalIOPS: 21, ReadBandwidth: 22, WriteBandwidth: 23, TotalBandwidth: 24}, 3, "all-flash"},
+		{[]string{"iops_per_gb", "1"},
+			dateraclient.QoS{WriteIOPS: 20, TotalIOPS: 10, ReadBandwidth: 22, WriteBandwidth: 23, TotalBandwidth: 24}, 3, "all-flash"},
+		{[]string{"bandwidth_per_gb", "2", "total_iops_max", "5"},
+			dateraclient.QoS{WriteIOPS: 20, TotalIOPS: 5, ReadBandwidth: 22, WriteBandwidth: 23, TotalBandwidth: 20}, 3, "all-flash"},
+		{[]string{"iops_per_gb", "0", "bandwidth_per_gb", "0"},
+			dateraclient.QoS{WriteIOPS: 20, TotalIOPS: 5, ReadBandwidth: 22, WriteBandwidth: 23, TotalBandwidth: 24}, 3, "all-flash"},
+	} {
+		for range 2 {
+			if err := l.modify(t.Context(), id, c.pairs...); err != nil {
+				t.Fatalf("%v: %v", c.pairs, err)
+			}
+			v := l.volume(t, id)
+			if v.QoS != c.qos || v.Replicas != c.replicas || v.PlacementPolicy != c.policy || len(v.ActiveInitiators) != 1 {
+				t.Errorf("%v: got %+v", c.pairs, v)
+			}
+		}
+	}
+}
+
+func TestModifyIsCheckedBeforeAnythingChanges(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1", parameters("replica_count", "2", "read_iops_max", "11"))
+	before := l.volume(t, id)
+	for _, c := range []struct {
+		pairs []string
+		code  codes.Code
+		says  string
+	}{
+		{[]string{"read_iops_max", "12", "replica_count", "1"}, codes.InvalidArgument, "2 replicas"},
+		{[]string{"read_iops_max", "12", "replica_count", "6"}, codes.InvalidArgument, "1 to 5"},
+		{[]string{"read_iops_max", "12", "replica_count", "5"}, codes.InvalidArgument, "storage nodes"},
+		{[]string{"read_iops_max", "12", "placement_policy", "gold-leaf"}, codes.InvalidArgument, "gold-leaf"},
+		{[]string{"read_iops_max", "12", "write_iops_max", "x"}, codes.InvalidArgument, "write_iops_max"},
+		{[]string{"read_iops_max", ""}, codes.InvalidArgument, "read_iops_max"},
+		{[]string{"read_iops_max", "12", "ip_pool", "blue"}, codes.InvalidArgument, "ip_pool"},
+		{[]string{"read_iops_max", "12", "XXX_FakeKey", "x"}, codes.InvalidArgument, "XXX_FakeKey"},
+	} {
+		wantCode(t, strings.Join(c.pairs, " "), l.modify(t.Context(), id, c.pairs...), c.code, c.says)
+	}
+	if after := l.volume(t, id); after.QoS != before.QoS || after.Replicas != 2 {
+		t.Errorf("got %+v", after)
+	}
+	wantCode(t, "no id", l.modify(t.Context(), "", "read_iops_max", "1"), codes.InvalidArgument, "volume id")
+	wantCode(t, "absent", l.modify(t.Context(), "CSI-absent", "read_iops_max", "1"), codes.NotFound, "CSI-absent")
+	l.array.Fail(simtest.Get("/app_instances/*"), sim.Fault{Status: 500})
+	wantCode(t, "the array fails", l.modify(t.Context(), id, "read_iops_max", "1"), codes.Internal, id)
+}
+
+// Wherever a call is cut off, repeating it leads to what was asked for.
+func TestModifyThatIsCutOffConverges(t *testing.T) {
+	const volume = "/app_instances/*/storage_instances/*/volumes/*"
+	for name, match := range map[string]sim.Match{
+		"look": simtest.Get("/app_instances/*"), "note": simtest.Put("/app_instances/*"), "placement": simtest.Put(volume),
+		"limits": simtest.Put(volume + "/performance_policy"), "first limits": simtest.Post(volume + "/performance_policy"),
+	} {
+		for kind, fault := range map[string]sim.Fault{
+			"lost": {LoseAnswer: true, Times: 4}, "failed": {Status: 500}, "reset": {Reset: true, Times: 4}, "slow": {Delay: time.Second}, "forbidden": {Status: 403},
+		} {
+			for _, limits := range []string{"0", "5"} {
+				t.Run(name+" "+kind+" "+limits, func(t *testing.T) {
+					t.Parallel()
+					l := start(t)
+					id := l.create(t, "pvc-1", parameters("replica_count", "2", "write_iops_max", limits))
+					l.array.Fail(match, fault)
+					for try := 0; ; try++ {
+						ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+						err := l.modify(ctx, id, "replica_count", "3", "placement_policy", "all-flash", "iops_per_gb", "7", "read_iops_max", "9")
+						cancel()
+						if err == nil {
+							break
+						}
+						if try > 4 {
+							t.Fatal(err)
+						}
+						if try > 1 {
+							l.array.Array.ClearFaults()
+						}
+					}
+					l.array.Array.ClearFaults()
+					v := l.volume(t, id)
+					if v.Replicas != 3 || v.PlacementPolicy != "all-flash" || v.QoS.TotalIOPS != 70 || v.QoS.ReadIOPS != 9 {
+						t.Errorf("got %+v", v)
+					}
+					if _, err := l.expand(t, id, 20*gib, 0); err != nil {
+						t.Fatal(err)
+					}
+					if v = l.volume(t, id); v.QoS.TotalIOPS != 140 {
+						t.Errorf("grown: got %+v, want 7 IOPS for each of 20 GiB", v.QoS)
+					}
+				})
+			}
+		}
+	}
+}
+
+// The attributes that a claim chose win over its class, and over a template.
+func TestCreateWithAttributes(t *testing.T) {
+	l := start(t)
+	req := createRequest("pvc-1", parameters("read_iops_max", "1", "write_iops_max", "2"), mutableParameters("read_iops_max", "3", "iops_per_gb", "4"))
+	for range 2 {
+		if _, err := l.CreateVolume(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := l.volume(t, "CSI-pvc-1").QoS; got != (dateraclient.QoS{ReadIOPS: 3, WriteIOPS: 2, TotalIOPS: 40}) {
+		t.Errorf("got %+v", got)
+	}
+	res, err := l.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{
+		VolumeId: "CSI-pvc-1", VolumeCapabilities: req.GetVolumeCapabilities(), Parameters: req.GetParameters(), MutableParameters: req.GetMutableParameters(),
+	})
+	if err != nil || res.GetConfirmed() == nil {
+		t.Errorf("got %v, %v, want it confirmed", res, err)
+	}
+	l.api(t, "POST", "/app_templates", template("small", 10), nil)
+	l.create(t, "pvc-2", parameters("template", "small", "disable_template_override", "true", "read_iops_max", "9"), mutableParameters("write_iops_max", "8"))
+	if got := l.volume(t, "CSI-pvc-2").QoS; got != (dateraclient.QoS{WriteIOPS: 8}) {
+		t.Errorf("beside a template: got %+v", got)
+	}
+	_, err = l.CreateVolume(t.Context(), createRequest("pvc-3", mutableParameters("ip_pool", "blue")))
+	wantCode(t, "what cannot be changed", err, codes.InvalidArgument, "ip_pool", "total_iops_max")
+}
