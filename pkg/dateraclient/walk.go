@@ -72,23 +72,28 @@ type stretch struct {
 // the end.
 func (c *Client) after(ctx context.Context, from Place, size int) (stretch, error) {
 	start, back := max(0, from.Offset-1), size
-	for forward := false; ; {
+	for blind := false; ; {
 		p, err := c.stretch(ctx, start, size)
 		if err != nil {
 			return stretch{}, err
 		}
 		// Some before the place were deleted: it is further to the front now.
-		if !forward && start > 0 && p.beyond(from.After) {
+		if !blind && start > 0 && p.beyond(from.After) {
 			start, back = max(0, start-back), 2*back
 			continue
 		}
-		forward = true
 		next := start + len(p.apps)
 		rest := p.apps[p.passed(from.After):]
 		if len(rest) > 0 || p.end {
 			return stretch{apps: rest, offset: next - len(rest), end: p.end}, nil
 		}
-		start = next
+		// The place is further back. Here too pages overlap, unless the array
+		// sends one app instance at a time.
+		blind = len(p.apps) == 1
+		start, back = next, size
+		if !blind {
+			start--
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -168,6 +169,39 @@ func TestWalkFindsItsPlaceAfterALandslide(t *testing.T) {
 	}
 	if got = walked(t, c, dateraclient.Place{After: "vol-999", Offset: 1 << 30}, 10); len(got) != 0 {
 		t.Errorf("from behind the end: got %v", got)
+	}
+}
+
+// TestWalkSearchesWithoutGaps changes the list between two pages of the search for
+// a place, which must not lose what comes after it.
+func TestWalkSearchesWithoutGaps(t *testing.T) {
+	f, s := newFake(t)
+	lists := []string{"abcdefghij", "abcdefghij", "bcdefghij", "bcdefghij", "bcdefghij", "bcdefghij", "bcdefghij"} // a goes while f is looked for
+	asked := 0
+	f.rest = func(w http.ResponseWriter, r *http.Request) {
+		list := lists[min(asked, len(lists)-1)]
+		asked++
+		offset, _ := strconv.Atoi(r.URL.Query().Get("offset"))
+		var parts []string
+		for _, name := range list[min(offset, len(list)):min(offset+3, len(list))] {
+			parts = append(parts, fmt.Sprintf(`{"name":"%c"}`, name))
+		}
+		fmt.Fprintf(w, `{"metadata":{"total_count":%d,"offset":%d},"data":[%s]}`, len(list), offset, strings.Join(parts, ","))
+	}
+	got := strings.Join(walked(t, client(t, s.URL), dateraclient.Place{After: "f"}, 3), "")
+	if got != "ghij" {
+		t.Errorf("got %q, want ghij", got)
+	}
+}
+
+func TestWalkEndsOnAnArrayThatSendsOneAtATime(t *testing.T) {
+	f, s := newFake(t)
+	f.rest = func(w http.ResponseWriter, r *http.Request) {
+		offset, _ := strconv.Atoi(r.URL.Query().Get("offset"))
+		fmt.Fprintf(w, `{"metadata":{"total_count":4,"offset":%d},"data":[%s]}`, offset, []string{`{"name":"a"}`, `{"name":"b"}`, `{"name":"c"}`, `{"name":"d"}`, ""}[min(offset, 4)])
+	}
+	if got := strings.Join(walked(t, client(t, s.URL), dateraclient.Place{}, 3), ""); got != "abcd" {
+		t.Errorf("got %q, want abcd", got)
 	}
 }
 
