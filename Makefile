@@ -10,6 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/datera-csi
 LINT    := $(CACHE)/bin/golangci-lint-v2.15.0
 GO      := $(shell hack/prerequisites.sh --print-go)
+export PATH := $(dir $(GO)):$(PATH)
 RACE     = $(shell command -v gcc >/dev/null && echo -race)
 export CGO_ENABLED = $(if $(RACE),1,0)
 

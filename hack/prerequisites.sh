@@ -69,7 +69,7 @@ install_go() {
 }
 
 case "${1:-}" in
---print-go) find_go || echo go ;;
+--print-go) find_go || echo /usr/bin/go ;; # where Debian will put it
 go)
 	apt_install git ca-certificates gcc libc6-dev xfsprogs e2fsprogs util-linux
 	install_go
