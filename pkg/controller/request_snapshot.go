@@ -74,6 +74,9 @@ func parseCreateSnapshot(req *csi.CreateSnapshotRequest) (createSnapshotRequest,
 	if err != nil {
 		return createSnapshotRequest{}, invalid(fmt.Errorf("source_volume_id: %w", err))
 	}
+	if req.GetAccessibilityRequirements() != nil {
+		return createSnapshotRequest{}, invalid(errors.New("accessibility_requirements: this driver does not offer SNAPSHOT_ACCESSIBILITY_CONSTRAINTS, a snapshot lies on the array of its volume"))
+	}
 	class, err := parseSnapshotClass(req.GetParameters())
 	if err != nil {
 		return createSnapshotRequest{}, invalid(err)

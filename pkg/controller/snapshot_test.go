@@ -194,6 +194,7 @@ func TestBadSnapshotRequests(t *testing.T) {
 		{"no name", snapshotRequest("", id), "name is missing"},
 		{"slash", snapshotRequest("a/b", id), "slash"},
 		{"no source", snapshotRequest("s", ""), "source_volume_id"},
+		{"a place", &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id, AccessibilityRequirements: &csi.TopologyRequirement{}}, "accessibility_requirements"},
 		{"bad source", snapshotRequest("s", "a:b"), "source_volume_id"},
 		{"unknown key", snapshotRequest("s", id, "retention", "3"), "remote_provider_uuid"},
 		{"unknown type", snapshotRequest("s", id, "type", "tape"), "local_and_remote"},

@@ -106,6 +106,7 @@ func newConfig(t *testing.T, address string, s suite) sanity.TestConfig {
 	config.TestVolumeAccessType = s.access
 	config.TestVolumeSize = 2 << 30
 	config.TestVolumeExpandSize = 3 << 30
+	config.TestVolumeMutableParameters = map[string]string{"total_iops_max": "1000", "iops_per_gb": "100"}
 	config.IdempotentCount = 3
 	if s.secrets != "" {
 		config.SecretsFile = filepath.Join(t.TempDir(), "secrets.yaml")

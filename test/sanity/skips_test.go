@@ -30,23 +30,16 @@ const pending = "pending: Controller Service [Controller Server] "
 // shrinks as the plugin grows.
 func skips() []skip {
 	const (
-		next    = "snapshots, clones, capacity, listing, live changes and groups come with later releases"
+		group   = "the array freezes volumes together only within one app instance, and each volume of ours has its own (docs/limits.md)"
 		alpha   = "the health RPCs are alpha in CSI v1.13 and come with a later release"
 		kubelet = "the scheduler keeps a node's limit; the array knows volumes of other drivers and none of a node's own disks"
 	)
 	return []skip{
-		{"Snapshot not supported", 2, "controller CREATE_DELETE_SNAPSHOT", next},
-		{"CreateSnapshot not supported", 6, "controller CREATE_DELETE_SNAPSHOT", next},
-		{"DeleteSnapshot not supported", 3, "controller CREATE_DELETE_SNAPSHOT", next},
-		{"ListSnapshots not supported", 7, "controller LIST_SNAPSHOTS", next},
-		{"GetSnapshot not supported", 3, "controller GET_SNAPSHOT", next},
-		{"Volume Cloning not supported", 2, "controller CLONE_VOLUME", next},
-		{"ControllerModifyVolume not supported", 6, "controller MODIFY_VOLUME", next},
-		{"Modify volume not supported", 1, "controller MODIFY_VOLUME", next},
-		{"Modify Volume not supported", 1, "controller MODIFY_VOLUME", next},
-		{"GroupControllerService not supported", 6, "plugin GROUP_CONTROLLER_SERVICE", next},
+		{"GroupControllerService not supported", 6, "plugin GROUP_CONTROLLER_SERVICE", group},
 		{"NodeGetVolumeHealth not supported", 2, "node GET_VOLUME_HEALTH", alpha},
 		{"NodeGetStorageHealth not supported", 1, "node GET_STORAGE_HEALTH", alpha},
+		{"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported", 1, "plugin SNAPSHOT_ACCESSIBILITY_CONSTRAINTS",
+			"alpha in CSI v1.13, and nothing to choose: a snapshot lies on the array of its volume"},
 		{"ControllerPublishVolume.readonly field not supported", 1, "controller PUBLISH_READONLY",
 			"the array admits an initiator for reading and writing or not at all; read-only is the node's doing"},
 		{"testnodevolumeattachlimit not enabled", 1, "", kubelet},
