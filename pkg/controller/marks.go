@@ -80,6 +80,13 @@ func parseMarks(description string) marks {
 	return m
 }
 
+// sameClass says whether two volumes are noted to be of one class, as far as the
+// notes go.
+func (m marks) sameClass(x marks) bool {
+	m.Source, x.Source = "", ""
+	return m == x
+}
+
 func parseRate(found []string) rate {
 	perGiB, _ := strconv.Atoi(found[1]) // at most eight digits: never fails
 	most, _ := strconv.Atoi(found[2])

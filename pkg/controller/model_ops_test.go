@@ -114,29 +114,20 @@ func (w *worker) recreation(name string) func() operation {
 	}
 }
 
-// create is CreateVolume when nobody knows yet whether there is such a volume.
+// create is CreateVolume, whether there is such a volume or not.
 func (w *worker) create(what, name string, req *csi.CreateVolumeRequest, size int, source string) operation {
 	op := operation{name: what, codes: []codes.Code{codes.OK}, after: w.model.clone(), loose: map[string][]string{}}
-	if !w.model.has(name) {
+	switch {
+	case !w.model.has(name):
 		w.asked[name] = req
 		op.after.set(name, "", strconv.Itoa(size))
 		op.after.set(name, "replicas", req.GetParameters()["replica_count"])
 		op.after.set(name, "qos", qos(req.GetParameters(), size))
 		op.after.set(name, "source", source)
-	} else if !sameVolume(w.asked[name], req) {
+	case !proto.Equal(w.asked[name].GetVolumeContentSource(), req.GetVolumeContentSource()):
 		op.codes = []codes.Code{codes.AlreadyExists}
-		have, _ := strconv.Atoi(w.model["v/"+name])
-		made := w.asked[name]
-		if have >= size && made.GetVolumeContentSource() == nil && req.GetVolumeContentSource() == nil && maps.Equal(made.GetParameters(), req.GetParameters()) {
-			op.codes = []codes.Code{codes.OK} // large enough
-			if have != size && req.GetParameters()["iops_per_gb"] != "" {
-				op.codes = append(op.codes, codes.AlreadyExists) // but with another limit than it would get
-			}
-		}
-	}
-	have, _ := strconv.Atoi(w.model["v/"+name])
-	if w.model.has(name) && (w.model["v/"+name+"/qos"] != qos(req.GetParameters(), have) || w.model["v/"+name+"/replicas"] != req.GetParameters()["replica_count"] || have < size) {
-		op.codes = append(op.codes, codes.AlreadyExists) // it was modified since, or is half made
+	case !w.is(name, req, size):
+		op.codes = w.complete(op.after, name, req, size)
 	}
 	op.call = func(ctx context.Context, s *controller.Server) error {
 		res, err := s.CreateVolume(ctx, req)
@@ -148,11 +139,33 @@ func (w *worker) create(what, name string, req *csi.CreateVolumeRequest, size in
 	return op
 }
 
-// sameVolume says whether two requests ask for the same volume. The capabilities
-// leave no trace on the array.
-func sameVolume(a, b *csi.CreateVolumeRequest) bool {
-	return a.GetCapacityRange().GetRequiredBytes() == b.GetCapacityRange().GetRequiredBytes() &&
-		maps.Equal(a.GetParameters(), b.GetParameters()) && proto.Equal(a.GetVolumeContentSource(), b.GetVolumeContentSource())
+// is says whether a volume, as it now is, is what a request asks for. A clone may
+// have more replicas.
+func (w *worker) is(name string, req *csi.CreateVolumeRequest, size int) bool {
+	have, replicas := w.number(name, ""), w.number(name, "replicas")
+	asked, _ := strconv.Atoi(req.GetParameters()["replica_count"])
+	return have >= size && w.asked[name].GetParameters()["iops_per_gb"] == req.GetParameters()["iops_per_gb"] && w.model["v/"+name+"/qos"] == qos(req.GetParameters(), have) &&
+		(replicas == asked || replicas > asked && req.GetVolumeContentSource() != nil)
+}
+
+// complete is what becomes of a volume of the right source that is not as asked
+// for: a clone that nobody uses may be half made and is brought to its end.
+func (w *worker) complete(after state, name string, req *csi.CreateVolumeRequest, size int) []codes.Code {
+	used := len(w.model.nodes(name))+len(w.model.below("v/"+name+"/session")) > 0
+	noted := w.asked[name].GetParameters()["iops_per_gb"] == req.GetParameters()["iops_per_gb"]
+	if req.GetVolumeContentSource() == nil || used || !noted || w.number(name, "") > size {
+		return []codes.Code{codes.AlreadyExists}
+	}
+	asked, _ := strconv.Atoi(req.GetParameters()["replica_count"])
+	after.set(name, "", strconv.Itoa(size))
+	after.set(name, "replicas", strconv.Itoa(max(asked, w.number(name, "replicas"))))
+	after.set(name, "qos", qos(req.GetParameters(), size))
+	return []codes.Code{codes.OK}
+}
+
+func (w *worker) number(name, member string) int {
+	n, _ := strconv.Atoi(w.model[strings.TrimSuffix("v/"+name+"/"+member, "/")])
+	return n
 }
 
 func (w *worker) deletion(name string) func() operation {

@@ -204,7 +204,8 @@ func (o order) existing(ctx context.Context, array Array) (*dateraclient.Volume,
 
 // complete finishes what an earlier call has begun and could not end: a clone gets
 // its size and limits after it is made, as does CHAP come to what a template made.
-// It does nothing to a volume of another source, or that somebody has used.
+// It does nothing to a volume of another source, or that somebody has used, or whose
+// notes are those of another class: that one is complete, and is refused as it is.
 func (o order) complete(ctx context.Context, array Array, v *dateraclient.Volume) (*dateraclient.Volume, error) {
 	same, err := o.sameSource(ctx, array, v)
 	if err != nil {
@@ -214,7 +215,7 @@ func (o order) complete(ctx context.Context, array Array, v *dateraclient.Volume
 	switch {
 	case !same:
 		return nil, fmt.Errorf("%w: its content source is another one than %s", errIncompatible, o.Source)
-	case !late || len(admitted(v)) > 0 || !o.Size.admits(v.Size):
+	case !late || len(admitted(v)) > 0 || !o.Size.admits(v.Size) || !parseMarks(v.Description).sameClass(o.marks()):
 		return v, nil
 	}
 	if v, err = array.Conform(ctx, v, o.spec(max(v.Size, o.Size.Size))); err != nil {

@@ -181,3 +181,29 @@ func TestTemplateIsRead(t *testing.T) {
 		t.Errorf("got %v, want ErrNotFound", err)
 	}
 }
+
+// TestALostAnswerDoesNotChangeAVolumeInUse: the POST was a repeat, its answer would
+// have been a conflict, and the clone of long ago has limits that were changed
+// while it was used.
+func TestALostAnswerDoesNotChangeAVolumeInUse(t *testing.T) {
+	s, c := simulated(t)
+	source := mustCreate(t, c, small("source"))
+	spec := small("copy")
+	spec.Source = dateraclient.Source{Volume: source.Path()}
+	v := mustCreate(t, c, spec)
+	v, err := c.Grant(t.Context(), v, hostA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := dateraclient.QoS{ReadIOPS: 1000}
+	if err = c.ModifyVolume(t.Context(), v, dateraclient.Change{QoS: &limits}); err != nil {
+		t.Fatal(err)
+	}
+	s.Fail(simtest.Post("/app_instances"), sim.Fault{LoseAnswer: true})
+	if _, err = c.CreateVolume(t.Context(), spec); !errors.Is(err, dateraclient.ErrConflict) {
+		t.Errorf("got %v, want ErrConflict", err)
+	}
+	if got := mustRead(t, c, "copy"); got.QoS != limits || len(got.Initiators) != 1 {
+		t.Errorf("it was changed: %+v", got)
+	}
+}

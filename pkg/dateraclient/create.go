@@ -118,12 +118,18 @@ func (s VolumeSpec) describes(v *Volume) bool {
 	case s.Template.name() != v.Template, s.CHAP != nil && s.CHAP.kind() != v.CHAP && s.Source.IsZero() && s.Template == nil:
 		return false
 	case !s.Source.IsZero(): // the rest is for Conform
-		return sameSource(s.Source, v.Source) && described(s.Description) == v.Description
+		return sameSource(s.Source, v.Source) && described(s.Description) == v.Description && !v.used()
 	case !v.Source.IsZero():
 		return false
 	}
 	return (s.Size == v.Size || s.Template != nil && s.Size == 0) && s.QoS == v.QoS &&
 		(s.Replicas == 0 || s.Replicas == v.Replicas) && (s.IPPool == "" || s.IPPool == v.IPPool)
+}
+
+// used says that v has been in somebody's hands: it is no volume that was made just
+// now, and nothing of it may be changed as if it were.
+func (v *Volume) used() bool {
+	return len(v.Initiators)+len(v.InitiatorGroups)+len(v.ActiveInitiators)+len(v.Snapshots) > 0
 }
 
 // unknownReference translates the array's "not found" where it can only mean
