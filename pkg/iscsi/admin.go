@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -155,7 +156,8 @@ func (a *admin) create(ctx context.Context, iqn string, portal netip.AddrPort, s
 		written = true
 	}
 	if !written {
-		return fmt.Errorf("%w: iscsiadm made no node record for %s at %s in %v", ErrNotReady, iqn, portal, a.records.databases())
+		return fmt.Errorf("%w: iscsiadm made no node record for %s at %s below %s; is that where the host keeps them, seen from here?",
+			ErrNotReady, iqn, portal, strings.Join(a.records.databases(), " or "))
 	}
 	return nil
 }
