@@ -32,6 +32,7 @@ func TestSinglePath(t *testing.T) {
 		{"a lost worker is fenced", singlePathFence},
 		{"a writer outlives a portal that comes back", singlePathOutage},
 		{"a dead portal is an error in time", singlePathDeadPortal},
+		{"no link that udev makes is needed", singlePathWithoutUdev}, // FM 30
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patient)
@@ -153,4 +154,17 @@ func singlePathDeadPortal(ctx context.Context, t *testing.T, bed *testbed.Bed) {
 	must(t, w.Unstage(ctx, v))
 	must(t, bed.Unpublish(ctx, v, w))
 	must(t, bed.Delete(ctx, v))
+}
+
+// singlePathWithoutUdev stages and unstages while udev stands still. Over a map
+// that cannot be tried: multipathd itself waits for udev.
+func singlePathWithoutUdev(ctx context.Context, t *testing.T, bed *testbed.Bed) {
+	w := bed.Workers[0]
+	sh(ctx, t, w.Guest, "pkill -STOP -x systemd-udevd")
+	t.Cleanup(func() {
+		sh(context.WithoutCancel(ctx), t, w.Guest, "pkill -CONT -x systemd-udevd; udevadm settle -t 20")
+	})
+	v, dir := attached(ctx, t, bed, "no-udev", testbed.Mount("xfs"))
+	write(ctx, t, w, dir+"/data", 64)
+	gone(ctx, t, bed, v)
 }
