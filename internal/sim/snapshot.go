@@ -141,6 +141,9 @@ func createSnapshot(owner func(*request) (snapshotOwner, error)) func(*request) 
 }
 
 func (r *request) mayTakeSnapshot(o snapshotOwner) error {
+	if !o.app.dying.IsZero() {
+		return errRefused("app_instance %s is being deleted", o.app.Name)
+	}
 	if id := r.body.str("uuid"); id != "" {
 		if slices.ContainsFunc(*o.list, func(s *snapshot) bool { return s.UUID == id }) {
 			e := errRefused("a snapshot with uuid %s already exists", id)

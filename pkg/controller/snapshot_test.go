@@ -2,7 +2,6 @@ package controller_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -353,31 +352,22 @@ func TestDeleteAndSnapshotExcludeEachOther(t *testing.T) {
 	}
 }
 
-// A volume that the array is still deleting is as good as gone, or refused.
+// A volume that the array is still deleting gets no snapshot, and then is gone.
 func TestSnapshotOfAVolumeBeingDeleted(t *testing.T) {
-	l := start(t, func(cfg *sim.Config) { cfg.DeleteDelay = 300 * time.Millisecond })
+	now := time.Now()
+	var mu sync.Mutex
+	clock := func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	l := start(t, func(cfg *sim.Config) { cfg.DeleteDelay, cfg.Clock = time.Minute, clock })
 	id := l.create(t, "pvc-1")
-	deleted := make(chan error, 1)
-	c := l.client(t)
-	v, err := c.Volume(t.Context(), id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { deleted <- c.DeleteVolume(t.Context(), v) }() // as another replica does
-	err = nil
-	for deadline := time.Now().Add(5 * time.Second); status.Code(err) != codes.NotFound; time.Sleep(20 * time.Millisecond) {
-		if _, err = l.CreateSnapshot(t.Context(), snapshotRequest("snapshot-1", id)); time.Now().After(deadline) {
-			t.Fatalf("got %v, want NotFound in the end", err)
-		}
-		if err == nil {
-			if err = l.deleteSnapshot(t.Context(), l.snap(t, "snapshot-1", id).GetSnapshotId()); err != nil && !errors.Is(err, context.Canceled) {
-				t.Log(err) // the volume has gone in between
-			}
-		}
-	}
-	if err := <-deleted; err != nil {
-		t.Log(err) // it had a snapshot at that moment, and was kept until it had none
-	}
+	l.api(t, http.MethodPut, "/app_instances/"+id, map[string]any{"admin_state": "offline"}, nil)
+	l.api(t, http.MethodDelete, "/app_instances/"+id, nil, nil)
+	_, err := l.CreateSnapshot(t.Context(), snapshotRequest("snapshot-1", id))
+	wantCode(t, "in the meantime", err, codes.FailedPrecondition, "being deleted")
+	mu.Lock()
+	now = now.Add(2 * time.Minute)
+	mu.Unlock()
+	_, err = l.CreateSnapshot(t.Context(), snapshotRequest("snapshot-1", id))
+	wantCode(t, "in the end", err, codes.NotFound, id)
 }
 
 func (l *lab) listSnapshots(tb testing.TB, req *csi.ListSnapshotsRequest) (ids []string, next string) {

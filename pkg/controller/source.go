@@ -215,7 +215,7 @@ func (o order) complete(ctx context.Context, array Array, v *dateraclient.Volume
 	switch {
 	case !same:
 		return nil, fmt.Errorf("%w: its content source is another one than %s", errIncompatible, o.Source)
-	case !late || len(admitted(v)) > 0 || !o.Size.admits(v.Size) || !parseMarks(v.Description).sameClass(o.marks()):
+	case !late || len(admitted(v))+len(v.Snapshots) > 0 || !o.Size.admits(v.Size) || !parseMarks(v.Description).sameClass(o.marks()):
 		return v, nil
 	}
 	if v, err = array.Conform(ctx, v, o.spec(max(v.Size, o.Size.Size))); err != nil {

@@ -31,7 +31,7 @@ func (c *Client) CreateVolume(ctx context.Context, spec VolumeSpec) (*Volume, er
 	if err != nil {
 		return nil, err
 	}
-	v, err := c.create(ctx, r, spec)
+	v, mine, err := c.create(ctx, r, spec)
 	if err != nil {
 		return nil, unknownReference(spec, err)
 	}
@@ -42,7 +42,7 @@ func (c *Client) CreateVolume(ctx context.Context, spec VolumeSpec) (*Volume, er
 	switch {
 	case err == nil:
 		return done, nil
-	case undoable(err):
+	case mine && undoable(err):
 		return nil, c.undo(ctx, v, err)
 	}
 	return nil, undecided(fmt.Errorf("%s was made, but not to its end", v.Name), err)
@@ -51,29 +51,32 @@ func (c *Client) CreateVolume(ctx context.Context, spec VolumeSpec) (*Volume, er
 // createAttempts bounds how often a request is sent whose answers all get lost.
 const createAttempts = 3
 
-// create sends r until its outcome is known.
-func (c *Client) create(ctx context.Context, r request, spec VolumeSpec) (*Volume, error) {
+// create sends r until its outcome is known. The volume is mine only if the array
+// has answered that it has made it: one that was looked up after a lost answer may
+// be of long ago, with somebody's data, and is never deleted again.
+func (c *Client) create(ctx context.Context, r request, spec VolumeSpec) (_ *Volume, mine bool, _ error) {
 	wait := backoff{retryFirst, retryMost}
 	for attempt := 1; ; attempt++ {
 		a, err := call[appInstance](ctx, c, r)
 		if err == nil {
-			return c.made(ctx, &a)
+			v, shapeErr := c.made(ctx, &a)
+			return v, true, shapeErr
 		}
 		// A conflict after an attempt whose answer was lost may be with that
 		// attempt's own volume.
 		if !unanswered(err) && (attempt == 1 || !errors.Is(err, ErrConflict)) {
-			return nil, err
+			return nil, false, err
 		}
 		v, lookErr := c.Volume(ctx, spec.Name)
 		switch {
 		case lookErr == nil && spec.describes(v):
-			return v, nil
+			return v, false, nil
 		case lookErr == nil:
-			return nil, &Error{kind: ErrConflict, Message: fmt.Sprintf("%s exists, but not as asked", spec.Name)}
+			return nil, false, &Error{kind: ErrConflict, Message: fmt.Sprintf("%s exists, but not as asked", spec.Name)}
 		case !errors.Is(lookErr, ErrNotFound):
-			return nil, undecided(err, lookErr)
+			return nil, false, undecided(err, lookErr)
 		case attempt == createAttempts || errors.Is(err, ErrFault) || !wait.wait(ctx):
-			return nil, err
+			return nil, false, err
 		}
 	}
 }

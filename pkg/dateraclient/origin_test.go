@@ -134,6 +134,23 @@ func TestNothingIsLeftOfACloneThatIsRefused(t *testing.T) {
 	}
 }
 
+// A clone that is found after a lost answer may be of long ago: nothing tells it
+// from one that holds somebody's data, and it is never deleted.
+func TestACloneThatWasLookedUpIsNeverDeleted(t *testing.T) {
+	s, c := simulated(t)
+	mustCreate(t, c, small("CSI-a"))
+	spec, from := small("CSI-b"), dateraclient.Origin{Volume: "CSI-a"}
+	old := mustClone(t, c, spec, from)
+	s.Fail(simtest.Post("/app_instances"), sim.Fault{LoseAnswer: true})
+	spec.IPPool = "nowhere"
+	if _, err := c.CloneVolume(t.Context(), spec, from); !errors.Is(err, dateraclient.ErrAnswerLost) {
+		t.Errorf("got %v, want ErrAnswerLost", err)
+	}
+	if v := mustRead(t, c, "CSI-b"); v.ID != old.ID {
+		t.Error("the volume was deleted and made again")
+	}
+}
+
 // When it cannot be taken back, or when that would not help, the error says that
 // something may be there.
 func TestHalfMadeClonesAreNoFinalErrors(t *testing.T) {
