@@ -102,7 +102,7 @@ func TestNoSequenceOfFaultsFormatsData(t *testing.T) {
 	}
 }
 
-func randomLife(t *testing.T, r *rand.Rand) { //nolint:thelper // a test in parts: a failure shows its line
+func randomLife(t *testing.T, r *rand.Rand) {
 	m := newMachine(t)
 	v := m.volume("a")
 	v.cap = mountCap([]string{"xfs", "ext4"}[r.IntN(2)], writer)

@@ -189,7 +189,7 @@ func (m *machine) kernelVolume(name, fs string) *volume {
 	}
 }
 
-func kernelLife(t *testing.T, fs string) { //nolint:thelper // a test in parts: a failure shows its line
+func kernelLife(t *testing.T, fs string) {
 	m, l := newKernel(t)
 	v := m.kernelVolume("a", fs)
 	ok(t, v.stage(), v.stage(), v.publish(), v.publish())
@@ -238,7 +238,7 @@ func mayGrowExt4(t *testing.T) bool {
 	return caps&(1<<unix.CAP_SYS_RESOURCE) != 0
 }
 
-func kernelGrow(t *testing.T, v *volume, l *loops) { //nolint:thelper // a test in parts: a failure shows its line
+func kernelGrow(t *testing.T, v *volume, l *loops) {
 	before, err := v.stats(v.path)
 	ok(t, err)
 	ok(t, os.Truncate(l.file(v.target), 3*gib))
@@ -262,7 +262,7 @@ func (m *machine) recordsOf() []string {
 }
 
 // FM 5, 13
-func kernelBusy(t *testing.T, fs string) { //nolint:thelper // a test in parts: a failure shows its line
+func kernelBusy(t *testing.T, fs string) {
 	m, l := newKernel(t)
 	v := m.kernelVolume("a", fs)
 	ok(t, v.stage(), v.publish())
@@ -282,7 +282,7 @@ func kernelBusy(t *testing.T, fs string) { //nolint:thelper // a test in parts: 
 }
 
 // FM 17, 34
-func kernelClone(t *testing.T, fs string) { //nolint:thelper // a test in parts: a failure shows its line
+func kernelClone(t *testing.T, fs string) {
 	if fs == "ext4" && !mayGrowExt4(t) {
 		t.Skip("growing a mounted ext4 needs CAP_SYS_RESOURCE")
 	}
@@ -302,7 +302,7 @@ func kernelClone(t *testing.T, fs string) { //nolint:thelper // a test in parts:
 }
 
 // FM 1, 28
-func kernelHeld(t *testing.T, fs string) { //nolint:thelper // a test in parts: a failure shows its line
+func kernelHeld(t *testing.T, fs string) {
 	m, l := newKernel(t)
 	v := m.kernelVolume("a", fs)
 	d, err := l.Attach(m.ctx(), v.target, nil)
@@ -386,7 +386,7 @@ func (k killer) Run(ctx context.Context, argv ...string) ([]byte, error) {
 
 // FM 1, 19: the real tools, killed at their writes, leave what the proof takes for
 // an interrupted mkfs and nothing else.
-func kernelKilled(t *testing.T, fs string) { //nolint:thelper // a test in parts: a failure shows its line
+func kernelKilled(t *testing.T, fs string) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("strace is not installed")
 	}

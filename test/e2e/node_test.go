@@ -179,7 +179,7 @@ func TestRebootBringsNothingBackByItself(t *testing.T) {
 // TestPluginKilledAtAnyMomentConverges is FM 19: the plugin is killed somewhere
 // in the first stage, and the repeated call ends well.
 func TestPluginKilledAtAnyMomentConverges(t *testing.T) {
-	for _, after := range []time.Duration{50, 200, 400, 700, 1000, 1300, 1700, 2200} {
+	for _, after := range []int{50, 200, 400, 700, 1000, 1300, 1700, 2200} {
 		t.Run(fmt.Sprintf("%d ms", after), func(t *testing.T) {
 			ctx, bed := useBed(t)
 			w := bed.Workers[0]
@@ -189,7 +189,7 @@ func TestPluginKilledAtAnyMomentConverges(t *testing.T) {
 			must(t, err)
 			staged := make(chan error, 1)
 			go func() { staged <- w.Stage(ctx, v, published) }()
-			time.Sleep(after * time.Millisecond)
+			time.Sleep(time.Duration(after) * time.Millisecond)
 			must(t, w.KillPlugin(ctx))
 			t.Logf("the interrupted call answered: %v", <-staged)
 			must(t, w.StartPlugin(ctx))
