@@ -151,7 +151,7 @@ func (w *worker) is(name string, req *csi.CreateVolumeRequest, size int) bool {
 // complete is what becomes of a volume of the right source that is not as asked
 // for: a clone that nobody uses may be half made and is brought to its end.
 func (w *worker) complete(after state, name string, req *csi.CreateVolumeRequest, size int) []codes.Code {
-	used := len(w.model.nodes(name))+len(w.model.below("v/"+name+"/session")) > 0
+	used := len(w.model.nodes(name))+len(w.model.below("v/"+name+"/session"))+len(w.model.snapshots(name)) > 0
 	noted := w.asked[name].GetParameters()["iops_per_gb"] == req.GetParameters()["iops_per_gb"]
 	if req.GetVolumeContentSource() == nil || used || !noted || w.number(name, "") > size {
 		return []codes.Code{codes.AlreadyExists}
@@ -258,9 +258,9 @@ func (w *worker) expansion(name string) func() operation {
 			op.codes = []codes.Code{codes.NotFound}
 		case limited && have > size:
 			op.codes = []codes.Code{codes.OutOfRange}
-		case size > have:
-			op.after.set(name, "", strconv.Itoa(size))
-			w.follow(op.after, name, size)
+		default: // a limit that an earlier growth was cut off before is made good
+			op.after.set(name, "", strconv.Itoa(max(have, size)))
+			w.follow(op.after, name, max(have, size))
 		}
 		op.call = func(ctx context.Context, s *controller.Server) error {
 			res, err := s.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{VolumeId: name, CapacityRange: r})
