@@ -9,17 +9,19 @@ COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/datera-csi
 LINT    := $(CACHE)/bin/golangci-lint-v2.15.0
+TESTSUM := $(CACHE)/bin/gotestsum-v1.13.0
 GO      := $(shell hack/prerequisites.sh --print-go)
 export PATH := $(dir $(GO)):$(PATH)
+RERUN    = --rerun-fails=$(or $(RERUNS),0) --rerun-fails-max-failures=4
 RACE     = $(shell command -v gcc >/dev/null && echo -race)
 export CGO_ENABLED = $(if $(RACE),1,0)
 
 build: ## bin/datera-csi and bin/datera-sim, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
 
-test: prerequisites ## everything that needs no VM: units, controller against the simulator, csi-sanity
+test: prerequisites $(TESTSUM) ## everything that needs no VM: units, controller against the simulator, csi-sanity
 	$(GO) vet ./... && $(GO) vet -tags e2e ./test/e2e/...
-	$(GO) test $(RACE) -timeout 10m ./...
+	$(TESTSUM) --format pkgname-and-test-fails $(RERUN) --packages ./... -- $(RACE) -timeout 10m
 
 lint: $(LINT) ## golangci-lint
 	$(LINT) run --allow-parallel-runners ./...
@@ -30,9 +32,10 @@ sanity: prerequisites ## csi-sanity, verbose; ARGS="-array=https://HOST:7718 -ar
 demo: prerequisites ## the main job on the shipped array: three QEMU guests, real iSCSI
 	$(GO) run ./test/e2e/demo
 
-e2e: prerequisites ## the promises, proven in QEMU guests with a real target and initiator
+e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some
 	hack/prerequisites.sh vm
-	$(GO) test -tags e2e -count=1 -p 1 -v -timeout 60m ./test/e2e/...
+	$(TESTSUM) --format testname $(RERUN) --packages ./test/e2e/... -- \
+		-tags e2e -count=1 -p 1 -timeout 60m $(if $(RUN),-run '$(RUN)')
 
 bench: prerequisites ## ratios and counts: the client, the controller, and the node in a guest
 	$(GO) test -run '^$$' -bench . -benchmem ./pkg/... ./internal/...
@@ -48,6 +51,10 @@ prerequisites:
 $(LINT):
 	GOBIN=$(CACHE)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 	mv $(CACHE)/bin/golangci-lint $@
+
+$(TESTSUM):
+	GOBIN=$(CACHE)/bin $(GO) install gotest.tools/gotestsum@v1.13.0
+	mv $(CACHE)/bin/gotestsum $@
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
