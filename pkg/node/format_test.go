@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -405,5 +406,36 @@ func TestAShortReadIsNoRead(t *testing.T) {
 	}
 	if c, err := readContent(shortReader{gib}, gib); err != nil || !c.Empty {
 		t.Errorf("whole: got %+v, %v", c, err)
+	}
+}
+
+// slowReader is an empty disk that counts how many reads it answers at once.
+type slowReader struct{ now, most atomic.Int64 }
+
+func (s *slowReader) ReadAt(p []byte, _ int64) (int, error) {
+	now := s.now.Add(1)
+	defer s.now.Add(-1)
+	for most := s.most.Load(); now > most && !s.most.CompareAndSwap(most, now); most = s.most.Load() {
+	}
+	time.Sleep(time.Millisecond)
+	clear(p)
+	return len(p), nil
+}
+
+func TestSamplesAreReadSeveralAtOnce(t *testing.T) {
+	var disk slowReader
+	if c, err := readContent(&disk, gib); err != nil || !c.Empty {
+		t.Fatalf("got %+v, %v, want an empty disk", c, err)
+	}
+	if most := disk.most.Load(); most < 2 || most > 8 {
+		t.Errorf("%d reads at once, want 2 to 8", most)
+	}
+}
+
+func TestPiecesCoverTheirExtents(t *testing.T) {
+	got := pieces([]extent{{0, 3}, {10, 8}, {20, 4}}, 4)
+	want := []extent{{0, 3}, {10, 4}, {14, 4}, {20, 4}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(extent{})); diff != "" {
+		t.Errorf("pieces (-want +got):\n%s", diff)
 	}
 }

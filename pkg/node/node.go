@@ -66,7 +66,7 @@ type Devices interface {
 }
 
 // Disk is a device opened for reading. ReadAt takes offsets and lengths that are
-// multiples of 4096, except at the very end of the device.
+// multiples of 4096, except at the very end of the device, and parallel calls.
 type Disk interface {
 	io.ReaderAt
 	io.Closer

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Names that recognise gives, as blkid spells them, but for the ext family, of
@@ -202,32 +205,79 @@ type content struct {
 	HeadWiped bool
 }
 
-// readContent reads the samples of a disk. One that holds a complete file system
-// of xfs or ext is not read beyond its head. An error is errUnreadable, and then
-// nothing is known of the rest.
+// readContent reads the samples of a disk, several at once: the way to the array
+// and back is what takes time. One that holds a complete file system of xfs or ext
+// is not read beyond its head. An error is errUnreadable, and then nothing is known
+// of the rest. The disk must take ReadAt in parallel.
 func readContent(disk io.ReaderAt, size int64) (content, error) {
 	c := content{Empty: true, NonZeroAt: -1}
-	buffer := aligned(int(mib))
-	for i, e := range samples(size) {
-		for done := int64(0); done < e.length; {
-			part := buffer[:min(e.length-done, mib)]
-			if err := readFull(disk, part, e.offset+done); err != nil {
-				return content{}, err
-			}
-			if i == 0 && done == 0 {
-				c.found = recognise(part[:min(len(part), headBytes)])
-				c.HeadWiped = len(part) >= 2048 && isZero(part[1024:2048])
-				if c.Complete {
-					return content{found: c.found, NonZeroAt: 0}, nil
-				}
-			}
-			if c.Empty && !isZero(part) {
-				c.Empty, c.NonZeroAt = false, e.offset+done
-			}
-			done += int64(len(part))
-		}
+	list := pieces(samples(size), mib)
+	if len(list) == 0 {
+		return c, nil
+	}
+	head := aligned(int(list[0].length))
+	if err := readFull(disk, head, list[0].offset); err != nil {
+		return content{}, err
+	}
+	c.found = recognise(head[:min(len(head), headBytes)])
+	c.HeadWiped = len(head) >= 2048 && isZero(head[1024:2048])
+	if c.Complete {
+		return content{found: c.found, NonZeroAt: 0}, nil
+	}
+	if !isZero(head) {
+		c.Empty, c.NonZeroAt = false, list[0].offset
+	}
+	first, err := firstNonZero(disk, list[1:])
+	if err != nil {
+		return content{}, err
+	}
+	if c.Empty && first >= 0 {
+		c.Empty, c.NonZeroAt = false, first
 	}
 	return c, nil
+}
+
+// pieces cuts extents so that none is longer than limit.
+func pieces(list []extent, limit int64) []extent {
+	var cut []extent
+	for _, e := range list {
+		for ; e.length > limit; e = (extent{e.offset + limit, e.length - limit}) {
+			cut = append(cut, extent{e.offset, limit})
+		}
+		cut = append(cut, e)
+	}
+	return cut
+}
+
+// firstNonZero reads extents of up to 1 MiB and returns the offset of the first
+// that is not all zero, or -1.
+func firstNonZero(disk io.ReaderAt, list []extent) (int64, error) {
+	const readers = 8
+	var next atomic.Int64
+	var failed atomic.Bool
+	dirty := make([]bool, len(list))
+	var group errgroup.Group
+	for range min(readers, len(list)) {
+		group.Go(func() error {
+			buffer := aligned(int(mib))
+			for n := next.Add(1) - 1; n < int64(len(list)) && !failed.Load(); n = next.Add(1) - 1 {
+				part := buffer[:list[n].length]
+				if err := readFull(disk, part, list[n].offset); err != nil {
+					failed.Store(true)
+					return err
+				}
+				dirty[n] = !isZero(part)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return 0, err
+	}
+	if n := slices.Index(dirty, true); n >= 0 {
+		return list[n].offset, nil
+	}
+	return -1, nil
 }
 
 func readFull(disk io.ReaderAt, into []byte, offset int64) error {
