@@ -257,7 +257,7 @@ func (i *Initiator) gather(ctx context.Context, t Target, paths []path) (dmap, e
 	var missing []path
 	offered := make(map[string]bool)
 	start := time.Now()
-	_, err := untilSlowly(ctx, i.cfg.MapTimeout, 20*time.Millisecond, 500*time.Millisecond, func() (bool, error) {
+	_, err := untilSlowly(ctx, i.cfg.MapTimeout, 20*time.Millisecond, 100*time.Millisecond, func() (bool, error) {
 		now, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
 		if err != nil {
 			return false, err
