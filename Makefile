@@ -21,7 +21,7 @@ build: ## bin/datera-csi and bin/datera-sim, static
 
 test: prerequisites $(TESTSUM) ## everything that needs no VM: units, controller against the simulator, csi-sanity
 	$(GO) vet ./... && $(GO) vet -tags e2e ./test/e2e/...
-	$(TESTSUM) --format pkgname-and-test-fails $(RERUN) --packages ./... -- $(RACE) -timeout 10m
+	$(TESTSUM) --format pkgname-and-test-fails $(RERUN) --packages ./... -- $(RACE) -p 4 -timeout 10m
 
 lint: $(LINT) ## golangci-lint
 	$(LINT) run --allow-parallel-runners ./...
