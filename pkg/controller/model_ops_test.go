@@ -31,7 +31,7 @@ func (w *worker) choose() func() operation {
 	name := w.volume()
 	node := modelNodes()[w.r.IntN(len(modelNodes()))]
 	menu := []func() operation{
-		w.creation(name), w.creation(name), w.recreation(name), w.deletion(name), w.deletion(name),
+		w.creation(w.free(name)), w.creation(name), w.recreation(name), w.deletion(name), w.deletion(name), w.deletion(name),
 		w.publishing(name, node), w.publishing(name, node), w.publishing(name, node),
 		w.unpublishing(name, node), w.unpublishing(name, node), w.unpublishing(name, ""),
 		w.login(name, node), w.expansion(name), w.expansion(name),
@@ -40,7 +40,8 @@ func (w *worker) choose() func() operation {
 	if w.offers[snapshots] {
 		snapshot := w.snapshot(name)
 		menu = append(menu, w.snapshotCreation(name, snapshot), w.snapshotCreation(name, snapshot), w.snapshotDeletion(name, snapshot))
-		menu = append(menu, w.cloning(name, "snapshot"))
+		menu = append(menu, w.snapshotDeletions(name)...)
+		menu = append(menu, w.cloning(w.free(name), "snapshot"), w.cloning(w.free(name), "snapshot"))
 		if w.offers[listing] {
 			menu = append(menu, w.snapshotListing(name))
 		}
@@ -49,7 +50,7 @@ func (w *worker) choose() func() operation {
 		}
 	}
 	if w.offers[clones] {
-		menu = append(menu, w.cloning(name, "volume"))
+		menu = append(menu, w.cloning(w.free(name), "volume"))
 	}
 	if w.offers[modify] {
 		menu = append(menu, w.modification(name), w.modification(name))
@@ -60,6 +61,16 @@ func (w *worker) choose() func() operation {
 // volume is the app instance name of one of the worker's few volumes, so that
 // operations meet.
 func (w *worker) volume() string { return fmt.Sprintf("CSI-%svol%d", w.prefix, w.r.IntN(6)) }
+
+// free is mostly a volume that does not exist.
+func (w *worker) free(otherwise string) string {
+	for range 6 {
+		if name := w.volume(); !w.model.has(name) {
+			return name
+		}
+	}
+	return otherwise
+}
 
 func csiName(app string) string { return strings.TrimPrefix(app, "CSI-") }
 
