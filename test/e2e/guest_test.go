@@ -18,10 +18,21 @@ import (
 // TestLIO runs the guest tests of internal/lio where they may change the
 // kernel's target: on the kernel of a guest, with its open-iscsi as initiator.
 func TestLIO(t *testing.T) {
-	_, guests := vmtest.Start(t, vm.Spec{Name: "lio", MemoryMB: 1536, CPUs: 2})
-	g := guests[0]
-	const program = "/root/lio.test"
-	if err := g.PutFile(t.Context(), compileTests(t, "internal/lio"), program); err != nil {
+	runInGuest(t, "internal/lio", "LIO_GUEST=1", vm.Spec{Name: "lio", MemoryMB: 1536, CPUs: 2})
+}
+
+// TestISCSI runs the guest tests of pkg/iscsi in a guest that is both array and
+// worker: real targets, the real initiator, a real multipathd.
+func TestISCSI(t *testing.T) {
+	runInGuest(t, "pkg/iscsi", "ISCSI_GUEST=1", vm.Spec{Name: "iscsi", MemoryMB: 2048, CPUs: 2})
+}
+
+// runInGuest runs every TestGuest… of a package of this module in a guest, one
+// process a test. The variable tells them that they may change the machine.
+func runInGuest(t *testing.T, dir, variable string, spec vm.Spec) {
+	_, guests := vmtest.Start(t, spec)
+	g, program := guests[0], "/root/"+filepath.Base(dir)+".test"
+	if err := g.PutFile(t.Context(), compileTests(t, dir), program); err != nil {
 		t.Fatal(err)
 	}
 	for name := range strings.Lines(vmtest.Sh(t, g, program+" -test.list ^TestGuest")) {
@@ -29,7 +40,7 @@ func TestLIO(t *testing.T) {
 		t.Run(strings.TrimPrefix(name, "TestGuest"), func(t *testing.T) {
 			var out bytes.Buffer
 			code, err := g.Exec(t.Context(),
-				command.Program{Argv: []string{program, "-test.v", "-test.timeout=5m", "-test.run=^" + name + "$"}, Env: []string{"LIO_GUEST=1"}},
+				command.Program{Argv: []string{program, "-test.v", "-test.timeout=8m", "-test.run=^" + name + "$"}, Env: []string{variable}},
 				command.Streams{Out: &out, Err: &out})
 			if err != nil {
 				t.Fatal(err)
