@@ -258,8 +258,9 @@ func (w *worker) mayAskToComeBack(op operation, code codes.Code, calls int) bool
 		return w.disturbed
 	case codes.Internal:
 		return w.disturbed && !forgets(op, code)
+	default:
+		return false
 	}
-	return false
 }
 
 // forgets says whether the caller of an operation forgets what it asked for at
