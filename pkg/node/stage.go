@@ -41,23 +41,53 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 	if err = checkDir(staging); err != nil {
 		return err
 	}
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
 	rec, err := s.intend(ctx, r, staging)
 	if err != nil {
 		return err
 	}
-	device, err := s.attacher.Attach(ctx, rec.target(), r.CHAP)
-	if err != nil {
-		return fmt.Errorf("attach: %w", err)
-	}
-	if err := ensureDir(staging); err != nil {
+	device, err := s.fulfil(ctx, op, rec, r)
+	if err == nil || !final(err) || len(at(mounts, staging)) > 0 {
 		return err
 	}
-	if rec.Mode == modeBlock {
-		return nil
+	return s.giveUp(ctx, op, rec, device, err)
+}
+
+// fulfil does what the record says. The device is there unless it was the attach
+// that failed.
+func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stageRequest) (iscsi.Device, error) {
+	device, err := s.attacher.Attach(ctx, rec.target(), r.CHAP)
+	if err != nil {
+		return iscsi.Device{}, fmt.Errorf("attach: %w", err)
 	}
-	return op.own(ctx, "preparing and mounting the file system", func(ctx context.Context) error {
+	if err := ensureDir(rec.Staging); err != nil {
+		return device, err
+	}
+	if rec.Mode == modeBlock {
+		return device, nil
+	}
+	return device, op.own(ctx, "preparing and mounting the file system", func(ctx context.Context) error {
 		return s.ensureStaged(ctx, rec, device, r)
 	})
+}
+
+// giveUp takes down what a stage has begun that failed for good, and answers why
+// it failed. A caller that hears such a code takes nothing to be left, and never
+// unstages: sessions, a map and a node record with a secret in it would stay. What
+// is known of an earlier mkfs stays, for the next stage of this device depends on
+// it (FM 1). What somebody uses was there before, and stays too.
+func (s *Server) giveUp(ctx context.Context, op *operation, rec *record, device iscsi.Device, cause error) error {
+	err := s.takeDown(ctx, op, rec, rec.Staging, device)
+	if err == nil && rec.Format.State == "" {
+		err = s.records.remove(rec.Volume)
+	}
+	if err == nil || errors.Is(err, errInUse) || errors.Is(err, iscsi.ErrBusy) {
+		return cause
+	}
+	return fmt.Errorf("%w; %w: %w", cause, errLeft, err)
 }
 
 // intend writes down what is going to be done, merged with what is known of the

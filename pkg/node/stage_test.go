@@ -117,6 +117,93 @@ func TestStageNeverFormatsWhatIsNotProvenEmpty(t *testing.T) {
 	}
 }
 
+// Kubernetes never unstages after one of these codes.
+func TestAStageThatFailsForGoodLeavesNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*volume)
+		code  codes.Code
+	}{
+		"wrong secrets":        {func(v *volume) { v.disk().Want(iscsi.CHAP{User: "u", Password: "p"}) }, codes.Unauthenticated},
+		"another file system":  {func(v *volume) { ok(v.m.t, v.disk().Write([]byte("LUKS\xba\xbe"), 0)) }, codes.FailedPrecondition},
+		"another serial":       {func(v *volume) { v.disk(); v.context.Target.Serial = "another" }, codes.FailedPrecondition},
+		"no blkid":             {func(v *volume) { v.m.Fail("blkid", &iscsi.ExitError{Tool: "blkid", Code: 127}) }, codes.Internal},
+		"a path that is taken": {func(v *volume) { v.m.Fail("attached", errDevice) }, codes.Internal},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			c.spoil(v)
+			want(t, v.stage(), c.code)
+			m.nothingLeft()
+			if path := v.disk().Path(); path != "" {
+				t.Errorf("the volume is still attached as %s", path)
+			}
+		})
+	}
+}
+
+// FM 1: a mkfs that was begun or done is remembered although the stage failed.
+func TestAStageThatFailsForGoodRemembersItsMkfs(t *testing.T) {
+	for _, op := range []string{"mkfs write", "mount"} {
+		t.Run(op, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			m.Fail(op, errDevice)
+			want(t, v.stage(), codes.Internal)
+			if left := m.Mounted(); len(left) > 0 || v.disk().Path() != "" {
+				t.Errorf("left: mounts %v, device %q", left, v.disk().Path())
+			}
+			if n := len(m.records()); n != 1 {
+				t.Fatalf("%d records are left, want 1", n)
+			}
+			ok(t, v.stage(), v.unstage())
+			m.nothingLeft()
+		})
+	}
+}
+
+// These codes make the caller come again, or unstage.
+func TestAStageThatMaySucceedLaterKeepsWhatItHas(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.disk().FailReads(func(int64) error { return errDevice })
+	want(t, v.stage(), codes.Unavailable)
+	if n := len(m.records()); n != 1 || v.disk().Path() == "" {
+		t.Errorf("%d records and device %q are left, want both", n, v.disk().Path())
+	}
+	ok(t, v.unstage())
+	m.nothingLeft()
+}
+
+func TestAStageThatCannotBeTakenDownIsNotOver(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	m.Fail("blkid", &iscsi.ExitError{Tool: "blkid", Code: 127})
+	m.Fail("detach", errDevice)
+	want(t, v.stage(), codes.Unavailable, "blkid", "not taken down yet")
+	ok(t, v.unstage())
+	m.nothingLeft()
+}
+
+func TestARepeatedStageThatFailsLeavesTheVolumeInUse(t *testing.T) {
+	for name, as := range map[string]*csi.VolumeCapability{"mount": mountCap("xfs", writer), "block": blockCap(writer)} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			v.cap = as
+			ok(t, v.stage(), v.publish())
+			before := m.Mounted()
+			m.Fail("attach", errDevice)
+			want(t, v.stage(), codes.Internal)
+			if diff := cmp.Diff(m.Mounted(), before); diff != "" {
+				t.Errorf("mounts differ (-got +want):\n%s", diff)
+			}
+			ok(t, v.stage(), v.unpublish(), v.unstage())
+			m.nothingLeft()
+		})
+	}
+}
+
 func TestStageNeverFormatsASecondTime(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")

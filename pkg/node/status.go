@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -27,6 +28,7 @@ var (
 	errNotGrown     = errors.New("the device is smaller than asked")
 	errRecord       = errors.New("bad record")
 	errNoAnswer     = errors.New("the device does not answer")
+	errLeft         = errors.New("and what was begun is not taken down yet")
 )
 
 // codeOf is the one table from error to code, first match wins.
@@ -37,6 +39,7 @@ var codeOf = []struct {
 	code codes.Code
 }{
 	{errPending, codes.Aborted},
+	{errLeft, codes.Unavailable}, // first: it must not be final
 	{errNotFound, codes.NotFound},
 	{errIncompatible, codes.AlreadyExists},
 	{errNotStaged, codes.FailedPrecondition},
@@ -74,4 +77,13 @@ func statusOf(err error) error {
 		}
 	}
 	return status.Error(codes.Internal, fmt.Sprintf("unexpected: %v", err))
+}
+
+// final says whether the caller takes a call that failed like this to be over and
+// to have left nothing. These are the codes of which Kubernetes does not: after
+// them it asks again, or unstages.
+func final(err error) bool {
+	return !slices.Contains(
+		[]codes.Code{codes.Canceled, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Aborted, codes.Unavailable},
+		status.Code(statusOf(err)))
 }

@@ -53,14 +53,23 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 	if err != nil && !errors.Is(err, iscsi.ErrNotAttached) {
 		return fmt.Errorf("find the device: %w", err)
 	}
-	err = op.own(ctx, "unmounting", func(context.Context) error { return s.takeOff(rec, staging, device) })
+	if err := s.takeDown(ctx, op, rec, staging, device); err != nil {
+		return err
+	}
+	return s.records.remove(r.Volume)
+}
+
+// takeDown unmounts the staging path and detaches the volume; its record stays.
+// The device is the zero value when it is not attached, or not wholly.
+func (s *Server) takeDown(ctx context.Context, op *operation, rec *record, staging string, device iscsi.Device) error {
+	err := op.own(ctx, "unmounting", func(context.Context) error { return s.takeOff(rec, staging, device) })
 	if err != nil {
 		return err
 	}
 	if err := s.attacher.Detach(ctx, rec.target()); err != nil {
 		return fmt.Errorf("detach: %w", err)
 	}
-	return s.records.remove(r.Volume)
+	return nil
 }
 
 // derive makes a record out of what is mounted on the staging path: the mount
