@@ -1,0 +1,167 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/internal/publishctx"
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+	"github.com/datera-csi/datera-csi/test/e2e/testbed"
+)
+
+// by is a way to bring a volume into a pod and to take it out again.
+type by interface {
+	stage(ctx context.Context, v *testbed.Volume, published map[string]string) error
+	unstage(ctx context.Context, v *testbed.Volume, published map[string]string) error
+}
+
+// plugin asks the plugin, as kubelet does when it has made its directories.
+type plugin struct{ *testbed.Worker }
+
+func (p plugin) stage(ctx context.Context, v *testbed.Volume, published map[string]string) error {
+	staging, target := testbed.StagingPath(v), testbed.TargetPath(v, "pod-0")
+	_, err := p.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
+		VolumeId: v.ID, PublishContext: published, StagingTargetPath: staging, VolumeCapability: v.Capability, VolumeContext: v.Context,
+	})
+	if err != nil {
+		return err
+	}
+	_, err = p.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
+		VolumeId: v.ID, PublishContext: published, StagingTargetPath: staging, TargetPath: target, VolumeCapability: v.Capability, VolumeContext: v.Context,
+	})
+	return err
+}
+
+func (p plugin) unstage(ctx context.Context, v *testbed.Volume, _ map[string]string) error {
+	if err := p.UnpublishFrom(ctx, v, "pod-0"); err != nil {
+		return err
+	}
+	return p.Unstage(ctx, v)
+}
+
+// hand does what an administrator who knows the portals would type, and neither
+// looks before nor proves afterwards.
+type hand struct{ *testbed.Worker }
+
+func (h hand) stage(ctx context.Context, v *testbed.Volume, published map[string]string) error {
+	return h.script(ctx, v, published, `
+for portal in $portals; do iscsiadm -m node -T $iqn -p $portal -o new; done
+iscsiadm -m node -T $iqn --login
+while [ ! -b $map ]; do sleep 0.02; done
+blkid -p $map || mkfs.xfs -q -K $map
+mkdir -p $staging $target
+mount -t xfs -o nouuid $map $staging
+mount --bind $staging $target`)
+}
+
+func (h hand) unstage(ctx context.Context, v *testbed.Volume, published map[string]string) error {
+	return h.script(ctx, v, published, `
+umount $target
+umount $staging
+multipath -f ${map##*/}
+iscsiadm -m node -T $iqn --logout
+iscsiadm -m node -T $iqn -o delete`)
+}
+
+func (h hand) script(ctx context.Context, v *testbed.Volume, published map[string]string, commands string) error {
+	c, err := publishctx.Decode(published)
+	if err != nil {
+		return err
+	}
+	portals := make([]string, len(c.Target.Portals))
+	for i, p := range c.Target.Portals {
+		portals[i] = p.String()
+	}
+	_, err = h.Shell(ctx, fmt.Sprintf("exec >/dev/null; iqn=%s portals='%s' map=%s staging=%s target=%s\n%s",
+		c.Target.IQN, strings.Join(portals, " "), mapOf(c.Target), testbed.StagingPath(v), testbed.TargetPath(v, "pod-0"), commands))
+	return err
+}
+
+// mapOf is where the multipath map of a volume shows: a Linux target makes the
+// WWID from the first 25 hex digits of the serial number.
+func mapOf(t iscsi.Target) string {
+	digits := strings.ReplaceAll(t.Serial, "-", "")
+	return "/dev/mapper/36001405" + digits[:25]
+}
+
+// steps are what is measured, in the order in which a volume goes through them.
+var steps = []struct {
+	name   string
+	metric string
+	do     func(by, context.Context, *testbed.Volume, map[string]string) error
+}{
+	{"stage and publish, fresh", "fresh", by.stage},
+	{"unpublish and unstage", "unstage", by.unstage},
+	{"stage and publish, formatted", "formatted", by.stage},
+	{"unpublish and unstage again", "unstage-again", by.unstage},
+}
+
+// BenchmarkStageAndPublish compares the plugin with the same steps typed by hand,
+// on 10 GiB volumes, in turns, so that what else the machine does hits both. The
+// metrics are ratios of medians: plugin to hand.
+func BenchmarkStageAndPublish(b *testing.B) {
+	const least = 6
+	_, bed := useBed(b)
+	ctx, w := b.Context(), bed.Workers[0] // longer than a test may take
+	ways := []by{plugin{w}, hand{w}}
+	took := make([][2][]time.Duration, len(steps))
+	for round := range 1 + max(least, b.N) {
+		for n, way := range ways {
+			for i, d := range life(ctx, b, bed, way, fmt.Sprintf("bench-%d-%d", round, n)) {
+				if round > 0 { // the first warms up
+					took[i][n] = append(took[i][n], d)
+				}
+			}
+		}
+	}
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "\nmedian (fastest to slowest)\tplugin\tby hand\tratio\t")
+	for i, step := range steps {
+		ratio := float64(median(took[i][0])) / float64(median(took[i][1]))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%.2f\t\n", step.name, spread(took[i][0]), spread(took[i][1]), ratio)
+		b.ReportMetric(ratio, step.metric)
+	}
+	must(b, table.Flush())
+	b.ReportMetric(0, "ns/op")
+}
+
+// life takes one volume through all steps, and says how long each took.
+func life(ctx context.Context, b *testing.B, bed *testbed.Bed, way by, name string) []time.Duration {
+	b.Helper()
+	w := bed.Workers[0]
+	v, err := bed.Create(ctx, name, 10*giB, nil, testbed.Mount("xfs"))
+	must(b, err)
+	published, err := bed.Publish(ctx, v, w)
+	must(b, err)
+	var took []time.Duration
+	for _, step := range steps {
+		sh(ctx, b, w.Guest, "udevadm settle; sync; mkdir -p "+testbed.StagingPath(v)+" "+path.Dir(testbed.TargetPath(v, "pod-0")))
+		began := time.Now()
+		must(b, step.do(way, ctx, v, published))
+		took = append(took, time.Since(began))
+	}
+	must(b, bed.Unpublish(ctx, v, w))
+	must(b, bed.Delete(ctx, v))
+	return took
+}
+
+func median(all []time.Duration) time.Duration {
+	all = slices.Sorted(slices.Values(all))
+	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
+}
+
+func spread(all []time.Duration) string {
+	ms := time.Millisecond
+	return fmt.Sprintf("%v (%v to %v)", median(all).Round(ms), slices.Min(all).Round(ms), slices.Max(all).Round(ms))
+}
