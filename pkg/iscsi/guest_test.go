@@ -517,8 +517,8 @@ func TestGuestDetachOfADeviceInUse(t *testing.T) {
 			if multipathd {
 				g.startMultipathd(greedyConf)
 			}
+			d := attach(t, g.newInitiator(), x.Target) // with time for every path
 			i := g.newInitiator(func(c *iscsi.Config) { c.MapTimeout = 4 * time.Second })
-			d := attach(t, i, x.Target)
 			g.sh("mkfs.ext4 -q " + d.Path)
 			refused := func(what, names string) {
 				t.Helper()
