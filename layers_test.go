@@ -43,7 +43,7 @@ const (
 func arrows() map[string][]string {
 	return map[string][]string{
 		"cmd/datera-csi": {
-			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/rpc", "internal/topology",
+			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/kube", "internal/rpc", "internal/topology",
 			csiSpec, cobra, pflag, grpcModule, klog, mountUtils,
 		},
 		"cmd/datera-sim":       {"internal/sim", "internal/lio", cobra, klog},
@@ -54,6 +54,7 @@ func arrows() map[string][]string {
 		"pkg/dateraclient":     {},
 		"pkg/iscsi":            {klog, xSys},
 		"internal/keylock":     {},
+		"internal/kube":        {klog},
 		"internal/publishctx":  {"pkg/iscsi"},
 		"internal/topology":    {},
 		"internal/rpc":         {csiSpec, csiLib, grpcModule, klog, protobuf},

@@ -111,7 +111,7 @@ func TestBadFlagsExitNonZeroAndAreNamed(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no command":                 {nil, "controller, node, all or version"},
+		"no command":                 {nil, "controller, node, all, probe, guard or version"},
 		"unknown command":            {[]string{"contoller"}, `unknown command "contoller"`},
 		"unknown flag":               {[]string{"controller", "--backend-dir=/x"}, "--backend-dir"},
 		"stray argument":             {[]string{"controller", "all"}, "all"},
@@ -134,6 +134,10 @@ func TestBadFlagsExitNonZeroAndAreNamed(t *testing.T) {
 		"no label":                   {[]string{"node", "--host-root=" + root, "--topology=zone=a b"}, "--topology"},
 		"relative host root":         {[]string{"node", "--host-root=root"}, "--host-root"},
 		"host without initiator":     {[]string{"node", "--host-root=" + dir, "--record-dir=" + dir}, "initiatorname.iscsi"},
+		"probe of no socket":         {[]string{"probe", "--endpoint=tcp://:1"}, "--endpoint"},
+		"guard of no node":           {[]string{"guard"}, "--node-name"},
+		"guard outside of a cluster": {[]string{"guard", "--node-name=n1"}, "--api-server"},
+		"guard without patience":     {[]string{"guard", "--node-name=n1", "--timeout=0s"}, "--timeout"},
 		"two bad flags, both named":  {[]string{"all", "--array-concurrency=0", "--multipath=yes", "--backends-dir=" + dir}, "--array-concurrency: 0: at least one request must be allowed\n--multipath"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,7 +153,7 @@ func TestBadFlagsExitNonZeroAndAreNamed(t *testing.T) {
 }
 
 func TestHelpExplainsWithExamples(t *testing.T) {
-	for _, command := range []string{"controller", "node", "all", "version"} {
+	for _, command := range []string{"controller", "node", "all", "probe", "guard", "version"} {
 		stdout, _, code := run(t, command, "--help")
 		if code != 0 || !strings.Contains(stdout, "Examples:\n") || !strings.Contains(stdout, "datera-csi "+command) {
 			t.Errorf("%s --help: exit %d, no example of the command:\n%s", command, code, stdout)

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/datera-csi/datera-csi/internal/rpc"
+)
+
+func probeCommand() *cobra.Command {
+	endpoint, timeout, live := defaultEndpoint, 5*time.Second, false
+	cmd := &cobra.Command{
+		Use:   "probe",
+		Short: "Ask the plugin on its socket whether it is ready; for probes of Kubernetes",
+		Long: `Ask the plugin that serves on a socket whether it is ready, and exit with 0 if
+it is. With --live any answer will do: a host without iscsid is not ready, but
+a restart of the plugin would not mend that. Neither depends on the array.`,
+		Example: `  datera-csi probe --endpoint=unix:///csi/csi.sock
+  datera-csi probe --live --timeout=10s`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := rpc.CheckEndpoint(endpoint); err != nil {
+				return fmt.Errorf("--endpoint: %w", err)
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			ready, err := probe(ctx, endpoint)
+			if err != nil {
+				return fmt.Errorf("no answer at %s: %w", endpoint, err)
+			}
+			if !ready && !live {
+				return errors.New("the plugin is not ready; its log says what is missing")
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&endpoint, "endpoint", endpoint, "unix socket that the plugin serves on")
+	cmd.Flags().DurationVar(&timeout, "timeout", timeout, "how long to wait for the answer")
+	cmd.Flags().BoolVar(&live, "live", live, "be content with any answer")
+	return cmd
+}
+
+func probe(ctx context.Context, endpoint string) (ready bool, err error) {
+	path, err := filepath.Abs(strings.TrimPrefix(strings.TrimPrefix(endpoint, "unix:"), "//"))
+	if err != nil {
+		return false, err
+	}
+	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = conn.Close() }()
+	resp, err := csi.NewIdentityClient(conn).Probe(ctx, &csi.ProbeRequest{})
+	if err != nil {
+		return false, err
+	}
+	return resp.GetReady() == nil || resp.GetReady().GetValue(), nil // CSI: absent means ready
+}
