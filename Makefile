@@ -23,6 +23,9 @@ test: prerequisites $(TESTSUM) ## everything that needs no VM: units, controller
 	$(GO) vet ./... && $(GO) vet -tags e2e ./test/e2e/...
 	$(TESTSUM) --format pkgname-and-test-fails $(RERUN) --packages ./... -- $(RACE) -p 4 -timeout 10m
 
+test-deploy: prerequisites ## deploy/ built with kustomize and Helm, checked against the types of Kubernetes
+	cd test/deploy && $(GO) vet ./... && $(GO) test -timeout 10m ./...
+
 model: prerequisites ## 10,000 random controller calls with faults, compared with a model after each
 	$(GO) test $(RACE) -count=1 -v -timeout 30m -run TestModel ./pkg/controller -model.ops=10000
 
@@ -62,4 +65,4 @@ $(TESTSUM):
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.PHONY: build test model lint sanity demo e2e bench clean prerequisites help
+.PHONY: build test test-deploy model lint sanity demo e2e bench clean prerequisites help
