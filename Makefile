@@ -19,6 +19,13 @@ export CGO_ENABLED = $(if $(RACE),1,0)
 build: ## bin/datera-csi and bin/datera-sim, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
 
+image: prerequisites ## bin/datera-csi.tar and bin/datera-sim.tar, for docker load or ctr images import; ARCH=amd64,arm64 for both
+	hack/prerequisites.sh vm
+	mkdir -p bin
+	for program in datera-csi datera-sim; do
+		$(GO) run ./hack/image -program=$$program -version=$(VERSION) -commit=$(COMMIT) $(if $(ARCH),-arch=$(ARCH)) -o bin/$$program.tar
+	done
+
 test: prerequisites $(TESTSUM) ## everything that needs no VM: units, controller against the simulator, csi-sanity
 	$(GO) vet ./... && $(GO) vet -tags e2e ./test/e2e/...
 	$(TESTSUM) --format pkgname-and-test-fails $(RERUN) --packages ./... -- $(RACE) -p 4 -timeout 10m
@@ -65,4 +72,4 @@ $(TESTSUM):
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.PHONY: build test test-deploy model lint sanity demo e2e bench clean prerequisites help
+.PHONY: build image test test-deploy model lint sanity demo e2e bench clean prerequisites help

@@ -60,6 +60,16 @@ func hostSources() ([]string, error) {
 	return lines, nil
 }
 
+// Mirrors are the sources of Suite and the options by which apt reaches them, as this host uses them: for
+// others that make something of Debian packages.
+func Mirrors(ctx context.Context) (sources, aptOptions []string, err error) {
+	if sources, err = hostSources(); err != nil {
+		return nil, nil, err
+	}
+	aptOptions, err = hostAptOptions(ctx)
+	return sources, aptOptions, err
+}
+
 // readSources reads which mirrors an /etc/apt directory names for a release of Debian, in both of apt's
 // formats, and returns them as sources of the guests' suite.
 func readSources(apt fs.FS, release string) ([]source, error) {
