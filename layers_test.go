@@ -46,21 +46,23 @@ func arrows() map[string][]string {
 			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/kube", "internal/rpc", "internal/topology",
 			csiSpec, cobra, pflag, grpcModule, klog, mountUtils,
 		},
-		"cmd/datera-sim":       {"internal/sim", "internal/lio", cobra, klog},
-		"pkg/identity":         {csiSpec, klog, protobuf},
-		"pkg/controller":       {"pkg/dateraclient", "pkg/iscsi", "internal/publishctx", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf, xSync},
-		"pkg/node":             {"pkg/iscsi", "internal/publishctx", "internal/keylock", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
-		"pkg/node/nodetest":    {"pkg/node", "pkg/iscsi", mountUtils}, // test support
-		"pkg/dateraclient":     {},
-		"pkg/iscsi":            {klog, xSys},
-		"internal/keylock":     {},
-		"internal/kube":        {klog},
-		"internal/publishctx":  {"pkg/iscsi"},
-		"internal/topology":    {},
-		"internal/rpc":         {csiSpec, csiLib, grpcModule, klog, protobuf},
-		"internal/sim":         {}, // never dateraclient: wire names are written twice, on purpose
-		"internal/sim/simtest": {"internal/sim"},
-		"internal/lio":         {"internal/sim", xSys},
+		"cmd/datera-sim":             {"internal/sim", "internal/lio", cobra, klog},
+		"pkg/identity":               {csiSpec, klog, protobuf},
+		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/publishctx", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf, xSync},
+		"pkg/node":                   {"pkg/iscsi", "internal/faultpoint", "internal/publishctx", "internal/keylock", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
+		"pkg/node/nodetest":          {"pkg/node", "pkg/iscsi", mountUtils}, // test support
+		"pkg/dateraclient":           {},
+		"pkg/iscsi":                  {"internal/faultpoint", klog, xSys},
+		"internal/faultpoint":        {},
+		"internal/faultpoint/points": {}, // test support
+		"internal/keylock":           {},
+		"internal/kube":              {klog},
+		"internal/publishctx":        {"pkg/iscsi"},
+		"internal/topology":          {},
+		"internal/rpc":               {csiSpec, csiLib, grpcModule, klog, protobuf},
+		"internal/sim":               {}, // never dateraclient: wire names are written twice, on purpose
+		"internal/sim/simtest":       {"internal/sim"},
+		"internal/lio":               {"internal/sim", xSys},
 	}
 }
 

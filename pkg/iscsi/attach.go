@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/datera-csi/datera-csi/internal/faultpoint"
 )
 
 // Attach makes the LUN a block device of this host, or finds that it is one. It
@@ -42,10 +44,12 @@ func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, e
 	if err != nil {
 		return Device{}, err
 	}
+	faultpoint.At("attach: disks found")
 	paths, err := i.verify(ctx, t, disks)
 	if err != nil {
 		return Device{}, err
 	}
+	faultpoint.At("attach: paths verified")
 	return i.assemble(ctx, t, paths, wantsMap)
 }
 
@@ -152,6 +156,7 @@ func (i *Initiator) mapped(ctx context.Context, t Target, paths []path) (Device,
 	if err != nil {
 		return Device{}, err
 	}
+	faultpoint.At("attach: map made")
 	bytes, err := size(m.dir)
 	if err != nil {
 		return Device{}, err

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"k8s.io/klog/v2"
+
+	"github.com/datera-csi/datera-csi/internal/faultpoint"
 )
 
 // How long the SCSI layer keeps what it was given while a session is down, in
@@ -123,9 +125,11 @@ func (l login) open(ctx context.Context, portal netip.AddrPort) error {
 	if err := l.admin.create(ctx, l.target.IQN, portal, l.settings()); err != nil {
 		return err
 	}
+	faultpoint.At("attach: node record made")
 	if err := l.admin.login(ctx, l.target.IQN, portal, l.cfg.LoginTimeout); err != nil {
 		return err
 	}
+	faultpoint.At("attach: logged in")
 	ok, err := until(ctx, l.cfg.LoginTimeout, func() (bool, error) {
 		s, found, err := l.sessionTo(portal)
 		return found && s.live(), err

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/datera-csi/datera-csi/internal/faultpoint"
 )
 
 // Detach takes the LUN away from this host: it writes out what the kernel
@@ -35,9 +37,11 @@ func (i *Initiator) Detach(ctx context.Context, t Target) error {
 	if err := i.quiesce(ctx, t); err != nil {
 		return err
 	}
+	faultpoint.At("detach: flushed")
 	if err := i.removeMaps(ctx, t); err != nil {
 		return err
 	}
+	faultpoint.At("detach: map removed")
 	return i.disconnect(ctx, t)
 }
 
@@ -302,6 +306,7 @@ func (i *Initiator) disconnect(ctx context.Context, t Target) error {
 	if err != nil || shared.Load() {
 		return err
 	}
+	faultpoint.At("detach: logged out")
 	return i.admin.forget(ctx, t.IQN)
 }
 
@@ -333,6 +338,7 @@ func (i *Initiator) end(ctx context.Context, s session, disks []disk) error {
 			return err
 		}
 	}
+	faultpoint.At("detach: disks dropped")
 	// Somebody may have brought another LUN to life on it since we looked.
 	now, err := i.sysfs.disks(s)
 	if err != nil {

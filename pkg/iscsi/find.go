@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/datera-csi/datera-csi/internal/faultpoint"
 )
 
 // Find returns the device that Attach made, from sysfs alone: no device is asked
@@ -109,6 +111,7 @@ func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) {
 	if err != nil {
 		return device.Bytes, err
 	}
+	faultpoint.At("expand: paths grown")
 	if mapped {
 		// Also when a path lags: paths of different size would make multipathd
 		// refuse, and then the map stays as it was.

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/internal/faultpoint"
 )
 
 // NodeExpandVolume makes growth of the volume visible on every path to it and
@@ -40,6 +42,7 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 	if err != nil {
 		return 0, fmt.Errorf("rescan: %w", err)
 	}
+	faultpoint.At("expand: device grown")
 	if bytes < r.Least {
 		return 0, fmt.Errorf("%w: %d bytes are visible, %d are asked for; has the array grown the volume?", errNotGrown, bytes, r.Least)
 	}
@@ -58,6 +61,7 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 			return 0, err
 		}
 	}
+	faultpoint.At("expand: file system grown")
 	if bytes > rec.Target.Bytes {
 		rec.Target.Bytes = bytes
 		return bytes, s.records.save(rec)

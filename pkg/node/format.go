@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/datera-csi/datera-csi/internal/faultpoint"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -207,9 +208,11 @@ func (s *Server) ensureFilesystem(ctx context.Context, rec *record, device iscsi
 	if err := s.noteFormat(rec, formatStarted); err != nil {
 		return err
 	}
+	faultpoint.At("stage: format begun")
 	if err := s.makeFilesystem(ctx, rec.FSType, device.Path, v == makeOver); err != nil {
 		return err
 	}
+	faultpoint.At("stage: file system made")
 	if err := s.checkMade(ctx, rec, device); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"k8s.io/klog/v2"
 
+	"github.com/datera-csi/datera-csi/internal/faultpoint"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -135,6 +136,7 @@ func (s *Server) ensurePublished(p *publication) error {
 	if done {
 		return nil
 	}
+	faultpoint.At("publish: record written")
 	return s.bind(p)
 }
 
@@ -179,6 +181,7 @@ func (s *Server) bind(p *publication) error {
 	if err := prepare(p.at.Path); err != nil {
 		return err
 	}
+	faultpoint.At("publish: target made")
 	options := []string{"bind"}
 	if p.at.ReadOnly {
 		options = append(options, "ro")
@@ -186,6 +189,7 @@ func (s *Server) bind(p *publication) error {
 	if err := s.mounts.Mount(source, p.at.Path, "", options); err != nil {
 		return err
 	}
+	faultpoint.At("publish: bound")
 	mounts, err := s.mounts.List()
 	if err != nil {
 		return err

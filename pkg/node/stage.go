@@ -10,6 +10,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/datera-csi/datera-csi/internal/faultpoint"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -49,6 +50,7 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 	if err != nil {
 		return err
 	}
+	faultpoint.At("stage: record written")
 	device, err := s.fulfil(ctx, op, rec, r)
 	if err == nil || !final(err) || len(at(mounts, staging)) > 0 {
 		return err
@@ -63,6 +65,7 @@ func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stage
 	if err != nil {
 		return iscsi.Device{}, fmt.Errorf("attach: %w", err)
 	}
+	faultpoint.At("stage: attached")
 	if err := ensureDir(rec.Staging); err != nil {
 		return device, err
 	}
@@ -207,6 +210,7 @@ func (s *Server) ensureStaged(ctx context.Context, rec *record, device iscsi.Dev
 		if err := s.mounts.Mount(device.Path, rec.Staging, rec.FSType, stageOptions(rec, r.Capability.ManyReader || r.Context.ReadOnly)); err != nil {
 			return err
 		}
+		faultpoint.At("stage: mounted")
 		if err := s.checkStaged(rec, device); err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/datera-csi/datera-csi/internal/faultpoint"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -50,6 +51,7 @@ func (s *Server) unpublish(ctx context.Context, op *operation, r unpublishReques
 			return err
 		}
 	}
+	faultpoint.At("unpublish: target removed")
 	if rec == nil {
 		return nil
 	}
@@ -93,6 +95,7 @@ func (s *Server) takeOffTarget(rec *record, numbers map[Number]bool, target stri
 			return err
 		}
 	}
+	faultpoint.At("unpublish: unmounted")
 	if mounts, err = s.mounts.List(); err != nil {
 		return err
 	}

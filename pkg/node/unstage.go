@@ -10,6 +10,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"k8s.io/klog/v2"
 
+	"github.com/datera-csi/datera-csi/internal/faultpoint"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -56,6 +57,7 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 	if err := s.takeDown(ctx, op, rec, staging, device); err != nil {
 		return err
 	}
+	faultpoint.At("unstage: detached")
 	return s.records.remove(r.Volume)
 }
 
@@ -66,6 +68,7 @@ func (s *Server) takeDown(ctx context.Context, op *operation, rec *record, stagi
 	if err != nil {
 		return err
 	}
+	faultpoint.At("unstage: unmounted")
 	if err := s.attacher.Detach(ctx, rec.target()); err != nil {
 		return fmt.Errorf("detach: %w", err)
 	}
