@@ -1,16 +1,23 @@
 package deploy_test
 
 import (
+	"encoding/json"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/datera-csi/datera-csi/internal/sim/simtest"
+	"github.com/datera-csi/datera-csi/pkg/controller"
 )
 
 const driver = "dsp.csi.daterainc.io"
@@ -100,4 +107,111 @@ func namedClasses(objects []runtime.Object) []string {
 		}
 	}
 	return names
+}
+
+// start starts the driver's controller in front of a simulated array that has the
+// app template of the examples.
+func start(t *testing.T) *controller.Server {
+	t.Helper()
+	array := simtest.Start(t)
+	token := send(t, array, http.MethodPut, "/login", "", `{"name":"`+array.User+`","password":"`+array.Password+`"}`)
+	send(t, array, http.MethodPost, "/app_templates", token, `{"name":"kubernetes-bronze","storage_templates":[{"name":"storage-1",
+		"volume_templates":[{"name":"volume-1","size":10,"replica_count":2,"placement_mode":"hybrid"}]}]}`)
+	backends := controller.OpenBackends(controller.BackendsConfig{Dir: array.BackendDir(t, "default"), Concurrency: 16, Agent: "test"})
+	return controller.New(controller.Config{Backends: backends})
+}
+
+// send asks the array as an administrator would, and returns the token of a login.
+func send(t *testing.T, array *simtest.Server, method, path, token, body string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, array.URL+"/v2.2"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Auth-Token", token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answer struct{ Key, Message string }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s %s, %v", method, path, resp.Status, answer.Message, err)
+	}
+	return answer.Key
+}
+
+// TestTheDriverTakesTheExamples: every class makes a volume, every attributes class
+// changes one, every snapshot class makes a snapshot, as the sidecars would ask.
+func TestTheDriverTakesTheExamples(t *testing.T) {
+	server := start(t)
+	tried := 0
+	for path, objects := range files(t, filepath.Join(manifests, "examples")) {
+		secrets := map[string]string{}
+		for _, obj := range objects {
+			if s, ok := obj.(*corev1.Secret); ok {
+				secrets = s.StringData
+			}
+		}
+		for _, obj := range objects {
+			var err error
+			switch o := obj.(type) {
+			case *storagev1.StorageClass:
+				err = provision(t, server, o, secrets)
+			case *storagev1.VolumeAttributesClass:
+				_, err = server.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{
+					VolumeId: volume(t, server, "modified-by-"+o.Name), MutableParameters: o.Parameters})
+			case *snapshotv1.VolumeSnapshotClass:
+				_, err = server.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{
+					Name: "snapshot-" + o.Name, SourceVolumeId: volume(t, server, "snapshot-of-"+o.Name), Parameters: o.Parameters})
+			default:
+				continue
+			}
+			tried++
+			if err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	}
+	if tried < 10 {
+		t.Errorf("only %d classes tried", tried)
+	}
+}
+
+// provision makes a volume of a class as the provisioner does: keys with its prefix
+// are its own, secrets come if the class names one.
+func provision(t *testing.T, server *controller.Server, class *storagev1.StorageClass, secrets map[string]string) error {
+	t.Helper()
+	const own = "csi.storage.k8s.io/"
+	parameters := map[string]string{}
+	for key, value := range class.Parameters {
+		if !strings.HasPrefix(key, own) {
+			parameters[key] = value
+		}
+	}
+	if class.Parameters[own+"provisioner-secret-name"] == "" {
+		secrets = nil
+	}
+	_, err := server.CreateVolume(t.Context(), request(class.Name, class.Parameters[own+"fstype"], parameters, secrets))
+	return err
+}
+
+func volume(t *testing.T, server *controller.Server, name string) string {
+	t.Helper()
+	answer, err := server.CreateVolume(t.Context(), request(name, "xfs", nil, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.GetVolume().GetVolumeId()
+}
+
+func request(name, fsType string, parameters, secrets map[string]string) *csi.CreateVolumeRequest {
+	return &csi.CreateVolumeRequest{
+		Name: name, Parameters: parameters, Secrets: secrets,
+		CapacityRange: &csi.CapacityRange{RequiredBytes: 100 << 30},
+		VolumeCapabilities: []*csi.VolumeCapability{{
+			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: fsType}},
+		}},
+	}
 }
