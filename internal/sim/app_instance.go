@@ -193,7 +193,8 @@ func (r *request) renderApp(a *appInstance) object {
 	o.set("snapshots", r.renderSnapshots(base, a.Snapshots))
 	o.set("snapshot_policies", renderPolicies(base, a.Policies))
 	o.set("deployment_state", "deployed")
-	o.setIf(r.now.Before(a.CloningUntil), "op_state", "cloning")
+	o.setIf(r.now.Before(a.CloningUntil) && !a.gone, "op_state", "cloning")
+	o.setIf(a.gone, "op_state", "deleting")
 	o.setIf(a.AccessControlMode != "", "access_control_mode", a.AccessControlMode)
 	if a.CloneSrc != "" {
 		o.set("clone_src", ref(a.CloneSrc))
@@ -232,11 +233,17 @@ func deleteApp(r *request) (any, error) {
 	if !a.Offline && !r.forced() {
 		return nil, errRefused("app_instance %s is online: set its admin_state to offline first, or force", a.Name)
 	}
+	if !a.dying.IsZero() {
+		return r.renderApp(a), nil // its end has begun
+	}
 	shown := r.renderApp(a)
 	if r.failure != nil {
 		return nil, r.failure
 	}
 	r.dropApp(a)
+	if !a.dying.IsZero() {
+		return r.renderApp(a), nil
+	}
 	return shown, nil
 }
 

@@ -196,6 +196,9 @@ func (o order) existing(ctx context.Context, array Array) (*dateraclient.Volume,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errUndecided, err)
 	}
+	if v.Leaving() {
+		return nil, errLeaving
+	}
 	if v, err = o.complete(ctx, array, v); err != nil {
 		return nil, err
 	}

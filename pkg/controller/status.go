@@ -13,6 +13,7 @@ import (
 // What this package knows and the array does not say.
 var (
 	errHeld           = errors.New("another call for this volume is under way")
+	errLeaving        = errors.New("the array is still deleting a volume of this name; ask again when it is gone")
 	errIncompatible   = errors.New("exists, but not as asked")
 	errPublished      = errors.New("is published")
 	errSnapshots      = errors.New("has snapshots")
@@ -46,6 +47,7 @@ func table() []row {
 		{errHeld, codes.Aborted},
 		{errUndecided, codes.Unavailable},
 		{errRemade, codes.Aborted},
+		{errLeaving, codes.Aborted},
 		{errIncompatible, codes.AlreadyExists},
 		{errTooLarge, codes.OutOfRange},
 		{errTemplateSize, codes.OutOfRange},

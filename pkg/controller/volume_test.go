@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
@@ -94,6 +95,25 @@ func TestCreateTakesAVolumeThatIsAsAsked(t *testing.T) {
 			t.Errorf("%s: got %v, want %s with 10 GiB", c.name, res, id)
 		}
 	}
+}
+
+// A name is free when the array has forgotten the volume that had it: until then
+// CreateVolume is asked to come again, and makes no claim on what goes.
+func TestCreateWhileTheVolumeBeforeIsBeingDeleted(t *testing.T) {
+	const slow = 500 * time.Millisecond
+	l := start(t, func(cfg *sim.Config) { cfg.DeleteDelay = slow })
+	id := l.create(t, "pvc-1")
+	l.api(t, http.MethodPut, "/app_instances/"+id, map[string]any{"admin_state": "offline"}, nil)
+	l.api(t, http.MethodDelete, "/app_instances/"+id, nil, nil)
+	_, err := l.CreateVolume(t.Context(), createRequest("pvc-1"))
+	wantCode(t, "in the meantime", err, codes.Aborted, "still deleting")
+	if _, err := l.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(l.objects(t)); n != 0 {
+		t.Errorf("%d app instances after DeleteVolume, want none", n)
+	}
+	l.create(t, "pvc-1")
 }
 
 // Each thing the array shows is compared, and the difference is named.

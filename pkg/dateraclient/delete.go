@@ -25,12 +25,16 @@ type adminState struct {
 //
 // The array answers DELETE with the object it has deleted. Only when that answer
 // says that work goes on is the volume read until it is gone; a lost answer is
-// cleared up by deleting again, until the array finds nothing to delete.
+// cleared up by deleting again, until the array finds nothing to delete. A volume
+// whose end an earlier call has begun is only waited for.
 func (c *Client) DeleteVolume(ctx context.Context, v *Volume) error {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
 	if err := v.deletable(); err != nil {
 		return err
+	}
+	if v.Leaving() {
+		return c.awaitGone(ctx, v)
 	}
 	last, err := c.takeOffline(ctx, v)
 	if err != nil {
@@ -49,6 +53,11 @@ func (c *Client) DeleteVolume(ctx context.Context, v *Volume) error {
 	if err != nil {
 		return err
 	}
+	return c.awaitGone(ctx, v)
+}
+
+// awaitGone returns when the array has forgotten v.
+func (c *Client) awaitGone(ctx context.Context, v *Volume) error {
 	return poll(ctx, v.Name+" to be gone", func(ctx context.Context) (bool, error) {
 		_, err := c.reread(ctx, v)
 		if errors.Is(err, ErrNotFound) {

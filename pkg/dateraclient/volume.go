@@ -52,6 +52,10 @@ type Volume struct {
 	Health Health
 }
 
+// Leaving tells that the array is deleting v: it is as good as gone, and its name
+// is taken until then.
+func (v *Volume) Leaving() bool { return v.OpState == "deleting" }
+
 // Path is the volume's own path, the one to clone it by.
 func (v *Volume) Path() string { return v.storagePath() + "/volumes/" + v.Child }
 

@@ -1,6 +1,7 @@
 package dateraclient_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -407,6 +408,35 @@ func TestDeleteVolumeIsTwoRequests(t *testing.T) {
 	}
 	if err := c.DeleteVolume(t.Context(), v); !errors.Is(err, dateraclient.ErrNotFound) {
 		t.Errorf("again: %v, want ErrNotFound", err)
+	}
+}
+
+// Where the array takes its time, DeleteVolume returns when it has forgotten the
+// volume, and a repeat of a call that was cut off only waits.
+func TestDeleteWaitsUntilTheVolumeIsForgotten(t *testing.T) {
+	const slow = 300 * time.Millisecond
+	s, c := simulated(t, func(cfg *sim.Config) { cfg.DeleteDelay = slow })
+	v := mustCreate(t, c, small("CSI-a"))
+	hurried, cancel := context.WithTimeout(t.Context(), slow/3)
+	defer cancel()
+	if err := c.DeleteVolume(hurried, v); err == nil {
+		t.Error("deleted before the array had forgotten it")
+	}
+	leaving := mustRead(t, c, "CSI-a")
+	if !leaving.Leaving() {
+		t.Errorf("the array is %q", leaving.OpState)
+	}
+	s.ResetRequests()
+	if err := c.DeleteVolume(t.Context(), leaving); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range requested(s) {
+		if !strings.HasPrefix(r, "GET ") {
+			t.Errorf("a volume that goes was asked to %s", r)
+		}
+	}
+	if _, err := c.Volume(t.Context(), "CSI-a"); !errors.Is(err, dateraclient.ErrNotFound) {
+		t.Errorf("got %v, want ErrNotFound", err)
 	}
 }
 
