@@ -74,18 +74,47 @@ func (w *worker) free(otherwise string) string {
 
 func csiName(app string) string { return strings.TrimPrefix(app, "CSI-") }
 
-// class is a StorageClass: two with fixed limits, one whose limit follows the size.
+// class is a StorageClass: two with fixed limits, one whose limit follows the size,
+// one whose volumes outlive their deletion.
 func (w *worker) class() map[string]string {
 	return [...]map[string]string{
 		{"replica_count": "2"},
 		{"replica_count": "2", "total_iops_max": "5000", "read_bandwidth_max": "100"},
 		{"replica_count": "2", "iops_per_gb": "100"},
-	}[w.r.IntN(3)]
+		{"replica_count": "2", "deletionPolicy": "retain-offline"},
+	}[w.r.IntN(4)]
 }
 
-// qos is what a class gives a volume of a size.
+// templated is a class that leaves most, or less, to the template gold.
+func (w *worker) templated() map[string]string {
+	return [...]map[string]string{
+		{"template": "gold"},
+		{"template": "gold", "replica_count": "3", "total_iops_max": "700"},
+	}[w.r.IntN(2)]
+}
+
+// made is what a request makes of a volume, member by member, at a size.
+func made(req *csi.CreateVolumeRequest, size int) map[string]string {
+	class := req.GetParameters()
+	m := map[string]string{"": strconv.Itoa(size), "replicas": class["replica_count"], "qos": qos(class, size), "template": class["template"]}
+	if class["template"] != "" && class["replica_count"] == "" {
+		m["replicas"] = "2" // of the template gold
+	}
+	if len(req.GetSecrets()) > 0 {
+		m["chap"] = "chap"
+	}
+	if class["deletionPolicy"] != "" {
+		m["retain"] = "yes"
+	}
+	return m
+}
+
+// qos is what a class gives a volume of a size, above what its template does.
 func qos(class map[string]string, size int) string {
 	policy := map[string]any{}
+	if class["template"] == "gold" {
+		policy["total_iops_max"], policy["read_iops_max"] = 900.0, 50.0
+	}
 	for key, value := range class {
 		n, _ := strconv.ParseFloat(value, 64)
 		policy[key] = n
@@ -98,13 +127,19 @@ func qos(class map[string]string, size int) string {
 
 func (w *worker) creation(name string) func() operation {
 	size, class := 1+w.r.IntN(8), w.class()
-	block := w.r.IntN(2) == 0
+	block, chap := w.r.IntN(2) == 0, w.r.IntN(4) == 0
+	if w.r.IntN(4) == 0 {
+		class, chap = w.templated(), false
+	}
 	return func() operation {
 		req := createRequest(csiName(name), bytesAsked(int64(size)*gib, 0), as(writer("xfs")))
 		if block {
 			req.VolumeCapabilities = []*csi.VolumeCapability{shared()}
 		}
 		req.Parameters = class
+		if chap {
+			secrets(false)(req)
+		}
 		return w.create("CreateVolume", name, req, size, "")
 	}
 }
@@ -131,9 +166,9 @@ func (w *worker) create(what, name string, req *csi.CreateVolumeRequest, size in
 	switch {
 	case !w.model.has(name):
 		w.asked[name] = req
-		op.after.set(name, "", strconv.Itoa(size))
-		op.after.set(name, "replicas", req.GetParameters()["replica_count"])
-		op.after.set(name, "qos", qos(req.GetParameters(), size))
+		for member, value := range made(req, size) {
+			op.after.set(name, member, value)
+		}
 		op.after.set(name, "source", source)
 	case !proto.Equal(w.asked[name].GetVolumeContentSource(), req.GetVolumeContentSource()):
 		op.codes = []codes.Code{codes.AlreadyExists}
@@ -153,24 +188,57 @@ func (w *worker) create(what, name string, req *csi.CreateVolumeRequest, size in
 // is says whether a volume, as it now is, is what a request asks for. A clone may
 // have more replicas.
 func (w *worker) is(name string, req *csi.CreateVolumeRequest, size int) bool {
-	have, replicas := w.number(name, ""), w.number(name, "replicas")
-	asked, _ := strconv.Atoi(req.GetParameters()["replica_count"])
-	return have >= size && w.asked[name].GetParameters()["iops_per_gb"] == req.GetParameters()["iops_per_gb"] && w.model["v/"+name+"/qos"] == qos(req.GetParameters(), have) &&
-		(replicas == asked || replicas > asked && req.GetVolumeContentSource() != nil)
+	have := w.number(name, "")
+	want := made(req, have)
+	asked, _ := strconv.Atoi(want["replicas"])
+	if w.number(name, "replicas") > asked && req.GetVolumeContentSource() != nil {
+		delete(want, "replicas")
+	}
+	if class := req.GetParameters(); class["template"] != "" {
+		if class["replica_count"] == "" {
+			delete(want, "replicas") // the template decided, and a VolumeAttributesClass after it
+		}
+		limits := strings.Fields(w.model["v/"+name+"/qos"])
+		if most := class["total_iops_max"]; most != "" {
+			limits[2] = most
+		}
+		want["qos"] = strings.Join(limits, " ")
+	}
+	return have >= size && w.noted(name, req) && w.chap(name) == want["chap"] && w.holds(name, want)
+}
+
+// holds says whether a volume is as the members say.
+func (w *worker) holds(name string, want map[string]string) bool {
+	for member, value := range want {
+		if w.model[strings.TrimSuffix("v/"+name+"/"+member, "/")] != value {
+			return false
+		}
+	}
+	return w.model["v/"+name+"/template"] == want["template"]
+}
+
+func (w *worker) chap(name string) string { return w.model["v/"+name+"/chap"] }
+
+// noted says whether the marks in the description of a volume are those of a request.
+func (w *worker) noted(name string, req *csi.CreateVolumeRequest) bool {
+	was, now := w.asked[name].GetParameters(), req.GetParameters()
+	return was["iops_per_gb"] == now["iops_per_gb"] && was["deletionPolicy"] == now["deletionPolicy"]
 }
 
 // complete is what becomes of a volume of the right source that is not as asked
 // for: a clone that nobody uses may be half made and is brought to its end.
 func (w *worker) complete(after state, name string, req *csi.CreateVolumeRequest, size int) []codes.Code {
 	used := len(w.model.nodes(name))+len(w.model.below("v/"+name+"/session"))+len(w.model.snapshots(name)) > 0
-	noted := w.asked[name].GetParameters()["iops_per_gb"] == req.GetParameters()["iops_per_gb"]
-	if req.GetVolumeContentSource() == nil || used || !noted || w.number(name, "") > size {
+	want := made(req, size)
+	other := w.chap(name) != "" && w.chap(name) != want["chap"]
+	if req.GetVolumeContentSource() == nil || used || other || !w.noted(name, req) || w.number(name, "") > size {
 		return []codes.Code{codes.AlreadyExists}
 	}
-	asked, _ := strconv.Atoi(req.GetParameters()["replica_count"])
-	after.set(name, "", strconv.Itoa(size))
-	after.set(name, "replicas", strconv.Itoa(max(asked, w.number(name, "replicas"))))
-	after.set(name, "qos", qos(req.GetParameters(), size))
+	asked, _ := strconv.Atoi(want["replicas"])
+	want["replicas"] = strconv.Itoa(max(asked, w.number(name, "replicas")))
+	for member, value := range want {
+		after.set(name, member, value)
+	}
 	return []codes.Code{codes.OK}
 }
 
@@ -185,6 +253,10 @@ func (w *worker) deletion(name string) func() operation {
 		if len(w.model.nodes(name)) > 0 || len(w.model.snapshots(name)) > 0 {
 			op.codes = []codes.Code{codes.FailedPrecondition}
 		}
+		if w.model["v/"+name+"/retain"] != "" {
+			op.codes = append(op.codes, codes.Aborted) // the name is dated to the second, and taken in this one
+			op.after["r/"+name] = strconv.Itoa(w.retired(name) + 1)
+		}
 		op.after.drop(name)
 		op.call = func(ctx context.Context, s *controller.Server) error {
 			_, err := s.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: name})
@@ -192,6 +264,12 @@ func (w *worker) deletion(name string) func() operation {
 		}
 		return op
 	}
+}
+
+// retired is how many volumes of this name were deleted and retained.
+func (w *worker) retired(name string) int {
+	n, _ := strconv.Atoi(w.model["r/"+name])
+	return n
 }
 
 func (w *worker) publishing(name, node string) func() operation {
@@ -545,7 +623,7 @@ func (w *worker) snapshotGetting(name, snapshot string) func() operation {
 
 // cloning makes a volume from another one of the worker, or from its snapshot.
 func (w *worker) cloning(name, kind string) func() operation {
-	from, class, larger := w.volume(), w.class(), w.r.IntN(3)
+	from, class, larger, chap := w.volume(), w.class(), w.r.IntN(3), w.r.IntN(4) == 0
 	return func() operation {
 		snapshots := w.model.snapshots(from)
 		if !w.model.has(from) || from == name || kind == "snapshot" && len(snapshots) == 0 || w.model["v/"+from+"/replicas"] != "2" {
@@ -559,12 +637,16 @@ func (w *worker) cloning(name, kind string) func() operation {
 		}
 		req := createRequest(csiName(name), bytesAsked(int64(size+larger)*gib, 0), as(writer("xfs")))
 		req.Parameters, req.VolumeContentSource = class, source
+		if chap {
+			secrets(false)(req)
+		}
 		op := w.create("CreateVolume from a "+kind, name, req, size+larger, kind)
 		if !w.model.has(name) {
 			for had := 1; had <= size; had++ { // of the source, or of the snapshot
 				op.loose["v/"+name] = append(op.loose["v/"+name], strconv.Itoa(had))
 			}
 			op.loose["v/"+name+"/qos"] = []string{qos(nil, 0)}
+			op.loose["v/"+name+"/chap"] = []string{""}
 		}
 		return op
 	}

@@ -22,9 +22,13 @@ import (
 //	v/NAME/replicas        number
 //	v/NAME/qos             read, write, total IOPS and KiB/s
 //	v/NAME/source          volume or snapshot; absent when it began empty
+//	v/NAME/template        name; absent when it was made without
+//	v/NAME/chap            chap; absent when there is none
+//	v/NAME/retain          yes; absent when a deletion is for good
 //	v/NAME/node/IQN        admitted
 //	v/NAME/session/IQN     logged in
 //	v/NAME/snapshot/UUID   there
+//	r/NAME                 number of volumes of this name that were deleted and retained
 type state map[string]string
 
 func (s state) clone() state { return maps.Clone(s) }
@@ -138,8 +142,14 @@ type named struct {
 // found is an app instance as the array shows it.
 type found struct {
 	Name     string `json:"name"`
+	Descr    string `json:"descr"`
+	State    string `json:"admin_state"`
 	CloneSrc named  `json:"clone_src"`
+	Template named  `json:"app_template"`
 	Storage  []struct {
+		Auth struct {
+			Type string `json:"type"`
+		} `json:"auth"`
 		Access struct {
 			IQN string `json:"iqn"`
 		} `json:"access"`
@@ -162,9 +172,17 @@ type found struct {
 func (w witness) observe(prefix string) state {
 	w.tb.Helper()
 	var apps []found
-	w.get("/app_instances", url.Values{"limit": {"1000"}, "filter": {"match(name," + prefix + ".*)"}}, &apps)
-	s := state{}
+	w.get("/app_instances", url.Values{"limit": {"1000"}, "filter": {"match(name,(RETAINED-[0-9]+-)?" + prefix + ".*)"}}, &apps)
+	s, retired := state{}, map[string]int{}
 	for _, a := range apps {
+		if name := retiredFrom(a.Name); name != "" {
+			if a.State != "offline" || !strings.Contains(a.Descr, "was "+name+" -- ") {
+				w.tb.Errorf("%s is retained %s, and described by %q", a.Name, a.State, a.Descr)
+			}
+			retired[name]++
+			s["r/"+name] = fmt.Sprint(retired[name])
+			continue
+		}
 		if s.has(a.Name) {
 			w.tb.Errorf("two app instances are called %s", a.Name)
 		}
@@ -182,6 +200,11 @@ func (w witness) observe(prefix string) state {
 		case a.CloneSrc.Path != "":
 			s.set(a.Name, "source", "volume")
 		}
+		s.set(a.Name, "template", a.Template.Path[strings.LastIndex(a.Template.Path, "/")+1:])
+		s.set(a.Name, "chap", strings.TrimPrefix(si.Auth.Type, "none"))
+		if strings.HasSuffix(a.Descr, "retain-offline") {
+			s.set(a.Name, "retain", "yes")
+		}
 		for _, i := range si.ACL.Initiators {
 			s.set(a.Name, "node/"+strings.TrimPrefix(i.Path, "/initiators/"), "admitted")
 		}
@@ -193,6 +216,16 @@ func (w witness) observe(prefix string) state {
 		}
 	}
 	return s
+}
+
+// retiredFrom is what a retained app instance was called; "" for another one.
+func retiredFrom(name string) string {
+	rest, ok := strings.CutPrefix(name, "RETAINED-")
+	if !ok {
+		return ""
+	}
+	_, was, _ := strings.Cut(rest, "-")
+	return was
 }
 
 // target is the IQN of a volume; "" if there is none.

@@ -52,6 +52,20 @@ func TestModifyTakesTwoRequests(t *testing.T) {
 	}
 }
 
+// What has a route of its own on the array costs a request of its own, and no more.
+func TestModifyAsksOnceForEachKindOfChange(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1", parameters("replica_count", "2"))
+	l.requests()
+	pairs := []string{"total_iops_max", "100", "iops_per_gb", "5", "replica_count", "3", "placement_policy", "all-flash"}
+	for _, most := range []int{4, 1} { // a look, notes, copies and place, limits; then only a look
+		if err := l.modify(t.Context(), id, pairs...); err != nil {
+			t.Fatal(err)
+		}
+		l.wantRequests(t, strings.Join(pairs, " "), most)
+	}
+}
+
 func TestModifyChangesWhatItNamesAndNothingElse(t *testing.T) {
 	l := start(t)
 	id := l.create(t, "pvc-1", parameters("replica_count", "2", "read_iops_max", "11", "total_bandwidth_max", "12"), bytesAsked(10*gib, 0))

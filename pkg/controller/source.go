@@ -214,11 +214,12 @@ func (o order) complete(ctx context.Context, array Array, v *dateraclient.Volume
 	if err != nil {
 		return nil, err
 	}
+	other := v.CHAP != "none" && v.CHAP != chapMode(o.CHAP) // a half-made volume has none yet
 	late := !o.Source.isZero() || o.Template != nil && o.CHAP != nil && v.Template == o.Template.Name
 	switch {
 	case !same:
 		return nil, fmt.Errorf("%w: its content source is another one than %s", errIncompatible, o.Source)
-	case !late || len(admitted(v))+len(v.Snapshots) > 0 || !o.Size.admits(v.Size) || !parseMarks(v.Description).sameClass(o.marks()):
+	case !late || other || len(admitted(v))+len(v.Snapshots) > 0 || !o.Size.admits(v.Size) || !parseMarks(v.Description).sameClass(o.marks()):
 		return v, nil
 	}
 	if v, err = array.Conform(ctx, v, o.spec(max(v.Size, o.Size.Size))); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -260,6 +261,22 @@ func TestCloneIsFinishedByTheNextCall(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A clone that is complete but not as asked is refused as it is: CHAP shows that it
+// is another class's.
+func TestCloneOfAnotherClassIsNotChanged(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	l.create(t, "pvc-2", fromVolume(id), secrets(false))
+	before := l.volume(t, "CSI-pvc-2")
+	for name, change := range map[string]func(*csi.CreateVolumeRequest){"none": func(*csi.CreateVolumeRequest) {}, "mutual": secrets(true)} {
+		_, err := l.CreateVolume(t.Context(), createRequest("pvc-2", fromVolume(id), parameters("read_iops_max", "70"), change))
+		wantCode(t, name, err, codes.AlreadyExists, "CHAP")
+	}
+	if after := l.volume(t, "CSI-pvc-2"); !reflect.DeepEqual(after, before) {
+		t.Errorf("it was changed from %+v to %+v", before, after)
 	}
 }
 
