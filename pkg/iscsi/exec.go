@@ -11,7 +11,7 @@ import (
 )
 
 // Runner runs one of the host's tools and returns what it wrote to its standard
-// output. There is never a shell between. An error is an *ExitError when the
+// output, or answers what it would have. There is never a shell between. An error is an *ExitError when the
 // tool ran and failed; it wraps ctx's error when ctx ended first. No error holds
 // the arguments, because an argument may be something that logs must not show.
 type Runner interface {
@@ -53,16 +53,25 @@ const (
 	killGrace = 2 * time.Second
 )
 
-type host struct{ prefix []string }
+type host struct {
+	prefix     []string // what is run before each tool
+	network    string   // the tools' network namespace; "" is this process's own
+	multipathd string   // the daemon's socket
+}
 
 // Direct runs tools as children of this process: for a bare host or a VM.
-func Direct() Runner { return host{} }
+func Direct() Runner { return host{multipathd: multipathdSocket} }
 
 // Nsenter runs tools in the mount and network namespaces of PID 1: for a
 // container that shares the host's PID namespace. The host's iscsid must answer
 // the host's own iscsiadm, and both live in those two namespaces (FM 26).
 func Nsenter() Runner {
-	return host{prefix: []string{"nsenter", "--mount=/proc/1/ns/mnt", "--net=/proc/1/ns/net", "--"}}
+	const network = "/proc/1/ns/net"
+	return host{
+		prefix:     []string{"nsenter", "--mount=/proc/1/ns/mnt", "--net=" + network, "--"},
+		network:    network,
+		multipathd: multipathdSocket,
+	}
 }
 
 func (h host) Run(ctx context.Context, argv ...string) ([]byte, error) {
@@ -72,6 +81,11 @@ func (h host) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	tool := argv[0]
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("run %s: %w", tool, err)
+	}
+	if tool == "multipathd" && len(argv) > 1 {
+		if out, err := h.askMultipathd(ctx, argv[1:]); !errors.Is(err, errNoSocket) {
+			return out, err
+		}
 	}
 	argv = append(h.prefix[:len(h.prefix):len(h.prefix)], argv...)
 	stdout, stderr := &output{max: maxOutput}, &output{max: maxStderr, tail: true}
