@@ -21,6 +21,7 @@ import (
 type admin struct {
 	host    Runner
 	records records
+	models  models
 	root    string
 	gate    gates // one writer to the database in this process; the lock file keeps other processes apart
 }
@@ -138,11 +139,20 @@ func retry(ctx context.Context, fn func() error) error {
 // create makes the record of one portal as iscsid.conf of this host has it, with
 // the settings on top.
 func (a *admin) create(ctx context.Context, iqn string, portal netip.AddrPort, settings []setting) error {
-	if err := a.newRecord(ctx, iqn, portal); err != nil {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	all, err := a.records.list(iqn)
 	if err != nil {
+		return err
+	}
+	if r, ok := a.models.copyFor(iqn, portal, all); ok {
+		return r.replace(r.with(settings))
+	}
+	if err := a.newRecord(ctx, iqn, portal); err != nil {
+		return err
+	}
+	if all, err = a.records.list(iqn); err != nil {
 		return err
 	}
 	written := false
@@ -150,6 +160,7 @@ func (a *admin) create(ctx context.Context, iqn string, portal netip.AddrPort, s
 		if r.portal != portal {
 			continue
 		}
+		a.models.learn(iqn, r)
 		if err := r.replace(r.with(settings)); err != nil {
 			return err
 		}
@@ -215,14 +226,16 @@ func (a *admin) forget(ctx context.Context, iqn string) error {
 	if err != nil || len(all) == 0 {
 		return err
 	}
-	err = retry(ctx, func() error {
-		return a.patient(ctx, databaseTimeout, "-m", "node", "-T", iqn, "-o", "delete")
-	})
-	if exitedWith(err, exitNoSuchTool) {
-		return adminError(err)
+	if slices.ContainsFunc(all, record.linked) {
+		err = retry(ctx, func() error {
+			return a.patient(ctx, databaseTimeout, "-m", "node", "-T", iqn, "-o", "delete")
+		})
+		if exitedWith(err, exitNoSuchTool) {
+			return adminError(err)
+		}
 	}
 	// What iscsiadm says about a delete says little about the files. A record that
-	// is still there is one that it cannot read.
+	// is still there is one that it was not asked to delete, or cannot read.
 	if discardErr := a.discard(iqn, func(record) bool { return true }); discardErr != nil {
 		return together(discardErr, err)
 	}

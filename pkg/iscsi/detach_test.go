@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,9 +73,15 @@ func TestDetachOrder(t *testing.T) {
 	i := h.initiator()
 	attach(t, i, targetA())
 	h.forget()
+	var mu sync.Mutex
 	var order []string
 	note := func(what string, then func()) func() {
-		return func() { order = append(order, what); then() }
+		return func() {
+			mu.Lock()
+			order = append(order, what)
+			mu.Unlock()
+			then()
+		}
 	}
 	nothing := func() {}
 	h.after["del map"] = note("del map", func() {
@@ -85,12 +92,21 @@ func TestDetachOrder(t *testing.T) {
 		}
 	})
 	h.after["/delete 1"] = note("delete path", nothing)
-	h.after["--logout"] = note("logout", nothing)
-	h.after["-o delete"] = note("delete records", nothing)
+	var logout func()
+	logout = note("logout", func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.after["--logout"] = logout
+		if got := len(h.glob("etc/iscsi/nodes/*/*")); got != 2 {
+			t.Errorf("%d records are left when a session has just ended, want 2", got)
+		}
+	})
+	h.after["--logout"] = logout
 	detach(t, i, targetA())
-	if diff := cmp.Diff([]string{"del map", "delete path", "logout", "delete records"}, order); diff != "" {
+	if diff := cmp.Diff([]string{"del map", "delete path", "logout", "logout"}, order); diff != "" {
 		t.Error(diff)
 	}
+	wantNothingLeft(t, h, i)
 }
 
 // FM 3 and FM 13: what is in use stays, and the error says who uses it.

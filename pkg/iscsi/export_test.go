@@ -12,7 +12,9 @@ func NewWithKernel(cfg Config, k Kernel) *Initiator { return newInitiator(cfg, k
 
 // HostWith is Direct, with multipathd on another socket and in another network
 // namespace.
-func HostWith(multipathd, network string) Runner { return host{multipathd: multipathd, network: network} }
+func HostWith(multipathd, network string) Runner {
+	return host{multipathd: multipathd, network: network}
+}
 
 var (
 	LIOWWID       = lioWWID

@@ -74,7 +74,7 @@ func newInitiator(cfg Config, k kernel) *Initiator {
 	return &Initiator{
 		cfg:    cfg,
 		sysfs:  sysfs{root: cfg.Sysfs},
-		admin:  &admin{host: cfg.Host, root: cfg.Root, records: records{root: cfg.Root}},
+		admin:  &admin{host: cfg.Host, root: cfg.Root, records: records{root: cfg.Root}, models: models{root: cfg.Root}},
 		kernel: k,
 	}
 }

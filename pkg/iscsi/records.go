@@ -11,10 +11,11 @@ import (
 )
 
 // records is open-iscsi's database of node records, a tree of small text files:
-// nodes/IQN/ADDRESS,PORT or nodes/IQN/ADDRESS,PORT,TPGT/INTERFACE. iscsiadm makes
-// and deletes the files; what is written here are settings inside them, because a
-// secret that iscsiadm is given as an argument can be read by every process of
-// the host (FM 40). A record is replaced as a whole, by rename.
+// nodes/IQN/ADDRESS,PORT or nodes/IQN/ADDRESS,PORT,TPGT/INTERFACE. What goes into
+// a record is iscsiadm's to know, so the first one is made by it and the others
+// after its model; the settings are written here, because a secret that iscsiadm
+// is given as an argument can be read by every process of the host (FM 40). A
+// record is replaced as a whole, by rename.
 type records struct{ root string }
 
 // Where distributions build open-iscsi to keep its database.
@@ -84,6 +85,13 @@ func (r records) below(base, dir string) ([]record, error) {
 	return found, nil
 }
 
+// linked says that something else in the database may point to the record: one
+// that a discovery brought, or that names its portal group, is a tree of its own
+// and has a link beside it. Such a one is iscsiadm's to delete.
+func (r record) linked() bool {
+	return filepath.Dir(filepath.Dir(r.path)) != filepath.Join(r.base, "nodes")
+}
+
 // sound says that the record is whole. One that was cut by a crash makes
 // iscsiadm fail in several ways, and iscsiadm cannot delete it (FM 29).
 func (r record) sound(iqn string) bool {
@@ -138,6 +146,9 @@ func (r record) replace(text []byte) (err error) {
 	}()
 	_, err = f.Write(text)
 	if err = together(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err = os.MkdirAll(filepath.Dir(r.path), 0o700); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), r.path)
