@@ -149,7 +149,7 @@ func (a *admin) create(ctx context.Context, iqn string, portal netip.AddrPort, s
 	if r, ok := a.models.copyFor(iqn, portal, all); ok {
 		return r.replace(r.with(settings))
 	}
-	if err := a.newRecord(ctx, iqn, portal); err != nil {
+	if err = a.newRecord(ctx, iqn, portal); err != nil {
 		return err
 	}
 	if all, err = a.records.list(iqn); err != nil {
@@ -203,11 +203,17 @@ func (a *admin) login(ctx context.Context, iqn string, portal netip.AddrPort, ti
 	return fmt.Errorf("log in to %s at %s: %w", iqn, portal, adminError(err))
 }
 
+const logoutTimeout = 60 * time.Second
+
+// logoutAll ends every session of a target that has a node record.
+func (a *admin) logoutAll(ctx context.Context, iqn string) error {
+	return a.patient(ctx, logoutTimeout, "-m", "node", "-T", iqn, "--logout")
+}
+
 // logout ends one session. One that is not there any more is success.
 func (a *admin) logout(ctx context.Context, s session) error {
-	const timeout = 60 * time.Second
 	err := retry(ctx, func() error {
-		return a.patient(ctx, timeout, "-m", "session", "-r", strconv.Itoa(s.id), "--logout")
+		return a.patient(ctx, logoutTimeout, "-m", "session", "-r", strconv.Itoa(s.id), "--logout")
 	})
 	if err == nil || exitedWith(err, exitSessionNotFound, exitNothingFound, exitSysfsLookup) {
 		return nil

@@ -243,7 +243,7 @@ func (i *Initiator) giveUpAllBut(ctx context.Context, t Target, keep session) er
 				return fmt.Errorf("%w: a second path to the LUN is in use: %s", ErrBusy, strings.Join(users, ", "))
 			}
 		}
-		if err := i.end(ctx, s, disks); err != nil {
+		if err := i.clear(ctx, s, disks); err != nil {
 			return err
 		}
 	}

@@ -114,7 +114,7 @@ func (l login) reach(ctx context.Context, portal netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	if err := l.end(ctx, s, disks); err != nil {
+	if err := l.clear(ctx, s, disks); err != nil {
 		return together(liveErr, err)
 	}
 	return l.open(ctx, portal)

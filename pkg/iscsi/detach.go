@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -102,8 +101,12 @@ func (i *Initiator) unusedByName(s stack) error {
 	for _, d := range s.disks {
 		all = append(all, d.blockDevice())
 	}
+	mounts, err := i.mounts()
+	if err != nil {
+		return err
+	}
 	for _, b := range all {
-		users, err := i.users(b, s.dmap.name)
+		users, err := usersAmong(mounts, b, s.dmap.name)
 		if err != nil {
 			return err
 		}
@@ -295,27 +298,41 @@ func (i *Initiator) disconnect(ctx context.Context, t Target) error {
 	if err != nil {
 		return err
 	}
-	var shared atomic.Bool
-	err = each(sessions, func(s session) error {
-		kept, failed := i.leave(ctx, t, s)
-		if kept {
-			shared.Store(true)
-		}
+	empty := make([]*vacant, len(sessions)) // nil: kept, for another LUN's sake or because it failed
+	numbers := make([]int, len(sessions))
+	for n := range numbers {
+		numbers[n] = n
+	}
+	err = each(numbers, func(n int) (failed error) {
+		empty[n], failed = i.vacate(ctx, t, sessions[n])
 		return failed
 	})
-	if err != nil || shared.Load() {
+	ending := slices.DeleteFunc(empty, func(v *vacant) bool { return v == nil })
+	if len(ending) == len(sessions) && len(ending) > 1 {
+		err = together(err, i.endAll(ctx, t, ending))
+	} else {
+		err = together(err, each(ending, func(v *vacant) error { return i.end(ctx, v) }))
+	}
+	if err != nil || len(ending) < len(sessions) {
 		return err
 	}
 	faultpoint.At("detach: logged out")
 	return i.admin.forget(ctx, t.IQN)
 }
 
-// leave removes the LUN's disk from a session and ends the session, unless it
-// carries another LUN.
-func (i *Initiator) leave(ctx context.Context, t Target, s session) (kept bool, err error) {
+// vacant is a session behind which nothing is used any more: its disks, which are
+// all it had, were removed or are about to go with it.
+type vacant struct {
+	session
+	disks []disk
+}
+
+// vacate removes the LUN's disk from a session. The answer is nil when the session
+// carries another LUN, and so must stay (FM 3).
+func (i *Initiator) vacate(ctx context.Context, t Target, s session) (*vacant, error) {
 	all, err := i.sysfs.disks(s)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	var ours []disk
 	for _, d := range all {
@@ -324,46 +341,86 @@ func (i *Initiator) leave(ctx context.Context, t Target, s session) (kept bool, 
 		}
 	}
 	if len(ours) == len(all) {
-		return false, i.end(ctx, s, ours)
+		return i.empty(ctx, s, ours)
 	}
-	return true, each(ours, func(d disk) error { return i.drop(ctx, d) })
+	return nil, each(ours, func(d disk) error { return i.drop(ctx, d) })
 }
 
-// end removes a session and the disks behind it, which are all its disks. On a
-// dead session the disks are not removed one by one: each would wait for an
-// answer of the target, while the end of the session ends them all.
-func (i *Initiator) end(ctx context.Context, s session, disks []disk) error {
+// empty removes the disks behind a session, which are all its disks. On a dead
+// session they are not removed one by one: each would wait for an answer of the
+// target, while the end of the session ends them all.
+func (i *Initiator) empty(ctx context.Context, s session, disks []disk) (*vacant, error) {
 	if s.live() {
 		if err := each(disks, func(d disk) error { return i.drop(ctx, d) }); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	faultpoint.At("detach: disks dropped")
-	// Somebody may have brought another LUN to life on it since we looked.
-	now, err := i.sysfs.disks(s)
+	return &vacant{session: s, disks: disks}, nil
+}
+
+// still proves that a session is as empty as it was. Somebody may have brought
+// another LUN to life on it since we looked.
+func (i *Initiator) still(v *vacant) error {
+	now, err := i.sysfs.disks(v.session)
 	if err != nil {
 		return err
 	}
 	for _, d := range now {
-		if !slices.ContainsFunc(disks, func(known disk) bool { return known.dir == d.dir }) {
-			return fmt.Errorf("%w: %s carries another disk, %s", ErrBusy, s, d.name)
+		if !slices.ContainsFunc(v.disks, func(known disk) bool { return known.dir == d.dir }) {
+			return fmt.Errorf("%w: %s carries another disk, %s", ErrBusy, v.session, d.name)
 		}
 	}
+	return nil
+}
+
+// endAll ends all sessions of a target. One iscsiadm can do that, which takes as
+// long as one session does. What it leaves, because a session has no record or for
+// whatever reason, is ended one by one, and only that failing is an error.
+func (i *Initiator) endAll(ctx context.Context, t Target, all []*vacant) error {
+	for _, v := range all {
+		if err := i.still(v); err != nil {
+			return err
+		}
+	}
+	if err := i.admin.logoutAll(ctx, t.IQN); err != nil {
+		klog.FromContext(ctx).V(2).Info("Not all sessions ended at once, going on one by one", "target", t.IQN, "err", err)
+	}
+	return each(all, func(v *vacant) error { return i.end(ctx, v) })
+}
+
+// end ends a session; that it has ended is success.
+func (i *Initiator) end(ctx context.Context, v *vacant) error {
 	ended := func() (bool, error) {
-		_, stat := os.Stat(s.class)
+		_, stat := os.Stat(v.class)
 		return gone(stat), ignoreGone(stat)
 	}
-	if err = i.admin.logout(ctx, s); err != nil {
+	if already, err := ended(); already || err != nil {
+		return err
+	}
+	if err := i.still(v); err != nil {
+		return err
+	}
+	if err := i.admin.logout(ctx, v.session); err != nil {
 		if gone, _ := ended(); !gone {
 			return err
 		}
 	}
 	ok, err := until(ctx, i.cfg.LoginTimeout, ended)
 	if err != nil {
-		return fmt.Errorf("wait for the end of %s: %w", s, err)
+		return fmt.Errorf("wait for the end of %s: %w", v.session, err)
 	}
 	if !ok {
-		return fmt.Errorf("%w: %s does not end", ErrUnavailable, s)
+		return fmt.Errorf("%w: %s does not end", ErrUnavailable, v.session)
 	}
 	return nil
+}
+
+// clear ends a session and the disks behind it, which are all its disks.
+func (i *Initiator) clear(ctx context.Context, s session, disks []disk) error {
+	v, err := i.empty(ctx, s, disks)
+	if err != nil {
+		return err
+	}
+	return i.end(ctx, v)
 }

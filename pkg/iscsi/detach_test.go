@@ -92,18 +92,15 @@ func TestDetachOrder(t *testing.T) {
 		}
 	})
 	h.after["/delete 1"] = note("delete path", nothing)
-	var logout func()
-	logout = note("logout", func() {
+	h.after["--logout"] = note("logout", func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.after["--logout"] = logout
 		if got := len(h.glob("etc/iscsi/nodes/*/*")); got != 2 {
-			t.Errorf("%d records are left when a session has just ended, want 2", got)
+			t.Errorf("%d records are left when the sessions have just ended, want 2", got)
 		}
 	})
-	h.after["--logout"] = logout
 	detach(t, i, targetA())
-	if diff := cmp.Diff([]string{"del map", "delete path", "logout", "logout"}, order); diff != "" {
+	if diff := cmp.Diff([]string{"del map", "delete path", "logout"}, order); diff != "" {
 		t.Error(diff)
 	}
 	wantNothingLeft(t, h, i)
@@ -460,6 +457,67 @@ func TestLogoutExitCodes(t *testing.T) {
 		if len(h.glob("etc/iscsi/nodes/*")) == 0 {
 			t.Errorf("exit %d: the record went before the session", code)
 		}
+	}
+}
+
+// FM 3 and FM 27: one iscsiadm ends all sessions of a target, but only when they all
+// go; what it leaves is ended by number.
+func TestSessionsThatEndTogether(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		before         func(*host)
+		together, each int
+	}{
+		"all":               {func(*host) {}, 1, 0},
+		"one has no record": {func(h *host) { h.remove(recordPath(iqnA, portals()[0].String())) }, 1, 1},
+		"iscsiadm fails":    {func(h *host) { h.exits["-m node -T "+iqnA+" --logout"] = 9 }, 1, 2},
+		"one carries another LUN": {func(h *host) {
+			h.luns[iqnA][7] = lun{serialB, gib}
+			if err := h.scan("1", "0 0 7"); err != nil {
+				h.t.Fatal(err)
+			}
+		}, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t).runMultipathd()
+			i := h.initiator()
+			attach(t, i, targetA())
+			tt.before(h)
+			h.forget()
+			detach(t, i, targetA())
+			if got, each := len(h.ran("-m node", "--logout")), len(h.ran("-m session", "--logout")); got != tt.together || each != tt.each {
+				t.Errorf("%d logouts of all and %d of one, want %d and %d: %q", got, each, tt.together, tt.each, h.ran())
+			}
+			if kept := tt.together == 0; !kept {
+				wantNothingLeft(t, h, i)
+			} else if got := h.glob("sys/class/iscsi_session/session*"); len(got) != 1 {
+				t.Errorf("sessions %q are left, want the one with another LUN", got)
+			}
+		})
+	}
+}
+
+// FM 3: another LUN comes to life on a session after its disk was removed.
+func TestSessionThatGotAnotherLUNMeanwhileStays(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	h.luns[iqnA][7] = lun{serialB, gib}
+	i := h.initiator()
+	attach(t, i, targetA())
+	h.after["session1/target1:0:0/1:0:0:0/delete 1"] = func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if err := h.scan("1", "0 0 7"); err != nil {
+			t.Error(err)
+		}
+	}
+	h.forget()
+	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrBusy) {
+		t.Errorf("err = %v, want ErrBusy", err)
+	}
+	if ran := h.ran("session -r 1 "); len(ran) > 0 || len(h.ran("-m node", "--logout")) > 0 {
+		t.Errorf("ran %q", ran)
 	}
 }
 

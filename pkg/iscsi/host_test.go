@@ -259,6 +259,8 @@ func (h *host) tool(argv []string) (out string, code int) {
 		return "", h.deleteRecords(arg("-T"))
 	case argv[0] == "iscsiadm" && argv[len(argv)-1] == "--login":
 		return "", h.logIn(arg("-T"), arg("-p"))
+	case argv[0] == "iscsiadm" && argv[len(argv)-1] == "--logout" && arg("-m") == "node":
+		return "", h.logOutAll(arg("-T"))
 	case argv[0] == "iscsiadm" && argv[len(argv)-1] == "--logout":
 		return "", h.logOut(arg("-r"))
 	case argv[0] == "multipath" && arg("-a") != "":
@@ -391,6 +393,22 @@ func (h *host) logOut(id string) int {
 	}
 	h.remove(class, "sys/class/iscsi_connection/connection"+id+":0", "sys/class/scsi_host/host"+id, "sys/devices/platform/host"+id)
 	return 0
+}
+
+// logOutAll ends the sessions of a target that have a record.
+func (h *host) logOutAll(iqn string) int {
+	code := 21
+	for _, class := range h.glob("sys/class/iscsi_session/session*") {
+		id := strings.TrimPrefix(filepath.Base(class), "session")
+		address := h.read("sys/class/iscsi_connection/connection" + id + ":0/persistent_address")
+		for _, p := range portals() {
+			if h.read(class+"/targetname") == iqn && address == p.Addr().String() && h.record(iqn, p, "node.name") == iqn {
+				h.logOut(id)
+				code = 0
+			}
+		}
+	}
+	return code
 }
 
 // diskDir is the SCSI device's directory of a disk.

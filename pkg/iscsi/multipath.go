@@ -150,8 +150,11 @@ func (i *Initiator) removeMap(ctx context.Context, m dmap) error {
 			last = i.multipath(ctx, "multipathd", "resume", "map", now.alias)
 			return false, fatal(last)
 		}
-		last = i.deleteMap(ctx, now)
-		return false, fatal(last)
+		if last = i.deleteMap(ctx, now); last != nil {
+			return false, fatal(last)
+		}
+		_, err = readMap(m.dir)
+		return gone(err), nil
 	})
 	if err != nil {
 		return fmt.Errorf("remove map %s (%s): %w", m.name, m.wwid, err)
@@ -221,19 +224,25 @@ func (i *Initiator) growMap(ctx context.Context, m dmap, bytes int64) error {
 //
 // With find_multipaths no, multipathd makes the map by itself, and telling it of
 // many disks at once would only keep it from doing so. So it is given some time
-// first, unless an earlier disk showed that it waits to be told; and never told
-// before udev has seen the disk, because until then multipath knows no disk.
+// first, unless an earlier disk showed that it waits to be told; that time begins
+// when udev has seen the disk, because until then neither multipathd nor multipath
+// knows of it. A udev that does not see it at all is dead (FM 30).
 func (i *Initiator) wanted(ctx context.Context, t Target, d disk) (bool, error) {
 	var found bool
-	_, err := until(ctx, min(udevTime, i.cfg.MapTimeout), func() (bool, error) {
+	var seen time.Time
+	_, err := until(ctx, min(2*udevTime, i.cfg.MapTimeout), func() (bool, error) {
+		if seen.IsZero() && i.udevKnows(d) {
+			seen = time.Now()
+		}
 		var err error
 		_, found, err = i.sysfs.mapOver(t.IQN, t.LUN)
-		return found || i.tell.Load() && i.udevKnows(d), err
+		inVain := !seen.IsZero() && (i.tell.Load() || time.Since(seen) > min(udevTime, i.cfg.MapTimeout/2))
+		return found || inVain, err
 	})
 	if err != nil || found {
 		return found, err
 	}
-	i.tell.Store(true)
+	i.tell.Store(!seen.IsZero())
 	return i.claimForMultipath(ctx, d)
 }
 

@@ -98,7 +98,7 @@ func (h host) dialMultipathd() (net.Conn, error) {
 	}
 	f := os.NewFile(uintptr(fd), "multipathd")
 	defer f.Close() //nolint:errcheck // FileConn has a copy
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: h.multipathd}); err != nil {
+	if err = unix.Connect(fd, &unix.SockaddrUnix{Name: h.multipathd}); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoSocket, err)
 	}
 	peer, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)

@@ -37,7 +37,7 @@ func answering(t *testing.T, listen func(name string) (net.Listener, error), say
 				return
 			}
 			go func() {
-				defer conn.Close() //nolint:errcheck // a test
+				defer conn.Close()
 				var length [8]byte
 				if _, err := io.ReadFull(conn, length[:]); err != nil {
 					return
@@ -129,7 +129,7 @@ func TestMultipathdThatIsSilentIsGivenUpInTime(t *testing.T) {
 func TestMultipathdsClientIsRunWhereTheSocketIsOfNoUse(t *testing.T) {
 	bin := t.TempDir()
 	client := "#!/bin/sh\necho \"client: $*\"\n"
-	if err := os.WriteFile(filepath.Join(bin, "multipathd"), []byte(client), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(filepath.Join(bin, "multipathd"), []byte(client), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
@@ -176,6 +176,10 @@ func TestMultipathdThatIsNotRootsIsNotBelieved(t *testing.T) {
 func TestMultipathdIsAskedInTheHostsNetwork(t *testing.T) {
 	asRoot(t)
 	noTools(t)
+	mine, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var network string
 	elsewhere := func(name string) (l net.Listener, err error) {
 		ready, done := make(chan struct{}), make(chan struct{})
@@ -192,18 +196,14 @@ func TestMultipathdIsAskedInTheHostsNetwork(t *testing.T) {
 		return l, err
 	}
 	name := answering(t, elsewhere, func(string) []byte { return packet("ok\n") })
-	if _, err := iscsi.HostWith(name, "").Run(t.Context(), "multipathd", "show"); err == nil {
+	if _, err = iscsi.HostWith(name, "").Run(t.Context(), "multipathd", "show"); err == nil {
 		t.Fatal("the daemon is seen from this namespace too, so the test proves nothing")
 	}
 	for range 20 {
-		out, err := iscsi.HostWith(name, network).Run(t.Context(), "multipathd", "del", "map", "x")
-		if string(out) != "ok\n" || err != nil {
-			t.Fatalf("answer %q, %v", out, err)
+		out, failed := iscsi.HostWith(name, network).Run(t.Context(), "multipathd", "del", "map", "x")
+		if string(out) != "ok\n" || failed != nil {
+			t.Fatalf("answer %q, %v", out, failed)
 		}
-	}
-	mine, err := os.Readlink("/proc/self/ns/net")
-	if err != nil {
-		t.Fatal(err)
 	}
 	threads, err := filepath.Glob("/proc/self/task/*/ns/net")
 	if err != nil {

@@ -3,7 +3,7 @@
 // REST API: a Target goes in, a block Device comes out.
 //
 // What is (sessions, disks, maps) is read from sysfs and from the devices
-// themselves; iscsiadm and multipathd are run only to change it. There is no
+// themselves; iscsiadm is run, and multipathd asked, only to change it. There is no
 // discovery: portals and target name are always known.
 package iscsi
 

@@ -76,15 +76,20 @@ func (b blockDevice) partitionMaps() ([]blockDevice, error) {
 	return found, nil
 }
 
-// users says in words what uses a device or its partitions, leaving out the
-// holders the caller knows about. An empty answer does not exclude a mount in
+// users says in words what uses a device or its partitions. An empty answer does not exclude a mount in
 // some other container: only the kernel's Claim does.
-func (i *Initiator) users(b blockDevice, known ...string) ([]string, error) {
-	parts, err := b.parts()
+func (i *Initiator) users(b blockDevice) ([]string, error) {
+	mounts, err := i.mounts()
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := i.mounts()
+	return usersAmong(mounts, b)
+}
+
+// usersAmong is users for who has read the mounts already; it leaves out the holders
+// that the caller knows about.
+func usersAmong(mounts []mount, b blockDevice, known ...string) ([]string, error) {
+	parts, err := b.parts()
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +174,7 @@ func parseMounts(mountinfo string) []mount {
 	return all
 }
 
-// unescape undoes the octal escapes of blanks and backslashes.
+// unescape undoes the octal escapes of blanks, backslashes and #.
 func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#").Replace(s)
 }
