@@ -106,17 +106,6 @@ func FuzzMountinfo(f *testing.F) {
 }
 
 func TestUnescapeIsTheInverseOfTheKernel(t *testing.T) {
-	escape := func(s string) string {
-		var b strings.Builder
-		for i := range len(s) {
-			if strings.IndexByte(" \t\n\\#", s[i]) >= 0 {
-				fmt.Fprintf(&b, `\%03o`, s[i])
-				continue
-			}
-			b.WriteByte(s[i])
-		}
-		return b.String()
-	}
 	for _, s := range []string{"", "plain", "a b", `\`, `\040`, "tab\tnewline\n#", `ends in \`} {
 		if got := unescape(escape(s)); got != s {
 			t.Errorf("got %q, want %q", got, s)

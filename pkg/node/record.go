@@ -140,6 +140,11 @@ func read(path string) (*record, error) {
 	if rec.Volume == "" || rec.Staging == "" || rec.Target.IQN == "" || rec.Mode != modeBlock && rec.Mode != modeMount {
 		return nil, fmt.Errorf("%w: %s lacks the volume, its staging path, its target or its mode; %s", errRecord, path, remedy)
 	}
+	for _, p := range append([]published{{Path: rec.Staging}}, rec.Targets...) {
+		if !filepath.IsAbs(p.Path) || filepath.Clean(p.Path) != p.Path {
+			return nil, fmt.Errorf("%w: %s names %q, which is no path from the root; %s", errRecord, path, p.Path, remedy)
+		}
+	}
 	return &rec, nil
 }
 

@@ -83,11 +83,16 @@ func (d hostDevices) lun(disk string) (iscsi.Target, error) {
 		return iscsi.Target{}, ErrNotISCSI
 	}
 	var t iscsi.Target
-	if t.LUN, err = strconv.Atoi(address[3]); err != nil {
+	lun, err := strconv.ParseUint(address[3], 10, 31)
+	if err != nil {
 		return iscsi.Target{}, fmt.Errorf("SCSI address %s: %w", filepath.Base(device), err)
 	}
+	t.LUN = int(lun)
 	if t.IQN, err = readLine(filepath.Join(d.sysfs, "class/iscsi_session", session, "targetname")); err != nil {
 		return iscsi.Target{}, err
+	}
+	if t.IQN == "" {
+		return iscsi.Target{}, fmt.Errorf("%s: %w: its target has no name", session, ErrNotISCSI)
 	}
 	if t.Serial, err = serial(filepath.Join(device, "vpd_pg80")); err != nil {
 		return iscsi.Target{}, err
@@ -108,7 +113,11 @@ func (d hostDevices) portal(session string) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	port, err := readInt(filepath.Join(dir, "persistent_port"))
+	line, err := readLine(filepath.Join(dir, "persistent_port"))
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	port, err := strconv.ParseUint(line, 10, 16)
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
@@ -129,5 +138,9 @@ func serial(path string) (string, error) {
 		return "", fmt.Errorf("%s: %w: not page 0x80", filepath.Base(path), errUnreadable)
 	}
 	length := int(page[2])<<8 | int(page[3])
-	return strings.TrimSpace(strings.TrimRight(string(page[4:min(len(page), 4+length)]), "\x00")), nil
+	serial := strings.TrimSpace(strings.TrimRight(string(page[4:min(len(page), 4+length)]), "\x00"))
+	if serial == "" {
+		return "", fmt.Errorf("%s: %w: the serial number is empty", filepath.Base(path), errUnreadable)
+	}
+	return serial, nil
 }
