@@ -11,9 +11,11 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/internal/sim"
+	"github.com/datera-csi/datera-csi/internal/sim/simtest"
 )
 
 // runbook runs the shell commands of a document in docs against the array, one
@@ -34,7 +36,7 @@ func (l *lab) runbook(t *testing.T, document, script string) string {
 		commands.Write(block[1])
 	}
 	cmd := exec.CommandContext(t.Context(), "bash", "-e", "-u", "-o", "pipefail", "-c", commands.String()+"\necho '---'\n"+script)
-	cmd.Env = append(os.Environ(), "ARRAY="+l.array.URL, "ARRAY_USER="+l.array.User, "ARRAY_PASSWORD="+l.array.Password)
+	cmd.Env = append(os.Environ(), "ARRAY="+l.array.URL, "ARRAY_USER="+l.array.User, "ARRAY_PASSWORD="+l.array.Password, "PAGE=3")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("docs/%s: %v\n%s", document, err, out)
@@ -46,7 +48,7 @@ func (l *lab) runbook(t *testing.T, document, script string) string {
 func TestRunbookOfRetainedVolumes(t *testing.T) {
 	l := start(t)
 	var names []string
-	for i := range 120 { // more than a page
+	for i := range 5 { // more than a page
 		names = append(names, l.create(t, fmt.Sprint("other-", i)))
 	}
 	id := l.create(t, "pvc-1", parameters("deletionPolicy", "retain-offline"))
@@ -112,5 +114,47 @@ func TestRunbookOfInitiators(t *testing.T) {
 	}
 	if got := l.acl(t, id); len(got) != 2 {
 		t.Errorf("admitted are %v, want both nodes", got)
+	}
+}
+
+// What is not known whole proves of no initiator that nothing names it: a page that
+// fails, and a list that changes between two pages, spare all of them.
+func TestPruningNeedsEveryPage(t *testing.T) {
+	l := start(t)
+	id := ""
+	for i := range 4 { // a page and a bit
+		id = l.create(t, fmt.Sprintf("pvc-%d", i))
+	}
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	const old = "iqn.2001-01.com.example:old"
+	l.api(t, http.MethodPost, "/initiators", map[string]any{"id": old, "name": "CSI-old"}, nil)
+	plan := func(path string, answered ...int) { // and then one that is refused, each time
+		for _, n := range answered {
+			l.array.Fail(simtest.Get(path), sim.Fault{Delay: 1, Times: n})
+			l.array.Fail(simtest.Get(path), sim.Fault{Status: http.StatusForbidden})
+		}
+	}
+	plan("/initiators", 2)       // the first look is the document's own
+	plan("/app_instances", 4, 1) // in the second try of these it is the first page, in the third the second
+	plan("/initiator_groups", 1) // in the fourth
+	said := l.runbook(t, "operate-initiators.md", `
+		for fault in "initiators" "app instances" "app instances, page 2" "groups"; do
+			prune_initiators || echo "$fault: spared"
+		done
+		eval "ask_$(declare -f array)"
+		array() {
+			[[ $2 != /app_instances*offset=2 ]] || ask_array DELETE /app_instances/CSI-pvc-0 '{"force": true}' >/dev/null
+			ask_array "$@"
+		}
+		prune_initiators || echo "changed: spared"
+		eval "$(declare -f ask_array | sed 1s/ask_//)"
+		prune_initiators`)
+	said = regexp.MustCompile("(?m)^curl: .*\n").ReplaceAllString(said, "")
+	want := "initiators: spared\napp instances: spared\napp instances, page 2: spared\ngroups: spared\n" +
+		"/app_instances has changed while it was read: try again\nchanged: spared\n" + old + " is deleted\n"
+	if diff := cmp.Diff(said, want); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
 	}
 }
