@@ -1,0 +1,284 @@
+package deploy_test
+
+import (
+	"bytes"
+	gocmp "cmp"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+	sigsyaml "sigs.k8s.io/yaml"
+)
+
+const chartDir = "../../deploy/charts/datera-csi"
+
+var update = flag.Bool("update", false, "write the table of values in the chart's README anew")
+
+func loadChart(t *testing.T) *chart.Chart {
+	t.Helper()
+	c, err := loader.LoadDir(chartDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// render renders the chart as "helm install --namespace datera-csi" does, the check
+// of the values against their schema included.
+func render(t *testing.T, values string) (map[string]string, error) {
+	t.Helper()
+	c := loadChart(t)
+	given, err := chartutil.ReadValues([]byte(values))
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := chartutil.ReleaseOptions{Name: "datera-csi", Namespace: "datera-csi", IsInstall: true, Revision: 1}
+	all, err := chartutil.ToRenderValues(c, given, options, chartutil.DefaultCapabilities)
+	if err != nil {
+		return nil, err
+	}
+	out, err := engine.Render(c, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out, nil
+}
+
+// objects decodes what the chart renders, strictly.
+func objects(t *testing.T, values string) []runtime.Object {
+	t.Helper()
+	out, err := render(t, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []runtime.Object
+	for _, name := range slices.Sorted(maps.Keys(out)) {
+		if filepath.Ext(name) != ".yaml" {
+			continue
+		}
+		for doc := range strings.SplitSeq(out[name], "\n---") {
+			if strings.TrimSpace(strings.Trim(doc, "-")) == "" {
+				continue
+			}
+			if obj := decode(t, name, []byte(doc)); obj != nil {
+				all = append(all, obj)
+			}
+		}
+	}
+	return all
+}
+
+// plain is every object by kind and name, without the labels by which Helm marks
+// what is its own, and with volumes in the order of their names: kustomize has one of
+// its own, and none counts.
+func plain(t *testing.T, all []runtime.Object) map[string]map[string]any {
+	t.Helper()
+	for _, p := range pods(all) {
+		slices.SortFunc(p.spec.Volumes, func(a, b corev1.Volume) int { return strings.Compare(a.Name, b.Name) })
+		for _, c := range p.containers() {
+			slices.SortFunc(c.VolumeMounts, func(a, b corev1.VolumeMount) int { return strings.Compare(a.MountPath, b.MountPath) })
+		}
+	}
+	found := map[string]map[string]any{}
+	for _, obj := range all {
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		metadata := content["metadata"].(map[string]any)
+		if labels, ok := metadata["labels"].(map[string]any); ok {
+			delete(labels, "app.kubernetes.io/managed-by")
+			delete(labels, "helm.sh/chart")
+		}
+		found[fmt.Sprintf("%s/%s", content["kind"], metadata["name"])] = content
+	}
+	return found
+}
+
+// TestTheChartIsTheBase, and each overlay is the chart with some values.
+func TestTheChartIsTheBase(t *testing.T) {
+	for dir, values := range map[string]string{
+		"base":                    "",
+		"overlays/single-replica": "controller: {replicas: 1}",
+		"overlays/startup-taint":  "node: {startupTaint: true}",
+		"overlays/several-backends": "backends: [{name: east}, {name: west}]\n" +
+			"node: {topologyKeys: [topology.kubernetes.io/zone]}",
+	} {
+		t.Run(dir, func(t *testing.T) {
+			want := plain(t, build(t, filepath.Join(manifests, dir)))
+			delete(want, "Namespace/datera-csi") // helm makes it
+			if diff := cmp.Diff(plain(t, objects(t, values)), want); diff != "" {
+				t.Errorf("chart (-), kustomize (+):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTheChartsVersionIsTheImages(t *testing.T) {
+	c := loadChart(t)
+	if c.Metadata.AppVersion != "v"+c.Metadata.Version {
+		t.Errorf("version %s of appVersion %s", c.Metadata.Version, c.Metadata.AppVersion)
+	}
+}
+
+func TestTheChartMakesBackendsAndClasses(t *testing.T) {
+	all := plain(t, objects(t, `
+backends:
+  - name: default
+    endpoint: https://10.0.0.5:7718
+    username: admin
+    password: "p:ä#"
+    tenant: /root/prod
+    caCert: |
+      -----BEGIN CERTIFICATE-----
+      x
+  - name: made-by-hand
+storageClasses:
+  - name: fast
+    annotations: {storageclass.kubernetes.io/is-default-class: "true"}
+    parameters: {replica_count: 3, round_robin: true, csi.storage.k8s.io/fstype: xfs}
+    allowVolumeExpansion: false
+snapshots: false
+networkPolicy: false
+`))
+	secret := all["Secret/datera-csi-backend-default"]["stringData"]
+	want := map[string]any{"endpoint": "https://10.0.0.5:7718", "username": "admin", "password": "p:ä#", "tenant": "/root/prod", "ca.crt": "-----BEGIN CERTIFICATE-----\nx\n"}
+	if d := cmp.Diff(secret, any(want)); d != "" {
+		t.Errorf("backend: got (-), want (+):\n%s", d)
+	}
+	class := all["StorageClass/fast"]
+	if d := cmp.Diff(class["parameters"], any(map[string]any{"replica_count": "3", "round_robin": "true", "csi.storage.k8s.io/fstype": "xfs"})); d != "" {
+		t.Errorf("class: got (-), want (+):\n%s", d)
+	}
+	if class["allowVolumeExpansion"] != false || class["volumeBindingMode"] != string(storagev1.VolumeBindingWaitForFirstConsumer) {
+		t.Errorf("class %v", class)
+	}
+	for _, name := range []string{"Secret/datera-csi-backend-made-by-hand", "NetworkPolicy/datera-csi-node"} {
+		if all[name] != nil {
+			t.Errorf("%s is made, too", name)
+		}
+	}
+	if text := fmt.Sprint(all["Deployment/datera-csi-controller"], all["ClusterRole/datera-csi-controller"]); strings.Contains(text, "snapshot") {
+		t.Error("without snapshots there is still a snapshotter or its rights")
+	}
+}
+
+func TestTheSchemaRefusesWhatNobodyReads(t *testing.T) {
+	for name, c := range map[string]struct{ values, want string }{
+		"a misspelt value":      {"controler: {replicas: 2}", "controler"},
+		"none":                  {"controller: {replicas: 0}", "replicas"},
+		"no version":            {"sidecars: {attacher: registry.k8s.io/sig-storage/csi-attacher}", "attacher"},
+		"half a backend":        {"backends: [{name: a, endpoint: 'https://x'}]", "username"},
+		"a password by itself":  {"backends: [{name: a, password: x}]", "endpoint"},
+		"a class of no name":    {"storageClasses: [{parameters: {}}]", "name"},
+		"an argument of no use": {"node: {extraArgs: [multipath]}", "extraArgs"},
+		"a relative directory":  {"node: {kubeletDir: var/lib/kubelet}", "kubeletDir"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := render(t, c.values); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want it to name %s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestTheNotesSayWhatIsMissing(t *testing.T) {
+	const file = "datera-csi/templates/NOTES.txt"
+	out, err := render(t, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"create secret generic datera-csi-backend-default", "Make a StorageClass", "snapshot controller"} {
+		if !strings.Contains(out[file], want) {
+			t.Errorf("the notes do not say %q:\n%s", want, out[file])
+		}
+	}
+	out, err = render(t, "backends: [{name: default, endpoint: 'https://x', username: a, password: b}]\nsnapshots: false\nstorageClasses: [{name: a, parameters: {}}]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, not := range []string{"create secret", "StorageClass", "snapshot"} {
+		if strings.Contains(out[file], not) {
+			t.Errorf("the notes still say %q:\n%s", not, out[file])
+		}
+	}
+}
+
+// TestValuesAreInTheReadme keeps the table there: it is made of the comments.
+func TestValuesAreInTheReadme(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(chartDir, "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := yaml.Parse(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	table.WriteString("| value | default | meaning |\n|---|---|---|\n")
+	rows(t, &table, "", "", node.YNode())
+	path := filepath.Join(chartDir, "README.md")
+	readme, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const mark = "writes it anew. -->\n\n"
+	head, _, found := bytes.Cut(readme, []byte(mark))
+	if !found {
+		t.Fatalf("%s has no mark", path)
+	}
+	want := string(head) + mark + table.String()
+	if string(readme) == want {
+		return
+	}
+	if !*update {
+		t.Fatalf("the table in %s is out of date: go test ./... -run Values -update", path)
+	}
+	if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rows writes the values below a node, one a row; one without a comment has that of
+// what it is in.
+func rows(t *testing.T, to *strings.Builder, prefix, comment string, node *yaml.Node) {
+	t.Helper()
+	if node.Kind == yaml.DocumentNode {
+		node = node.Content[0]
+	}
+	if node.Kind == yaml.MappingNode && len(node.Content) > 0 {
+		for i := 0; i < len(node.Content); i += 2 {
+			key := node.Content[i]
+			rows(t, to, strings.TrimPrefix(prefix+"."+key.Value, "."), gocmp.Or(key.HeadComment, comment), node.Content[i+1])
+		}
+		return
+	}
+	words := strings.Join(strings.Fields(strings.ReplaceAll(comment, "#", " ")), " ")
+	if words == "" {
+		t.Errorf("values.yaml: %s has no comment", prefix)
+	}
+	var value any
+	if err := node.Decode(&value); err != nil {
+		t.Fatal(err)
+	}
+	text, err := sigsyaml.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := strings.Join(strings.Fields(strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", " ")), " ")
+	fmt.Fprintf(to, "| `%s` | `%s` | %s |\n", prefix, short, words)
+}
