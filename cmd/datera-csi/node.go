@@ -20,6 +20,7 @@ import (
 
 const (
 	execNsenter = "nsenter"
+	execIscsid  = "iscsid"
 	execDirect  = "direct"
 )
 
@@ -36,9 +37,9 @@ type nodeFlags struct {
 
 func (f *nodeFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.hostExec, "host-exec", execNsenter,
-		"how to run the host's iscsiadm, multipathd and mkfs: nsenter (from a pod with hostPID and privileges) or direct (this is the host)")
+		"how to run the host's iscsiadm, multipathd and mkfs: nsenter (from a pod with hostPID and privileges), iscsid (likewise, but into the container of iscsid, as on Talos) or direct (this is the host)")
 	flags.StringVar(&f.hostRoot, "host-root", "",
-		"where the host's root directory is, for /etc/iscsi and /run (default /proc/1/root with nsenter, / with direct)")
+		"where the host's root directory is, for /etc/iscsi and /run (default /proc/1/root, with direct /)")
 	flags.StringVar(&f.records, "record-dir", "/var/lib/datera-csi",
 		"directory for one small file a staged volume; it must outlive this process, its pod and a reboot")
 	flags.StringVar(&f.multipath, "multipath", string(iscsi.MultipathAuto),
@@ -53,8 +54,8 @@ func (f *nodeFlags) add(flags *pflag.FlagSet) {
 
 func (f *nodeFlags) check() error {
 	var errs []error
-	if !slices.Contains([]string{execNsenter, execDirect}, f.hostExec) {
-		errs = append(errs, fmt.Errorf("--host-exec: %q is neither %s nor %s", f.hostExec, execNsenter, execDirect))
+	if !slices.Contains([]string{execNsenter, execIscsid, execDirect}, f.hostExec) {
+		errs = append(errs, fmt.Errorf("--host-exec: %q is not %s, %s or %s", f.hostExec, execNsenter, execIscsid, execDirect))
 	}
 	if !slices.Contains([]iscsi.MultipathMode{iscsi.MultipathAuto, iscsi.MultipathRequire, iscsi.MultipathOff}, iscsi.MultipathMode(f.multipath)) {
 		errs = append(errs, fmt.Errorf("--multipath: %q is not %s, %s or %s", f.multipath, iscsi.MultipathAuto, iscsi.MultipathRequire, iscsi.MultipathOff))
@@ -97,7 +98,10 @@ func (f *nodeFlags) placed() bool {
 // initiator must have a name: it is the node's id.
 func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 	host, root := iscsi.Nsenter(), "/proc/1/root"
-	if f.hostExec == execDirect {
+	switch f.hostExec {
+	case execIscsid:
+		host = iscsi.NsenterDaemon("/proc")
+	case execDirect:
 		host, root = iscsi.Direct(), "/"
 	}
 	if f.hostRoot != "" {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -72,6 +74,47 @@ func Nsenter() Runner {
 		network:    network,
 		multipathd: multipathdSocket,
 	}
+}
+
+// NsenterDaemon runs tools in the namespaces of iscsid, where that lives in a
+// container of its own on the host, as on Talos Linux: there PID 1 has neither
+// iscsiadm nor the node database (FM 26). proc is the host's /proc. The daemon is
+// looked for at each run, because it may have been restarted.
+func NsenterDaemon(proc string) Runner { return daemon{proc: proc} }
+
+type daemon struct{ proc string }
+
+func (d daemon) Run(ctx context.Context, argv ...string) ([]byte, error) {
+	pid, err := d.pid()
+	if err != nil {
+		return nil, err
+	}
+	ns := filepath.Join(d.proc, pid, "ns")
+	return host{prefix: []string{"nsenter", "--mount=" + ns + "/mnt", "--net=" + ns + "/net", "--"}}.Run(ctx, argv...)
+}
+
+// pid is the iscsid in the host's network namespace: the kernel speaks to no other.
+// It forks once, and either process will do.
+func (d daemon) pid() (string, error) {
+	own, err := os.Readlink(filepath.Join(d.proc, "1/ns/net"))
+	if err != nil {
+		return "", fmt.Errorf("%w: look for the host's network namespace: %w; does the container share the host's PID namespace?", ErrNotReady, err)
+	}
+	names, err := filepath.Glob(filepath.Join(d.proc, "[0-9]*/comm"))
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		comm, err := os.ReadFile(name)
+		if err != nil || string(comm) != "iscsid\n" {
+			continue // it ended meanwhile, or is another one
+		}
+		dir := filepath.Dir(name)
+		if ns, err := os.Readlink(filepath.Join(dir, "ns/net")); err == nil && ns == own {
+			return filepath.Base(dir), nil
+		}
+	}
+	return "", fmt.Errorf("%w: no iscsid runs in the host's network namespace; on Talos it comes with the extension iscsi-tools", ErrNotReady)
 }
 
 func (h host) Run(ctx context.Context, argv ...string) ([]byte, error) {

@@ -141,3 +141,37 @@ func TestRunIntoPID1(t *testing.T) {
 		t.Errorf("ran in %s, want %s", got, want)
 	}
 }
+
+// FM 26: an iscsid in a container of its own is found by the network namespace that
+// it shares with the host, whatever others run.
+func TestTheDaemonIsTheOneInTheHostsNetwork(t *testing.T) {
+	proc := t.TempDir()
+	process := func(pid, comm, net string) {
+		dir := filepath.Join(proc, pid, "ns")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(proc, pid, "comm"), []byte(comm+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(net, filepath.Join(dir, "net")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	daemon := iscsi.NsenterDaemon(proc)
+	if _, err := daemon.Run(t.Context(), "true"); !errors.Is(err, iscsi.ErrNotReady) || !strings.Contains(err.Error(), "PID namespace") {
+		t.Errorf("without a host: %v", err)
+	}
+	process("1", "machined", "net:[1]")
+	process("20", "iscsid", "net:[2]") // somebody's pod
+	process("30", "iscsid-wrapper", "net:[1]")
+	if _, err := daemon.Run(t.Context(), "true"); !errors.Is(err, iscsi.ErrNotReady) || !strings.Contains(err.Error(), "no iscsid runs") {
+		t.Errorf("without a daemon: %v", err)
+	}
+	process("40", "iscsid", "net:[1]")
+	// It is entered, and that fails here, as these are no namespaces; nsenter says which.
+	_, err := daemon.Run(t.Context(), "true")
+	if err == nil || !strings.Contains(err.Error(), proc+"/40/ns") {
+		t.Errorf("with one: %v", err)
+	}
+}

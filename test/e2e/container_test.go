@@ -41,3 +41,48 @@ setsid unshare --mount --propagation unchanged sh -e /run/pod.sh </dev/null >>`+
 	gone(ctx, t, bed, v)
 	sh(ctx, t, w.Guest, "umount /var/lib/kubelet")
 }
+
+// TestPluginEntersTheContainerOfIscsid is FM 26 on a host such as Talos Linux: iscsid,
+// iscsiadm and the node database are in a container of the host's own, PID 1 has none
+// of them, nobody runs multipathd, and what the plugin must read of the host is
+// mounted below one directory.
+func TestPluginEntersTheContainerOfIscsid(t *testing.T) {
+	ctx, bed := useBed(t)
+	w := bed.Workers[0]
+	must(t, w.KillPlugin(ctx))
+	sh(ctx, t, w.Guest, `
+pkill -x multipathd || true; pkill -x iscsid || true
+while pgrep -x multipathd || pgrep -x iscsid; do sleep 0.1; done
+mkdir -p /system/iscsi /var/lib/kubelet && cp -a /etc/iscsi/. /system/iscsi
+setsid unshare --mount --propagation private sh -ec 'mount --bind /system/iscsi /etc/iscsi; exec iscsid -f' </dev/null >/var/log/iscsid.log 2>&1 &
+until grep -q ISCSIADM_ABSTRACT_NAMESPACE /proc/net/unix; do sleep 0.1; done
+for tool in iscsiadm iscsid multipath multipathd; do mount --bind /dev/null $(command -v $tool); done
+mount -t tmpfs none /etc/iscsi
+mountpoint -q /var/lib/kubelet || mount --bind /var/lib/kubelet /var/lib/kubelet
+mount --make-shared /var/lib/kubelet
+cat > /run/pod.sh <<'END'
+mount --make-private /
+mkdir -p /run/host/etc/iscsi /run/host/var/lib/iscsi /run/host/proc /run/host/run/udev
+mount --bind /system/iscsi /run/host/etc/iscsi
+mount --rbind /proc /run/host/proc
+mount --bind /run/udev /run/host/run/udev
+exec datera-csi node --endpoint=unix:///run/datera-csi/csi.sock --host-exec=iscsid --host-root=/run/host --multipath=off -v=4
+END
+setsid unshare --mount --propagation unchanged sh -e /run/pod.sh </dev/null >>`+testbed.NodeLog+` 2>&1 &`)
+	must(t, w.Connect(ctx))
+	v, dir := attached(ctx, t, bed, "talos", testbed.Mount("xfs"))
+	sum := write(ctx, t, w, dir+"/data", 16)
+	if n := sh(ctx, t, w.Guest, "find /system/iscsi/nodes -type f | wc -l; find /etc/iscsi -type f | wc -l"); n != "1\n0" {
+		t.Errorf("node database of the container and of PID 1: %q files, want 1 and 0", n)
+	}
+	if got := checksum(ctx, t, w, dir+"/data"); got != sum {
+		t.Errorf("checksum %s, was %s", got, sum)
+	}
+	gone(ctx, t, bed, v)
+	must(t, w.KillPlugin(ctx))
+	sh(ctx, t, w.Guest, `
+pkill -x iscsid; while pgrep -x iscsid; do sleep 0.1; done
+for tool in iscsiadm iscsid multipath multipathd; do umount $(command -v $tool); done
+umount /etc/iscsi /var/lib/kubelet`)
+	must(t, w.StartPlugin(ctx))
+}
