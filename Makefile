@@ -36,6 +36,14 @@ test-deploy: prerequisites ## deploy/ built with kustomize and Helm, checked aga
 model: prerequisites ## 10,000 random controller calls with faults, compared with a model after each
 	$(GO) test $(RACE) -count=1 -v -timeout 30m -run TestModel ./pkg/controller -model.ops=10000
 
+fuzz: prerequisites ## every fuzz target for FUZZTIME (5m), one after the other; PKG=./pkg/iscsi for one package's
+	for pkg in $(or $(PKG),$$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u)); do
+		for target in $$($(GO) test -run '^$$' -list '^Fuzz' $$pkg | grep '^Fuzz'); do
+			echo "== $$pkg $$target"
+			$(GO) test $$pkg -run '^$$' -fuzz "^$$target\$$" -fuzztime $(or $(FUZZTIME),5m) -fuzzminimizetime 20x -parallel 1
+		done
+	done
+
 lint: $(LINT) ## golangci-lint
 	$(LINT) run --allow-parallel-runners ./...
 

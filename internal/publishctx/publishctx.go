@@ -100,6 +100,9 @@ func Decode(m map[string]string) (Context, error) {
 	if c.Target.Bytes <= 0 {
 		errs = append(errs, fmt.Errorf("publish context: %s: %d is not a size", keyBytes, c.Target.Bytes))
 	}
+	if c.UsedBytes < 0 {
+		errs = append(errs, fmt.Errorf("publish context: %s: %d is not an amount", keyUsed, c.UsedBytes))
+	}
 	if c.Target.LUN < 0 {
 		errs = append(errs, fmt.Errorf("publish context: %s: %d is not a logical unit number", keyLUN, c.Target.LUN))
 	}

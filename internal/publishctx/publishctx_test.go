@@ -72,3 +72,34 @@ func TestDecodeRefusesAnotherVersion(t *testing.T) {
 		t.Errorf("got %v, want ErrVersion", err)
 	}
 }
+
+// What a node understands is what a controller could have said: it comes back the
+// same, and nothing in it is less than the zero that would permit a mkfs.
+func FuzzDecode(f *testing.F) {
+	m := Encode(sample())
+	f.Add(m[keyIQN], m[keyPortals], m[keyLUN], m[keySerial], m[keyBytes], m[keySource], m[keyUsed], m[keyReadOnly], "")
+	f.Add("a", "[fe80::1%eth0]:1,1.2.3.4:5", "+1", " ", "01", "T", "-1", "0", "surprise")
+	f.Fuzz(func(t *testing.T, iqn, portals, lun, serial, bytes, source, used, readOnly, extra string) {
+		m := map[string]string{
+			keyVersion: Version, keyIQN: iqn, keyPortals: portals, keyLUN: lun, keySerial: serial,
+			keyBytes: bytes, keySource: source, keyUsed: used, keyReadOnly: readOnly,
+		}
+		if extra != "" {
+			m[extra] = iqn
+		}
+		c, err := Decode(m)
+		if err != nil {
+			return
+		}
+		if c.UsedBytes < 0 || c.Target.Bytes <= 0 || c.Target.LUN < 0 || c.Target.Serial == "" || c.Target.IQN == "" || len(c.Target.Portals) == 0 {
+			t.Errorf("%q is understood as %+v", m, c)
+		}
+		again, err := Decode(Encode(c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c, again, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+			t.Errorf("comes back differently (-said +understood):\n%s", diff)
+		}
+	})
+}

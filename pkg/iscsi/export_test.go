@@ -18,6 +18,9 @@ func HostWith(multipathd, network string) Runner {
 
 var (
 	LIOWWID       = lioWWID
+	Exchange      = exchange
+	OneLine       = oneLine
+	AdminError    = adminError
 	ParseSerial   = parseSerial
 	ParseWWID     = parseWWID
 	ParseCapacity = parseCapacity

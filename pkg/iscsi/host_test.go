@@ -107,7 +107,7 @@ func (h *host) runMultipathd() *host {
 func (h *host) initiator(changes ...func(*iscsi.Config)) *iscsi.Initiator {
 	cfg := iscsi.Config{
 		Host: h, Root: h.root, Sysfs: h.path("sys"), Dev: "/dev",
-		LoginTimeout: time.Second, DiskTimeout: 400 * time.Millisecond, MapTimeout: 1500 * time.Millisecond, FlushTimeout: 200 * time.Millisecond,
+		LoginTimeout: time.Second, DiskTimeout: time.Second, MapTimeout: 1500 * time.Millisecond, FlushTimeout: 200 * time.Millisecond,
 	}
 	for _, change := range changes {
 		change(&cfg)

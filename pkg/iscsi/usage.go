@@ -158,7 +158,7 @@ func (i *Initiator) mounts() ([]mount, error) {
 func parseMounts(mountinfo string) []mount {
 	var all []mount
 	for line := range strings.Lines(mountinfo) {
-		fields := strings.Fields(line)
+		fields := strings.Split(strings.TrimSuffix(line, "\n"), " ") // only these blanks are escaped in names
 		dash := slices.Index(fields, "-")
 		if dash < 6 || len(fields) < dash+3 {
 			continue

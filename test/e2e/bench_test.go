@@ -50,8 +50,8 @@ func (p plugin) unstage(ctx context.Context, v *testbed.Volume, _ map[string]str
 	return p.Unstage(ctx, v)
 }
 
-// hand does what an administrator who knows the portals would type, and neither
-// looks before nor proves afterwards.
+// hand does what a careful administrator who knows the portals would type, and
+// neither looks before nor proves afterwards.
 type hand struct{ *testbed.Worker }
 
 func (h hand) stage(ctx context.Context, v *testbed.Volume, published map[string]string) error {
@@ -69,6 +69,7 @@ func (h hand) unstage(ctx context.Context, v *testbed.Volume, published map[stri
 	return h.script(ctx, v, published, `
 umount $target
 umount $staging
+blockdev --flushbufs $map
 multipath -f ${map##*/}
 iscsiadm -m node -T $iqn --logout
 iscsiadm -m node -T $iqn -o delete`)
