@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
@@ -35,13 +36,14 @@ func (s *Server) ControllerListVolumeHealth(ctx context.Context, req *csi.Contro
 		return nil, err
 	}
 	answer := &csi.ControllerListVolumeHealthResponse{}
-	answer.NextToken, err = s.tour(ctx, want, func(v listed) bool {
+	answer.NextToken, err = s.tour(ctx, want, func(v listed) proto.Message {
 		found := diagnose(v.Volume)
 		if len(found) == 0 {
-			return false
+			return nil
 		}
-		answer.Entries = append(answer.Entries, &csi.VolumeHealth{VolumeId: v.id.String(), HealthStatuses: found})
-		return true
+		entry := &csi.VolumeHealth{VolumeId: v.id.String(), HealthStatuses: found}
+		answer.Entries = append(answer.Entries, entry)
+		return entry
 	})
 	if err != nil {
 		return nil, withStatus(fmt.Errorf("list the health of volumes: %w", err))

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
@@ -21,12 +22,13 @@ func (s *Server) ListVolumes(ctx context.Context, req *csi.ListVolumesRequest) (
 		return nil, err
 	}
 	answer := &csi.ListVolumesResponse{}
-	answer.NextToken, err = s.tour(ctx, want, func(v listed) bool {
-		answer.Entries = append(answer.Entries, &csi.ListVolumesResponse_Entry{
+	answer.NextToken, err = s.tour(ctx, want, func(v listed) proto.Message {
+		entry := &csi.ListVolumesResponse_Entry{
 			Volume: v.render(),
 			Status: &csi.ListVolumesResponse_VolumeStatus{PublishedNodeIds: v.Initiators},
-		})
-		return true
+		}
+		answer.Entries = append(answer.Entries, entry)
+		return entry
 	})
 	if err != nil {
 		return nil, withStatus(fmt.Errorf("list volumes: %w", err))
@@ -83,16 +85,49 @@ func owned(v *dateraclient.Volume) bool {
 	return (v.CreateMode == "kubernetes" || strings.HasPrefix(v.Name, namePrefix)) && !strings.HasPrefix(v.Name, retiredPrefix)
 }
 
-// tour shows the volumes of ours from a position on to take, which says which of
-// them count as entries, and gives the token of what comes after the last of the
-// entries asked for; "" at the end.
-func (s *Server) tour(ctx context.Context, want listRequest, take func(listed) bool) (next string, err error) {
+// budget is what an answer may still hold and cost. What is beyond it is behind
+// next_token.
+type budget struct {
+	entries int
+	bytes   int
+	visits  int // app instances that are read
+}
+
+const (
+	// mostBytes keeps an answer well below the 4 MiB that a gRPC client takes: a
+	// thousand volumes, each with a hundred nodes, are more.
+	mostBytes = 2 << 20
+
+	// mostVisits ends a call that finds little, a list of the ill where all are
+	// well, before its deadline does: that would find nothing, ever.
+	mostVisits = 5 * dateraclient.MaxPage
+)
+
+// take counts an app instance, and the entry that was made of it; nil is none.
+func (b *budget) take(entry proto.Message) {
+	b.visits--
+	if entry != nil {
+		b.entries--
+		b.bytes -= proto.Size(entry)
+	}
+}
+
+func (b *budget) spent() bool { return b.entries <= 0 || b.bytes <= 0 || b.visits <= 0 }
+
+// stride is how many app instances are read at a time to find entries: one more
+// than those, as pages overlap.
+func stride(entries int) int { return max(100, entries+1) }
+
+// tour shows the volumes of ours from a position on to take, which gives the entry
+// that it made of one or nil, and gives the token of what comes after the last that
+// the answer has room for; "" at the end.
+func (s *Server) tour(ctx context.Context, want listRequest, take func(listed) proto.Message) (next string, err error) {
 	names, err := s.backends.Names()
 	if err != nil {
 		return "", err
 	}
 	slices.Sort(names)
-	left := want.Most
+	left := budget{want.Most, mostBytes, mostVisits}
 	for i, name := range names {
 		place := dateraclient.Place{}
 		switch strings.Compare(name, want.From.Backend) {
@@ -107,16 +142,16 @@ func (s *Server) tour(ctx context.Context, want listRequest, take func(listed) b
 			return "", fmt.Errorf("backend %s: %w", name, err)
 		case stop != nil && !stop.Last:
 			return position{name, stop.Place}.String(), nil
-		case left == 0 && i+1 < len(names):
+		case stop != nil && i+1 < len(names):
 			return position{Backend: names[i+1]}.String(), nil
 		}
 	}
 	return "", nil
 }
 
-// visit is tour for one backend. It gives the step at which no entry was left, nil
-// when it came to the end before that.
-func (s *Server) visit(ctx context.Context, backend string, from dateraclient.Place, left *int, take func(listed) bool) (*dateraclient.Step, error) {
+// visit is tour for one backend. It gives the step at which the budget was spent,
+// nil when it came to the end before that.
+func (s *Server) visit(ctx context.Context, backend string, from dateraclient.Place, left *budget, take func(listed) proto.Message) (*dateraclient.Step, error) {
 	array, err := s.backends.array(backend)
 	if err != nil {
 		return nil, err
@@ -126,23 +161,20 @@ func (s *Server) visit(ctx context.Context, backend string, from dateraclient.Pl
 		return nil, err
 	}
 	topologies := renderTopology(where)
-	for step, err := range array.Walk(ctx, from, *left+1) {
+	for step, err := range array.Walk(ctx, from, stride(left.entries)) {
 		if err != nil {
 			return nil, err
 		}
-		id := volumeID{Backend: backend, Name: step.Name}
-		switch known, idErr := parseVolumeID(id.String()); {
+		var entry proto.Message
+		switch id := (volumeID{Backend: backend, Name: step.Name}); {
 		case step.Volume == nil:
 			klog.FromContext(ctx).V(4).Info("Left out of a list, not a volume", "appInstance", id, "reason", step.Shape)
-			continue
-		case !owned(step.Volume) || idErr != nil || known != id:
-			continue
+		case owned(step.Volume) && id.speakable():
+			entry = take(listed{step.Volume, id, topologies})
 		}
-		if take(listed{step.Volume, id, topologies}) {
-			if *left--; *left == 0 {
-				return &step, nil
-			}
+		if left.take(entry); left.spent() {
+			return &step, nil
 		}
 	}
-	return nil, nil //nolint:nilnil // the end, with entries left
+	return nil, nil //nolint:nilnil // the end, with room left
 }

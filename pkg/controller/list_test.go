@@ -18,7 +18,6 @@ import (
 
 	"github.com/datera-csi/datera-csi/internal/sim"
 	"github.com/datera-csi/datera-csi/internal/sim/simtest"
-	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
 
 // list is one page of volumes.
@@ -321,28 +320,5 @@ func TestGetVolumeOfNothing(t *testing.T) {
 		wantCode(t, "ControllerGetVolume "+id, err, code)
 		_, err = l.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: id})
 		wantCode(t, "ControllerGetVolumeHealth "+id, err, code)
-	}
-}
-
-// TestLongListsComeInPages asks for more at once than is ever held at once.
-func TestLongListsComeInPages(t *testing.T) {
-	l := start(t)
-	const count = dateraclient.MaxPage + 200
-	client := l.client(t)
-	for i := range count {
-		if _, err := client.CreateVolume(t.Context(), dateraclient.VolumeSpec{Name: fmt.Sprintf("CSI-pvc-%04d", i), Size: 1, Replicas: 1}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	l.requests()
-	res := l.list(t, 0, "")
-	if len(res.GetEntries()) >= dateraclient.MaxPage || res.GetNextToken() == "" {
-		t.Errorf("%d entries at once, token %q", len(res.GetEntries()), res.GetNextToken())
-	}
-	l.wantRequests(t, "the first page", 1)
-	rest := l.list(t, 0, res.GetNextToken())
-	l.wantRequests(t, "the rest", 1)
-	if n := len(res.GetEntries()) + len(rest.GetEntries()); n != count || rest.GetNextToken() != "" {
-		t.Errorf("%d entries and token %q, want %d and none", n, rest.GetNextToken(), count)
 	}
 }

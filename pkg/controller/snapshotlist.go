@@ -105,7 +105,7 @@ func (s *Server) listBackend(ctx context.Context, p *snapshotPage) (done bool, e
 	if err != nil {
 		return false, err
 	}
-	for step, err := range array.Walk(ctx, p.from.Place, walkPage) {
+	for step, err := range array.Walk(ctx, p.from.Place, stride(p.left)) {
 		if err != nil {
 			return false, fmt.Errorf("backend %s: %w", p.from.Backend, err)
 		}
@@ -120,9 +120,6 @@ func (s *Server) listBackend(ctx context.Context, p *snapshotPage) (done bool, e
 	}
 	return true, nil
 }
-
-// walkPage is how many app instances are read at a time.
-const walkPage = 100
 
 // speakable says whether an app instance can be named by a volume id at all.
 func (id volumeID) speakable() bool {

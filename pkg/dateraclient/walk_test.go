@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"runtime"
 	"slices"
 	"strconv"
@@ -274,7 +273,7 @@ func TestWalkThroughManyInBoundedMemory(t *testing.T) {
 		c.Limits.AppInstances, c.Limits.StorageInstances, c.Limits.Volumes = -1, -1, -1
 	})
 	c := clientOf(t, s)
-	fill(t, s, *walkCount)
+	s.Fill(t, *walkCount)
 	before := heap()
 	most, n, last := uint64(0), 0, ""
 	for step, err := range c.Walk(t.Context(), dateraclient.Place{}, dateraclient.MaxPage) {
@@ -293,28 +292,6 @@ func TestWalkThroughManyInBoundedMemory(t *testing.T) {
 	}
 	if grown := int64(most) - int64(before); grown > 32<<20 {
 		t.Errorf("%d MiB more in use while listing %d app instances", grown>>20, n)
-	}
-}
-
-// fill makes app instances past the network, which is faster.
-func fill(t *testing.T, s *simtest.Server, count int) {
-	t.Helper()
-	send := func(method, path, token, body string) string {
-		r := httptest.NewRequest(method, "/v2.3"+path, strings.NewReader(body))
-		r.Header.Set("Content-Type", "application/json")
-		r.Header.Set("Auth-Token", token)
-		w := httptest.NewRecorder()
-		s.Array.ServeHTTP(w, r)
-		if w.Code != http.StatusOK {
-			t.Fatalf("%s: %d %s", path, w.Code, w.Body)
-		}
-		return w.Body.String()
-	}
-	login := send(http.MethodPut, "/login", "", `{"name":"`+s.User+`","password":"`+s.Password+`"}`)
-	token := strings.Split(login, `"`)[3]
-	for i := range count {
-		send(http.MethodPost, "/app_instances", token, fmt.Sprintf(`{"name":"CSI-pvc-%06d","create_mode":"kubernetes",
-			"storage_instances":[{"name":"storage-1","volumes":[{"name":"volume-1","size":1,"replica_count":1}]}]}`, i))
 	}
 }
 

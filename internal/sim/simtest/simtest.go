@@ -3,10 +3,12 @@ package simtest
 
 import (
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/datera-csi/datera-csi/internal/sim"
@@ -113,3 +115,26 @@ func Delete(path string) sim.Match { return sim.Match{Method: http.MethodDelete,
 
 // Any matches requests of every method as Get does.
 func Any(path string) sim.Match { return sim.Match{Path: path} }
+
+// Fill makes volumes CSI-pvc-000000, CSI-pvc-000001 and so on, without the network,
+// which would take most of the time.
+func (s *Server) Fill(tb testing.TB, count int) {
+	tb.Helper()
+	send := func(method, path, token, body string) string {
+		r := httptest.NewRequestWithContext(tb.Context(), method, "/v2.3"+path, strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Auth-Token", token)
+		w := httptest.NewRecorder()
+		s.Array.ServeHTTP(w, r)
+		if w.Code != http.StatusOK {
+			tb.Fatalf("%s: %d %s", path, w.Code, w.Body)
+		}
+		return w.Body.String()
+	}
+	login := send(http.MethodPut, "/login", "", `{"name":"`+s.User+`","password":"`+s.Password+`"}`)
+	token := strings.Split(login, `"`)[3]
+	for i := range count {
+		send(http.MethodPost, "/app_instances", token, fmt.Sprintf(`{"name":"CSI-pvc-%06d","create_mode":"kubernetes",
+			"storage_instances":[{"name":"storage-1","volumes":[{"name":"volume-1","size":1,"replica_count":1}]}]}`, i))
+	}
+}
