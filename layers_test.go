@@ -48,8 +48,8 @@ func arrows() map[string][]string {
 		},
 		"cmd/datera-sim":             {"internal/sim", "internal/lio", cobra, klog},
 		"pkg/identity":               {csiSpec, klog, protobuf},
-		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/publishctx", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf, xSync},
-		"pkg/node":                   {"pkg/iscsi", "internal/faultpoint", "internal/publishctx", "internal/keylock", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
+		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/filesystem", "internal/publishctx", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf, xSync},
+		"pkg/node":                   {"pkg/iscsi", "internal/filesystem", "internal/faultpoint", "internal/publishctx", "internal/keylock", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
 		"pkg/node/nodetest":          {"pkg/node", "pkg/iscsi", mountUtils}, // test support
 		"pkg/dateraclient":           {},
 		"pkg/iscsi":                  {"internal/faultpoint", klog, xSys},
@@ -57,7 +57,8 @@ func arrows() map[string][]string {
 		"internal/faultpoint/points": {}, // test support
 		"internal/keylock":           {},
 		"internal/kube":              {klog},
-		"internal/publishctx":        {"pkg/iscsi"},
+		"internal/filesystem":        {},
+		"internal/publishctx":        {"internal/filesystem", "pkg/iscsi"},
 		"internal/topology":          {},
 		"internal/rpc":               {csiSpec, csiLib, grpcModule, klog, protobuf},
 		"internal/sim":               {}, // never dateraclient: wire names are written twice, on purpose

@@ -124,6 +124,7 @@ func TestBadFlagsExitNonZeroAndAreNamed(t *testing.T) {
 		"backends are a file":        {[]string{"controller", "--backends-dir=" + file}, "--backends-dir"},
 		"no request allowed":         {[]string{"controller", "--array-concurrency=0", "--backends-dir=" + dir}, "--array-concurrency"},
 		"concurrency is no number":   {[]string{"controller", "--array-concurrency=many"}, "--array-concurrency"},
+		"unknown fs-tools":           {[]string{"node", "--host-root=" + root, "--fs-tools=mine"}, "--fs-tools"},
 		"unknown host-exec":          {[]string{"node", "--host-root=" + root, "--host-exec=ssh"}, "--host-exec"},
 		"unknown multipath mode":     {[]string{"node", "--host-root=" + root, "--multipath=yes"}, "--multipath"},
 		"negative volumes":           {[]string{"node", "--host-root=" + root, "--max-volumes-per-node=-1"}, "--max-volumes-per-node"},

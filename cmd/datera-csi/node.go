@@ -22,12 +22,16 @@ const (
 	execNsenter = "nsenter"
 	execIscsid  = "iscsid"
 	execDirect  = "direct"
+
+	toolsImage = "image"
+	toolsHost  = "host"
 )
 
 // nodeFlags are the flags of the node service.
 type nodeFlags struct {
 	hostExec      string
 	hostRoot      string
+	fsTools       string
 	records       string
 	multipath     string
 	maxVolumes    int64
@@ -37,9 +41,11 @@ type nodeFlags struct {
 
 func (f *nodeFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.hostExec, "host-exec", execNsenter,
-		"how to run the host's iscsiadm, multipathd and mkfs: nsenter (from a pod with hostPID and privileges), iscsid (likewise, but into the container of iscsid, as on Talos) or direct (this is the host)")
+		"how to run the host's iscsiadm and multipathd: nsenter (from a pod with hostPID and privileges), iscsid (likewise, but into the container of iscsid, as on Talos) or direct (this is the host)")
 	flags.StringVar(&f.hostRoot, "host-root", "",
 		"where the host's root directory is, for /etc/iscsi and /run (default /proc/1/root, with direct /)")
+	flags.StringVar(&f.fsTools, "fs-tools", toolsImage,
+		"whose mkfs, blkid, xfs_growfs, resize2fs, xfs_repair and e2fsck run: those beside this program (image) or those of PID 1 (host)")
 	flags.StringVar(&f.records, "record-dir", "/var/lib/datera-csi",
 		"directory for one small file a staged volume; it must outlive this process, its pod and a reboot")
 	flags.StringVar(&f.multipath, "multipath", string(iscsi.MultipathAuto),
@@ -56,6 +62,9 @@ func (f *nodeFlags) check() error {
 	var errs []error
 	if !slices.Contains([]string{execNsenter, execIscsid, execDirect}, f.hostExec) {
 		errs = append(errs, fmt.Errorf("--host-exec: %q is not %s, %s or %s", f.hostExec, execNsenter, execIscsid, execDirect))
+	}
+	if !slices.Contains([]string{toolsImage, toolsHost}, f.fsTools) {
+		errs = append(errs, fmt.Errorf("--fs-tools: %q is neither %s nor %s", f.fsTools, toolsImage, toolsHost))
 	}
 	if !slices.Contains([]iscsi.MultipathMode{iscsi.MultipathAuto, iscsi.MultipathRequire, iscsi.MultipathOff}, iscsi.MultipathMode(f.multipath)) {
 		errs = append(errs, fmt.Errorf("--multipath: %q is not %s, %s or %s", f.multipath, iscsi.MultipathAuto, iscsi.MultipathRequire, iscsi.MultipathOff))
@@ -110,6 +119,14 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 	if err := os.MkdirAll(f.records, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("--record-dir: %w", err)
 	}
+	tools := iscsi.Direct() // devices and the kubelet's mounts are the same here and there
+	if f.fsTools == toolsHost && f.hostExec != execDirect {
+		tools = iscsi.Nsenter()
+	}
+	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return nil, nil, fmt.Errorf("find which kernel runs: %w", err)
+	}
 	initiator := iscsi.New(iscsi.Config{Host: host, Root: root, Multipath: iscsi.MultipathMode(f.multipath)})
 	name, err := initiator.Name()
 	if err != nil {
@@ -124,7 +141,8 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 		Attacher:      initiator,
 		Mounts:        node.NewMounts(mount.NewWithoutSystemd(""), node.Mountinfo("/proc/self/mountinfo")),
 		Devices:       node.NewDevices("/sys"),
-		Runner:        host,
+		Runner:        tools,
+		Kernel:        strings.TrimSpace(string(kernel)),
 		Topology:      place,
 		RecordDir:     f.records,
 		MaxVolumes:    f.maxVolumes,
@@ -136,7 +154,9 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 
 const hostHelp = `The host's own iscsid, iscsiadm and, if it runs, multipathd do the work. The
 host's initiator name in /etc/iscsi/initiatorname.iscsi is the node's id and must
-be the host's own; it is what the array admits to a volume.`
+be the host's own; it is what the array admits to a volume. File systems are made,
+looked at and grown by the tools of the image; they leave out what the running
+kernel, or the oldest one that a class names, cannot mount.`
 
 func nodeCommand() *cobra.Command {
 	var (

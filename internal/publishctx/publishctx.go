@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -33,6 +34,11 @@ type Context struct {
 
 	// ReadOnly says the volume was published read-only.
 	ReadOnly bool
+
+	// Filesystem is what the volume's class says of its file system. Its keys are
+	// there only when it says something: a node that does not know them then
+	// refuses the volume, and one that does reads contexts of before.
+	Filesystem filesystem.Class
 }
 
 const (
@@ -57,7 +63,7 @@ func Encode(c Context) map[string]string {
 	for i, p := range c.Target.Portals {
 		portals[i] = p.String()
 	}
-	return map[string]string{
+	m := map[string]string{
 		keyVersion:  Version,
 		keyIQN:      c.Target.IQN,
 		keyPortals:  strings.Join(portals, ","),
@@ -68,6 +74,8 @@ func Encode(c Context) map[string]string {
 		keyUsed:     strconv.FormatInt(c.UsedBytes, 10),
 		keyReadOnly: strconv.FormatBool(c.ReadOnly),
 	}
+	c.Filesystem.Write(m)
+	return m
 }
 
 // ErrVersion is returned by Decode for a context of another version.
@@ -97,6 +105,10 @@ func Decode(m map[string]string) (Context, error) {
 	parse(keySource, func(s string) (err error) { c.FromSource, err = strconv.ParseBool(s); return err })
 	parse(keyUsed, func(s string) (err error) { c.UsedBytes, err = strconv.ParseInt(s, 10, 64); return err })
 	parse(keyReadOnly, func(s string) (err error) { c.ReadOnly, err = strconv.ParseBool(s); return err })
+	var err error
+	if c.Filesystem, err = filesystem.Parse(m); err != nil {
+		errs = append(errs, fmt.Errorf("publish context: %w", err))
+	}
 	if c.Target.Bytes <= 0 {
 		errs = append(errs, fmt.Errorf("publish context: %s: %d is not a size", keyBytes, c.Target.Bytes))
 	}
@@ -117,7 +129,7 @@ func checkKeys(m map[string]string) error {
 		}
 	}
 	for k := range m {
-		if !slices.Contains(keys(), k) {
+		if !slices.Contains(keys(), k) && !slices.Contains(filesystem.Keys(), k) {
 			unknown = append(unknown, k)
 		}
 	}

@@ -2,7 +2,6 @@ package publishctx
 
 import (
 	"errors"
-	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -10,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -25,6 +25,7 @@ func sample() Context {
 		FromSource: true,
 		UsedBytes:  4096,
 		ReadOnly:   true,
+		Filesystem: filesystem.Class{Options: "-m reflink=0", Oldest: filesystem.Kernel{Major: 4, Minor: 18}, Fsck: filesystem.FsckPreen},
 	}
 }
 
@@ -43,6 +44,7 @@ func TestContextSurvivesTheRoundTrip(t *testing.T) {
 func TestDecodeNamesTheBadField(t *testing.T) {
 	for key, value := range map[string]string{
 		keyIQN: "", keyPortals: "172.28.0.9", keyLUN: "-1", keySerial: "",
+		filesystem.KeyOldest: "new", filesystem.KeyFsck: "-y",
 		keyBytes: "0", keySource: "maybe", keyUsed: "x", keyReadOnly: "",
 	} {
 		m := Encode(sample())
@@ -51,7 +53,7 @@ func TestDecodeNamesTheBadField(t *testing.T) {
 			t.Errorf("%s=%q: got error %v, want one that names the field", key, value, err)
 		}
 	}
-	for key := range maps.Keys(Encode(sample())) {
+	for _, key := range keys() {
 		m := Encode(sample())
 		delete(m, key)
 		if _, err := Decode(m); err == nil {

@@ -1,17 +1,20 @@
 package controller
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 )
 
 // capability is a VolumeCapability, parsed.
 type capability struct {
 	Block     bool
-	FSType    string // "" leaves the choice to the node
+	FSType    string // of a file system
 	ReadOnly  bool
 	ManyNodes bool // several nodes may have the volume at once
 }
@@ -47,6 +50,21 @@ func checkCapabilities(caps []*csi.VolumeCapability) (manyReaders bool, err erro
 	return readers > 0, nil
 }
 
+// checkClass says whether the file systems of these capabilities can be made as
+// their class says. A block volume has none.
+func checkClass(class filesystem.Class, caps []*csi.VolumeCapability) error {
+	for _, c := range caps {
+		parsed, err := parseCapability(c)
+		if err != nil || parsed.Block {
+			continue // what is wrong with a capability is found elsewhere
+		}
+		if err := class.CheckFor(parsed.FSType); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // errEmpty is why readers alone cannot have a volume that begins empty.
 func errEmpty() error {
 	return errors.New("volume_capabilities: MULTI_NODE_READER_ONLY is for volumes made from a snapshot or from another volume: a new one is empty, and nobody could ever write to it")
@@ -59,10 +77,13 @@ func parseCapability(c *csi.VolumeCapability) (capability, error) {
 		parsed.Block = true
 	case *csi.VolumeCapability_Mount:
 		fsType := access.Mount.GetFsType()
-		if !slices.Contains([]string{"", "xfs", "ext4"}, fsType) {
+		if !slices.Contains([]string{"", filesystem.XFS, filesystem.Ext4}, fsType) {
 			return capability{}, fmt.Errorf("volume_capability: file system %q is not supported; use xfs or ext4", fsType)
 		}
-		parsed.FSType = fsType
+		parsed.FSType = cmp.Or(fsType, filesystem.Default)
+		if err := filesystem.CheckMountFlags(access.Mount.GetMountFlags()); err != nil {
+			return capability{}, fmt.Errorf("volume_capability: %w", err)
+		}
 	default:
 		return capability{}, errors.New("volume_capability: the access type is missing, block or mount")
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
 
@@ -29,6 +30,7 @@ type parameters struct {
 	Template                string
 	DisableTemplateOverride bool
 	RoundRobin              bool
+	Filesystem              filesystem.Class
 	QoS                     dateraclient.QoS
 	IOPSPerGiB              int
 	BandwidthPerGiB         int // KiB/s
@@ -117,6 +119,9 @@ func volumeParameters() []parameter {
 		{"template", "name of an app template", "", "Makes the volume from this template, which must describe exactly one volume. The other keys of the class override it.", object(func(p *parameters) *string { return &p.Template })},
 		{"disable_template_override", "`true`, `false`", "false", "`true`: the volume is as its template says, whatever else is in the class; a size outside what the claim asks for is an error.", boolean(func(p *parameters) *bool { return &p.DisableTemplateOverride })},
 		{"round_robin", "`true`, `false`", "false", "`true`: nodes use one portal only, chosen by the volume's id so that volumes spread over the portals. While that portal is down, so is the volume.", boolean(func(p *parameters) *bool { return &p.RoundRobin })},
+		{filesystem.KeyOptions, "options of `mkfs.xfs` or `mke2fs`", "", "How the file system is made, e.g. `-m reflink=0 -d agcount=16` or `-i 65536 -m 1`: flags and values parted by blanks, without quotes. Options that force, discard, name a device or a file are refused. Raw block volumes leave it alone.", ofClass(filesystem.KeyOptions)},
+		{filesystem.KeyOldest, "a version of Linux, e.g. `4.18`", "5.10", "The oldest kernel among the nodes. File systems are made without features that it, or the node that makes them, cannot mount.", ofClass(filesystem.KeyOldest)},
+		{filesystem.KeyFsck, "`never`, `check`, `preen`", "never", "What is done with a file system that the kernel refuses to mount because it is damaged; nothing is checked otherwise. `check`: `xfs_repair -n` or `e2fsck -n` looks, writes nothing, and the error says what it found. `preen`: ext4 is repaired as far as `e2fsck -p` does without a question; xfs is checked only.", ofClass(filesystem.KeyFsck)},
 		{"read_iops_max", "0 to 10000000", "0", "Reads per second; 0 is unlimited.", whole(0, maxIOPS, func(p *parameters) *int { return &p.QoS.ReadIOPS })},
 		{"write_iops_max", "0 to 10000000", "0", "Writes per second; 0 is unlimited.", whole(0, maxIOPS, func(p *parameters) *int { return &p.QoS.WriteIOPS })},
 		{"total_iops_max", "0 to 10000000", "0", "Reads and writes per second; 0 is unlimited.", whole(0, maxIOPS, func(p *parameters) *int { return &p.QoS.TotalIOPS })},
@@ -141,7 +146,7 @@ func volumeParameters() []parameter {
 func dropped() map[string]string {
 	return map[string]string{
 		"fs_type": "it was never honoured; say csi.storage.k8s.io/fstype: xfs or ext4",
-		"fs_args": "it was never honoured; the file system is made with safe options, say csi.storage.k8s.io/fstype to choose it",
+		"fs_args": "it was never honoured; say mkfsOptions, and csi.storage.k8s.io/fstype to choose the file system",
 	}
 }
 
@@ -240,6 +245,21 @@ func strangers(table []parameter, given map[string]string) []string {
 		wrong = append(wrong, fmt.Sprintf("%s not known; the known ones are %s", strings.Join(unknown, ", "), strings.Join(known, ", ")))
 	}
 	return wrong
+}
+
+// ofClass reads one key of what the class says of its file systems.
+func ofClass(key string) func(*parameters, string) error {
+	return func(p *parameters, value string) error {
+		said := map[string]string{}
+		p.Filesystem.Write(said)
+		said[key] = value
+		class, err := filesystem.Parse(said)
+		if err != nil {
+			return errors.New(strings.TrimPrefix(err.Error(), fmt.Sprintf("%s %q ", key, value)))
+		}
+		p.Filesystem = class
+		return nil
+	}
 }
 
 func whole(least, most int, into func(*parameters) *int) func(*parameters, string) error {

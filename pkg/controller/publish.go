@@ -136,6 +136,7 @@ func (r publishRequest) promise(v *dateraclient.Volume) (publishctx.Context, err
 		FromSource: !v.Source.IsZero() || parseMarks(v.Description).Source != "",
 		UsedBytes:  v.UsedBytes,
 		ReadOnly:   r.Capability.ReadOnly,
+		Filesystem: r.Filesystem,
 	}, nil
 }
 

@@ -246,6 +246,59 @@ func TestPublishTellsWhatTheNodeMustKnow(t *testing.T) {
 	}
 }
 
+// FM 24: what a class says of its file systems is in the volume's context, and from
+// there in what the node is told.
+func TestTheFileSystemsClassReachesTheNode(t *testing.T) {
+	l := start(t)
+	res, err := l.CreateVolume(t.Context(), createRequest("pvc-1", parameters("mkfsOptions", "-m reflink=0", "oldestKernel", "4.18", "fsck", "check")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"mkfsOptions": "-m reflink=0", "oldestKernel": "4.18", "fsck": "check"}
+	if diff := cmp.Diff(res.GetVolume().GetVolumeContext(), want); diff != "" {
+		t.Errorf("volume context (-got +want):\n%s", diff)
+	}
+	req := publishRequest(res.GetVolume().GetVolumeId(), node1)
+	req.VolumeContext = res.GetVolume().GetVolumeContext()
+	got, err := l.publishAs(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := map[string]string{}
+	got.Filesystem.Write(said)
+	if diff := cmp.Diff(said, want); diff != "" {
+		t.Errorf("publish context (-got +want):\n%s", diff)
+	}
+}
+
+func TestFileSystemsThatCannotBeMadeAreRefusedBeforeTheVolume(t *testing.T) {
+	l := start(t)
+	for _, c := range []struct {
+		params map[string]string
+		fs     string
+		flags  []string
+		words  string
+	}{
+		{map[string]string{"mkfsOptions": "-f"}, "xfs", nil, "overwrite"},
+		{map[string]string{"mkfsOptions": "-m reflink=0"}, "ext4", nil, "does not look like"},
+		{map[string]string{"mkfsOptions": "-E stride=16"}, "", nil, `"-E" is not known`},
+		{map[string]string{"mkfsOptions": "-i nrext64=1"}, "xfs", nil, "needs Linux 5.19"},
+		{map[string]string{"oldestKernel": "new"}, "xfs", nil, "is not a version"},
+		{map[string]string{"fsck": "-y"}, "ext4", nil, "never, check, preen"},
+		{nil, "xfs", []string{"logdev=/dev/sda"}, "the driver decides what is mounted"},
+	} {
+		req := createRequest("pvc-bad", func(r *csi.CreateVolumeRequest) { r.Parameters = c.params })
+		req.VolumeCapabilities[0].AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: c.fs, MountFlags: c.flags}}
+		_, err := l.CreateVolume(t.Context(), req)
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), c.words) {
+			t.Errorf("%v, %s %v: got %v, want InvalidArgument that says %q", c.params, c.fs, c.flags, err, c.words)
+		}
+	}
+	if n := len(l.objects(t)); n != 0 {
+		t.Errorf("%d volumes were made", n)
+	}
+}
+
 func TestBadPublishRequests(t *testing.T) {
 	l := start(t)
 	id := l.create(t, "pvc-1")

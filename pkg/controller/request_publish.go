@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 )
 
 type publishRequest struct {
@@ -17,6 +20,7 @@ type publishRequest struct {
 	Node       string // initiator IQN
 	Capability capability
 	RoundRobin bool
+	Filesystem filesystem.Class
 }
 
 func parsePublish(req *csi.ControllerPublishVolumeRequest) (publishRequest, error) {
@@ -35,28 +39,45 @@ func parsePublish(req *csi.ControllerPublishVolumeRequest) (publishRequest, erro
 		return publishRequest{}, invalid(err)
 	}
 	c.ReadOnly = c.ReadOnly || req.GetReadonly() // the node's doing, see ControllerGetCapabilities
-	roundRobin, err := parseRoundRobin(req.GetVolumeContext())
+	roundRobin, class, err := parseVolumeContext(req.GetVolumeContext())
+	if err == nil {
+		err = checkClass(class, []*csi.VolumeCapability{req.GetVolumeCapability()})
+	}
 	if err != nil {
 		return publishRequest{}, invalid(err)
 	}
 	if !initiatorPattern.MatchString(req.GetNodeId()) {
 		return publishRequest{}, status.Errorf(codes.NotFound, "node %q does not exist: a node's id is the name of its iSCSI initiator, iqn.YYYY-MM.… or eui.…", req.GetNodeId())
 	}
-	return publishRequest{ID: id, Node: req.GetNodeId(), Capability: c, RoundRobin: roundRobin}, nil
+	return publishRequest{ID: id, Node: req.GetNodeId(), Capability: c, RoundRobin: roundRobin, Filesystem: class}, nil
 }
 
-// parseRoundRobin reads our one key of a volume_context. The others belong to
-// provisioners and to administrators.
-func parseRoundRobin(volumeContext map[string]string) (bool, error) {
-	value, ok := volumeContext[contextRoundRobin]
-	if !ok {
-		return false, nil
+// parseVolumeContext reads our keys of a volume_context, which may be a class's or
+// an administrator's. The others belong to provisioners and to administrators.
+func parseVolumeContext(volumeContext map[string]string) (roundRobin bool, class filesystem.Class, err error) {
+	if value, ok := volumeContext[contextRoundRobin]; ok {
+		if roundRobin, err = parseBool(value); err != nil {
+			return false, filesystem.Class{}, fmt.Errorf("volume_context: %s %q %w", contextRoundRobin, value, err)
+		}
 	}
-	b, err := parseBool(value)
-	if err != nil {
-		return false, fmt.Errorf("volume_context: %s %q %w", contextRoundRobin, value, err)
+	if class, err = filesystem.Parse(volumeContext); err != nil {
+		return false, filesystem.Class{}, fmt.Errorf("volume_context: %w", err)
 	}
-	return b, nil
+	return roundRobin, class, nil
+}
+
+// renderVolumeContext is its inverse: what of a class the later calls must know.
+// Nothing is nil.
+func renderVolumeContext(p parameters) map[string]string {
+	m := map[string]string{}
+	if p.RoundRobin {
+		m[contextRoundRobin] = strconv.FormatBool(true)
+	}
+	p.Filesystem.Write(m)
+	if len(m) == 0 {
+		return nil
+	}
+	return m
 }
 
 // initiatorPattern is what the array admits (RFC 7143, 4.2.7): a reversed domain

@@ -36,6 +36,9 @@ func parseCreate(req *csi.CreateVolumeRequest) (createRequest, error) {
 	if err != nil {
 		return createRequest{}, invalid(err)
 	}
+	if err = checkClass(params.Filesystem, req.GetVolumeCapabilities()); err != nil {
+		return createRequest{}, invalid(fmt.Errorf("parameters: %w", err))
+	}
 	source, err := parseContent(req.GetVolumeContentSource())
 	if err != nil {
 		return createRequest{}, err
@@ -128,13 +131,19 @@ func parseValidate(req *csi.ValidateVolumeCapabilitiesRequest) (validateRequest,
 		return validateRequest{}, invalid(errors.New("volume_capabilities are missing"))
 	}
 	parsed := validateRequest{ID: id}
-	_, err = parseRoundRobin(req.GetVolumeContext())
+	_, class, err := parseVolumeContext(req.GetVolumeContext())
+	if err == nil {
+		err = checkClass(class, req.GetVolumeCapabilities())
+	}
 	readers, capErr := checkCapabilities(req.GetVolumeCapabilities())
 	refusals := []error{capErr, err}
 	parsed.Readers = readers
 	if len(req.GetParameters())+len(req.GetMutableParameters()) > 0 {
 		parsed.Parameters = new(parameters)
 		*parsed.Parameters, err = parseClass(req.GetParameters(), req.GetMutableParameters())
+		if err == nil {
+			err = checkClass(parsed.Parameters.Filesystem, req.GetVolumeCapabilities())
+		}
 		refusals = append(refusals, err)
 	}
 	parsed.Refusal = sentences(refusals)

@@ -37,17 +37,14 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 
 // render is the one answer of CreateVolume.
 func render(want createRequest, v *dateraclient.Volume) *csi.Volume {
-	answer := &csi.Volume{
+	return &csi.Volume{
 		VolumeId:      want.ID.String(),
 		CapacityBytes: v.Size.Bytes(),
 		ContentSource: want.Source.render(),
+		VolumeContext: renderVolumeContext(want.Parameters),
 
 		AccessibleTopology: renderTopology(want.Where),
 	}
-	if want.Parameters.RoundRobin {
-		answer.VolumeContext = map[string]string{contextRoundRobin: strconv.FormatBool(true)}
-	}
-	return answer
 }
 
 // ensureVolume asks once: the array itself says when the name is taken. Before an

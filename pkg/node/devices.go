@@ -65,6 +65,26 @@ func (d *blockDisk) Size() (int64, error) {
 	return n, nil
 }
 
+func (d hostDevices) SetReadOnly(path string, readOnly bool) (err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open %s: %w: %w", path, errUnreadable, err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	want := 0
+	if readOnly {
+		want = 1
+	}
+	is, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET)
+	if err == nil && is != want {
+		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, want)
+	}
+	if err != nil {
+		return fmt.Errorf("make %s read-only, %v: %w", path, readOnly, err)
+	}
+	return nil
+}
+
 func (d hostDevices) FilesystemBytes(fsType, device, path string) (n int64, err error) {
 	if fsType == fsXFS {
 		return xfsBytes(path)

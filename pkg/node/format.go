@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -205,12 +206,16 @@ func (s *Server) ensureFilesystem(ctx context.Context, rec *record, device iscsi
 	if v == mountIt {
 		return s.noteFormat(rec, formatFinished)
 	}
+	argv, err := s.mkfsArguments(ctx, rec.FSType, device.Path, r.Context.Filesystem, v == makeOver)
+	if err != nil {
+		return err
+	}
 	if err := s.noteFormat(rec, formatStarted); err != nil {
 		return err
 	}
 	faultpoint.At("stage: format begun")
-	if err := s.makeFilesystem(ctx, rec.FSType, device.Path, v == makeOver); err != nil {
-		return err
+	if err := s.makeFilesystem(ctx, argv); err != nil {
+		return fmt.Errorf("make %s on %s: %w", rec.FSType, device.Path, err)
 	}
 	faultpoint.At("stage: file system made")
 	if err := s.checkMade(ctx, rec, device); err != nil {
@@ -233,28 +238,32 @@ func (s *Server) noteFormat(rec *record, state formatState) error {
 	return s.records.save(rec)
 }
 
-// makeFilesystem runs mkfs. Discards are left out: on a thin LUN they take
-// minutes and gain nothing (FM 35). mkfs.xfs refuses by itself a device on which
-// it finds something; it is forced only over its own interrupted work.
-func (s *Server) makeFilesystem(ctx context.Context, fsType, device string, over bool) error {
+// mkfsArguments is the mkfs that the class asks for. mkfs.xfs refuses by itself a
+// device on which it finds something; it is forced only over its own interrupted
+// work.
+func (s *Server) mkfsArguments(ctx context.Context, fsType, device string, class filesystem.Class, over bool) ([]string, error) {
+	machine := filesystem.Machine{Kernel: s.kernel}
+	if fsType == fsXFS {
+		out, err := s.runner.Run(ctx, "mkfs.xfs", "-V")
+		if err != nil {
+			return nil, fmt.Errorf("ask mkfs.xfs for its version: %w", err)
+		}
+		if machine.Mkfs, err = filesystem.ParseMkfsVersion(string(out)); err != nil {
+			return nil, err
+		}
+	}
+	argv, err := filesystem.MkfsArguments(fsType, device, class, machine, over)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errRefused, err)
+	}
+	return argv, nil
+}
+
+func (s *Server) makeFilesystem(ctx context.Context, argv []string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.formatTimeout)
 	defer cancel()
-	var argv []string
-	switch fsType {
-	case fsXFS:
-		argv = []string{"mkfs.xfs", "-q", "-K", device}
-		if over {
-			argv = []string{"mkfs.xfs", "-q", "-K", "-f", device}
-		}
-	case fsExt4:
-		argv = []string{"mke2fs", "-q", "-t", "ext4", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", device}
-	default:
-		return fmt.Errorf("%w: no way to make %q", errRefused, fsType)
-	}
-	if _, err := s.runner.Run(ctx, argv...); err != nil {
-		return fmt.Errorf("make %s on %s: %w", fsType, device, err)
-	}
-	return nil
+	_, err := s.runner.Run(ctx, argv...)
+	return err
 }
 
 // checkMade looks again: what mkfs said is not yet what the device holds.

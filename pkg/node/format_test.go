@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -197,7 +198,7 @@ func TestRealToolsAreUnderstood(t *testing.T) {
 			if c := contentOf(t, path); !c.Empty || !c.HeadWiped || c.Name != "" {
 				t.Fatalf("%s: an empty file reads as %+v", fs, c)
 			}
-			if err := s.makeFilesystem(t.Context(), fs, path, false); err != nil {
+			if err := makeReal(t, s, filesystem.Class{}, fs, path, false); err != nil {
 				t.Fatal(err)
 			}
 			c := contentOf(t, path)
@@ -216,6 +217,70 @@ func TestRealToolsAreUnderstood(t *testing.T) {
 				t.Errorf("%s of %d bytes without its head reads as empty", fs, size)
 			}
 		}
+	}
+}
+
+// makeReal runs the mkfs that a stage would.
+func makeReal(t *testing.T, s *Server, class filesystem.Class, fs, path string, over bool) error {
+	t.Helper()
+	argv, err := s.mkfsArguments(t.Context(), fs, path, class, over)
+	if err != nil {
+		return err
+	}
+	return s.makeFilesystem(t.Context(), argv)
+}
+
+// TestRealToolsMakeWhatAClassAsksFor is FM 24 with the tools at hand: features
+// that the oldest kernel does not mount are left out, what the class asks for is in
+// it, and the proof still recognises what was made.
+func TestRealToolsMakeWhatAClassAsksFor(t *testing.T) {
+	need(t, "mkfs.xfs", "mke2fs", "blkid", "xfs_db", "dumpe2fs")
+	xfs := []string{"xfs_db", "-r", "-c", "version", "-c", "sb 0", "-c", "p agcount"}
+	ext := []string{"dumpe2fs", "-h"}
+	for name, c := range map[string]struct {
+		fs      string
+		class   filesystem.Class
+		kernel  filesystem.Kernel
+		look    []string
+		has, no []string
+	}{
+		"xfs":                  {fsXFS, filesystem.Class{}, filesystem.Kernel{Major: 6, Minor: 18}, xfs, []string{"BIGTIME", "INOBTCNT", "REFLINK"}, []string{"NREXT64"}},
+		"xfs, an old node":     {fsXFS, filesystem.Class{}, filesystem.Kernel{Major: 5, Minor: 4}, xfs, []string{"REFLINK"}, []string{"BIGTIME", "INOBTCNT", "NREXT64"}},
+		"xfs, old nodes":       {fsXFS, filesystem.Class{Oldest: filesystem.Kernel{Major: 4, Minor: 14}}, filesystem.Kernel{Major: 6, Minor: 18}, xfs, nil, []string{"BIGTIME", "INOBTCNT", "REFLINK", "RMAPBT"}},
+		"xfs, new nodes":       {fsXFS, filesystem.Class{Oldest: filesystem.Kernel{Major: 6, Minor: 6}, Options: "-i nrext64=1"}, filesystem.Kernel{Major: 6, Minor: 6}, xfs, []string{"NREXT64", "BIGTIME"}, nil},
+		"xfs, options":         {fsXFS, filesystem.Class{Options: "-m reflink=0,rmapbt=0 -d agcount=7 -i size=1024 -l size=64m -L data"}, filesystem.Kernel{}, xfs, []string{"agcount = 7"}, []string{"REFLINK", "BIGTIME"}},
+		"ext4":                 {fsExt4, filesystem.Class{}, filesystem.Kernel{}, ext, []string{"has_journal", "64bit", "metadata_csum", "extent"}, []string{"orphan_file", "metadata_csum_seed"}},
+		"ext4, options":        {fsExt4, filesystem.Class{Options: "-O ^metadata_csum,quota -i 65536 -m 1 -b 4k -E stride=16,stripe_width=64,lazy_itable_init=0 -J size=64 -L data"}, filesystem.Kernel{Major: 6}, ext, []string{"quota", "RAID stride:              16"}, []string{"metadata_csum"}},
+		"ext4, a newer kernel": {fsExt4, filesystem.Class{Options: "-O fast_commit"}, filesystem.Kernel{Major: 5, Minor: 10}, ext, []string{"fast_commit"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := realFile(t, 4*gib)
+			s := &Server{runner: iscsi.Direct(), formatTimeout: time.Minute, kernel: c.kernel}
+			if err := c.class.CheckFor(c.fs); err != nil {
+				t.Fatal(err)
+			}
+			if err := makeReal(t, s, c.class, c.fs, path, false); err != nil {
+				t.Fatal(err)
+			}
+			out, err := iscsi.Direct().Run(t.Context(), append(c.look, path)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, word := range c.has {
+				if !strings.Contains(string(out), word) {
+					t.Errorf("it lacks %s:\n%s", word, out)
+				}
+			}
+			for _, word := range c.no {
+				if strings.Contains(string(out), word) {
+					t.Errorf("it has %s:\n%s", word, out)
+				}
+			}
+			b, err := s.probe(t.Context(), path)
+			if v, why := decide(evidence{Asked: c.fs, Content: contentOf(t, path), Blkid: b, Bytes: 4 * gib}); v != mountIt || err != nil {
+				t.Errorf("got verdict %d, %v, %v, want to mount it", v, why, err)
+			}
+		})
 	}
 }
 
@@ -238,7 +303,7 @@ func TestARealMkfsInProgressIsRecognised(t *testing.T) {
 	s := &Server{runner: iscsi.Direct(), formatTimeout: time.Minute}
 	for _, fs := range []string{fsXFS, fsExt4} {
 		path := realFile(t, gib)
-		if err := s.makeFilesystem(t.Context(), fs, path, false); err != nil {
+		if err := makeReal(t, s, filesystem.Class{}, fs, path, false); err != nil {
 			t.Fatal(err)
 		}
 		if fs == fsXFS {
@@ -267,7 +332,7 @@ func TestARealMkfsInProgressIsRecognised(t *testing.T) {
 		if v != makeOver {
 			t.Fatalf("%s with a record: got verdict %d, %v (%+v), want to make it over", fs, v, err, e)
 		}
-		if err := s.makeFilesystem(t.Context(), fs, path, true); err != nil {
+		if err := makeReal(t, s, filesystem.Class{}, fs, path, true); err != nil {
 			t.Fatal(err)
 		}
 		if c := contentOf(t, path); !c.Complete {
@@ -282,15 +347,15 @@ func TestMkfsXFSIsNotForced(t *testing.T) {
 	need(t, "mkfs.xfs", "mke2fs")
 	s := &Server{runner: iscsi.Direct(), formatTimeout: time.Minute}
 	path := realFile(t, gib)
-	if err := s.makeFilesystem(t.Context(), fsExt4, path, false); err != nil {
+	if err := makeReal(t, s, filesystem.Class{}, fsExt4, path, false); err != nil {
 		t.Fatal(err)
 	}
-	err := s.makeFilesystem(t.Context(), fsXFS, path, false)
+	err := makeReal(t, s, filesystem.Class{}, fsXFS, path, false)
 	var exit *iscsi.ExitError
 	if !errors.As(err, &exit) || exit.Code != 1 {
 		t.Errorf("got %v, want exit 1", err)
 	}
-	if err := s.makeFilesystem(t.Context(), "btrfs", path, false); !errors.Is(err, errRefused) {
+	if err := makeReal(t, s, filesystem.Class{}, "btrfs", path, false); !errors.Is(err, errRefused) {
 		t.Errorf("got %v, want errRefused", err)
 	}
 }

@@ -43,7 +43,7 @@ type idleTool struct {
 }
 
 func (i idleTool) Run(ctx context.Context, argv ...string) ([]byte, error) {
-	if argv[0] == i.tool {
+	if argv[0] == i.tool && argv[1] != "-V" {
 		return nil, nil
 	}
 	return i.Runner.Run(ctx, argv...)

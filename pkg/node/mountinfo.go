@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 )
 
 // Mount is one line of the kernel's mount table (proc(5), mountinfo).
@@ -79,10 +81,10 @@ func parseMountLine(line string) (Mount, error) {
 		Device:  Number{Major: uint32(x), Minor: uint32(y)},
 		Root:    unescape(fields[3]),
 		Path:    unescape(fields[4]),
-		Options: splitOptions(fields[5]),
+		Options: filesystem.SplitMountFlags(fields[5]),
 		Type:    unescape(rest[0]),
 		Source:  unescape(rest[1]),
-		Super:   splitOptions(unescape(rest[2])),
+		Super:   filesystem.SplitMountFlags(unescape(rest[2])),
 	}, nil
 }
 

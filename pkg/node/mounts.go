@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	mount "k8s.io/mount-utils"
@@ -35,9 +36,18 @@ func (h *hostMounts) List() ([]Mount, error) {
 
 func (h *hostMounts) Mount(source, target, fsType string, options []string) error {
 	if err := h.mounter.MountSensitiveWithoutSystemd(source, target, fsType, options, nil); err != nil {
+		if saysDamaged(err) {
+			err = fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
 		return fmt.Errorf("mount %s on %s: %w", source, target, err)
 	}
 	return nil
+}
+
+// saysDamaged recognises EUCLEAN, and EBADMSG of a checksum that is wrong, in the
+// words of mount(8): its exit status is 32 for every errno.
+func saysDamaged(err error) bool {
+	return strings.Contains(err.Error(), "Structure needs cleaning") || strings.Contains(err.Error(), "Bad message")
 }
 
 func (h *hostMounts) Unmount(target string) error {

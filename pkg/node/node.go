@@ -20,6 +20,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -39,12 +40,13 @@ type Mounts interface {
 	// List returns every mount, in the order of the kernel's table: of two mounts
 	// on one path the later hides the earlier.
 	List() ([]Mount, error)
+	// Mount is ErrDamaged where the kernel says that the file system is.
 	Mount(source, target, fsType string, options []string) error
 	// Unmount is never lazy and never forced: a busy mount is an error (FM 13).
 	Unmount(target string) error
 }
 
-// Devices reads block devices without changing them.
+// Devices reads block devices. But for SetReadOnly it changes nothing.
 type Devices interface {
 	// Number says which block device the node at path stands for. A path that is
 	// no block device is ErrNotBlock.
@@ -55,6 +57,9 @@ type Devices interface {
 	// Claim opens the device for reading, and for itself: a device that is
 	// mounted, or held by a map or by a running mkfs, is ErrHeld.
 	Claim(path string) (Disk, error)
+	// SetReadOnly makes the kernel refuse every write to the device, or take them
+	// again. It may be repeated.
+	SetReadOnly(path string, readOnly bool) error
 	// Origin says which iSCSI LUN the device is. A device the kernel no longer
 	// knows is fs.ErrNotExist; one that is not iSCSI is ErrNotISCSI.
 	Origin(n Number) (iscsi.Target, error)
@@ -89,6 +94,9 @@ var (
 	ErrNotBlock = errors.New("not a block device")
 	ErrHeld     = errors.New("the device is held by a mount, a map or another program")
 	ErrNotISCSI = errors.New("not an iSCSI disk")
+
+	// ErrDamaged is one of Mounts.
+	ErrDamaged = errors.New("the file system is damaged")
 )
 
 // Config of a Server. All fields without a default are needed.
@@ -97,7 +105,8 @@ type Config struct {
 	Attacher  Attacher
 	Mounts    Mounts            // NewMounts
 	Devices   Devices           // NewDevices
-	Runner    iscsi.Runner      // runs blkid, mkfs.xfs, mke2fs, xfs_growfs, resize2fs
+	Runner    iscsi.Runner      // runs blkid, mkfs.xfs, mke2fs, xfs_growfs, resize2fs, xfs_repair, e2fsck
+	Kernel    string            // release that runs here, as uname -r; empty is taken for an old one
 	Topology  map[string]string // where this node is; empty says nothing about it
 	RecordDir string            // a directory that outlives this process and the pod, not on tmpfs
 
@@ -118,6 +127,7 @@ type Server struct {
 	devices       Devices
 	runner        iscsi.Runner
 	records       recordStore
+	kernel        filesystem.Kernel
 	maxVolumes    int64
 	place         *csi.Topology // nil: not told
 	formatTimeout time.Duration
@@ -162,6 +172,13 @@ func New(cfg Config) (*Server, error) {
 		formatTimeout: orDefault(cfg.FormatTimeout, 30*time.Minute),
 		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
 		clock:         cfg.Clock,
+	}
+	if cfg.Kernel != "" {
+		kernel, err := filesystem.ParseKernel(cfg.Kernel)
+		if err != nil {
+			return nil, fmt.Errorf("node: kernel %q %w", cfg.Kernel, err)
+		}
+		s.kernel = kernel
 	}
 	if len(cfg.Topology) > 0 {
 		s.place = &csi.Topology{Segments: maps.Clone(cfg.Topology)}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"k8s.io/klog/v2"
@@ -137,7 +138,20 @@ func (s *Server) ensurePublished(p *publication) error {
 		return nil
 	}
 	faultpoint.At("publish: record written")
+	if p.record.Mode == modeBlock {
+		if err := s.limitBlock(p.record.with(p.at), p.device); err != nil {
+			return err
+		}
+	}
 	return s.bind(p)
+}
+
+// limitBlock makes a raw block device read-only unless somebody here may write to
+// it: the bind of a device file may be as read-only as it likes, the kernel takes
+// writes through it all the same.
+func (s *Server) limitBlock(rec *record, device iscsi.Device) error {
+	writable := len(rec.Targets) == 0 || slices.ContainsFunc(rec.Targets, func(p published) bool { return !p.ReadOnly })
+	return s.devices.SetReadOnly(device.Path, rec.ReadOnly || !writable)
 }
 
 // publishedAlready says whether the target path is the bind it should be. A bind

@@ -57,6 +57,10 @@ func parseStage(req *csi.NodeStageVolumeRequest) (stageRequest, error) {
 	return r, nil
 }
 
+// noReplay says that the journal must not be replayed: others may read at the same
+// time, or nothing may be written.
+func (r stageRequest) noReplay() bool { return r.Capability.ManyReader || r.Context.ReadOnly }
+
 type unstageRequest struct{ Volume, Staging string }
 
 func parseUnstage(req *csi.NodeUnstageVolumeRequest) (unstageRequest, error) {

@@ -70,7 +70,7 @@ func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stage
 		return device, err
 	}
 	if rec.Mode == modeBlock {
-		return device, nil
+		return device, s.limitBlock(rec, device)
 	}
 	return device, op.own(ctx, "preparing and mounting the file system", func(ctx context.Context) error {
 		return s.ensureStaged(ctx, rec, device, r)
@@ -204,10 +204,14 @@ func (s *Server) ensureStaged(ctx context.Context, rec *record, device iscsi.Dev
 		return err
 	}
 	if !mounted {
+		// A read-only mount that replays its journal writes (FM 18).
+		if err := s.devices.SetReadOnly(device.Path, rec.ReadOnly && r.noReplay()); err != nil {
+			return err
+		}
 		if err := s.ensureFilesystem(ctx, rec, device, r); err != nil {
 			return err
 		}
-		if err := s.mounts.Mount(device.Path, rec.Staging, rec.FSType, stageOptions(rec, r.Capability.ManyReader || r.Context.ReadOnly)); err != nil {
+		if err := s.mountDevice(ctx, rec, device, r); err != nil {
 			return err
 		}
 		faultpoint.At("stage: mounted")

@@ -20,8 +20,8 @@ var errDevice = errors.New("input/output error")
 
 func TestStageMakesAFileSystemOnceAndMountsIt(t *testing.T) {
 	for fs, options := range map[string]struct{ mkfs, mount string }{
-		"xfs":  {"mkfs.xfs -q -K", "nouuid"},
-		"ext4": {"mke2fs -q -t ext4 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1", ""},
+		"xfs":  {"mkfs.xfs -q -K -i nrext64=0", "nouuid"},
+		"ext4": {"mke2fs -q -t ext4 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 -O none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum", ""},
 	} {
 		t.Run(fs, func(t *testing.T) {
 			m := newMachine(t)
@@ -463,6 +463,9 @@ func TestReadersDoNotReplayTheJournal(t *testing.T) {
 		ok(t, v.stage(), v.stage(), v.publish(), v.publish())
 		if got := strings.Join(m.MountOptions(v.staging), ","); !strings.HasSuffix(got, ","+c.want) {
 			t.Errorf("%+v: got options %s", c, got)
+		}
+		if got, want := v.disk().ReadOnly(), strings.Contains(c.want, "norecovery") || strings.Contains(c.want, "noload"); got != want {
+			t.Errorf("%+v: the device takes no writes: %v, want %v", c, got, want)
 		}
 		if got := m.MountOptions(v.path)[0]; got != "ro" {
 			t.Errorf("%+v: the target is mounted %s", c, got)

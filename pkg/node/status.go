@@ -47,6 +47,7 @@ var codeOf = []struct {
 	{errPath, codes.FailedPrecondition},
 	{errInUse, codes.FailedPrecondition},
 	{errUnhealthy, codes.FailedPrecondition},
+	{ErrDamaged, codes.FailedPrecondition},
 	{errRefused, codes.FailedPrecondition},
 	{errOtherFS, codes.FailedPrecondition},
 	{errRecord, codes.Internal},

@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"context"
+	"strings"
 	"testing"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
@@ -10,7 +12,8 @@ import (
 
 // TestPluginInAContainerUsesTheHostsTools is FM 26: the plugin runs in a mount
 // namespace that has neither iscsiadm nor multipathd nor a node database, as in a
-// pod whose only shared directory is kubelet's; the host's own do the work.
+// pod whose only shared directory is kubelet's; the host's own do the work. The
+// file systems' tools are those of the pod, even where the host has none.
 func TestPluginInAContainerUsesTheHostsTools(t *testing.T) {
 	ctx, bed := useBed(t)
 	w := bed.Workers[0]
@@ -23,15 +26,22 @@ cat > /run/pod.sh <<'END'
 mount --make-private /
 for tool in iscsiadm iscsid multipath multipathd; do mount --bind /dev/null $(command -v $tool); done
 mount -t tmpfs none /etc/iscsi
+mkdir -p /run/pod-tools
+for tool in blkid mkfs.xfs xfs_growfs; do cp $(command -v $tool) /run/pod-tools/$tool; done
+export PATH=/run/pod-tools:$PATH
 exec datera-csi node --endpoint=unix:///run/datera-csi/csi.sock -v=4
 END
 setsid unshare --mount --propagation unchanged sh -e /run/pod.sh </dev/null >>`+testbed.NodeLog+` 2>&1 &`)
 	must(t, w.Connect(ctx))
+	hideFSTools(ctx, t, w)
 	v, dir := attached(ctx, t, bed, "container", testbed.Mount("xfs"))
 	sum := write(ctx, t, w, dir+"/data", 64)
 	if n := sh(ctx, t, w.Guest, "find /etc/iscsi/nodes -type f | wc -l"); n != "2" {
 		t.Errorf("%s entries in the host's node database, want 2", n)
 	}
+	growControllerSide(ctx, t, bed, v, 2*giB)
+	growNodeSide(ctx, t, w, v, 2*giB)
+	expectBytes(ctx, t, w, v, 2*giB)
 	// The volume outlives its plugin, and the next one takes over.
 	must(t, w.KillPlugin(ctx))
 	must(t, w.StartPlugin(ctx))
@@ -85,4 +95,13 @@ pkill -x iscsid; while pgrep -x iscsid; do sleep 0.1; done
 for tool in iscsiadm iscsid multipath multipathd; do umount $(command -v $tool); done
 umount /etc/iscsi /var/lib/kubelet`)
 	must(t, w.StartPlugin(ctx))
+}
+
+// hideFSTools takes the tools that make, probe and grow file systems from the
+// host, but not from namespaces that exist already.
+func hideFSTools(ctx context.Context, t testing.TB, w *testbed.Worker) {
+	t.Helper()
+	tools := strings.ReplaceAll(sh(ctx, t, w.Guest, "command -v blkid mkfs.xfs xfs_growfs mke2fs resize2fs"), "\n", " ")
+	sh(ctx, t, w.Guest, "for tool in "+tools+"; do mount --bind /dev/null $tool; done")
+	t.Cleanup(func() { sh(context.WithoutCancel(ctx), t, w.Guest, "umount "+tools) })
 }

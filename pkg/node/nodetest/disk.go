@@ -30,6 +30,9 @@ type Disk struct {
 	shutDown bool
 	readErr  func(offset int64) error
 	precious bool // holds what a user wrote
+	readOnly bool // the kernel takes no writes
+	damaged  bool // the kernel refuses to mount what is on it
+	mendable bool // and e2fsck -p can repair it
 }
 
 // Disk returns the disk of a target, known to the machine or not yet.
@@ -61,7 +64,9 @@ func (d *Disk) resize(bytes int64) error {
 	return os.Truncate(d.file, bytes)
 }
 
-func (d *Disk) detach() { d.number, d.path, d.visible, d.shutDown = node.Number{}, "", 0, false }
+func (d *Disk) detach() {
+	d.number, d.path, d.visible, d.shutDown, d.readOnly = node.Number{}, "", 0, false, false
+}
 
 func (d *Disk) device() iscsi.Device {
 	return iscsi.Device{Path: d.path, WWID: "36001405" + d.target.Serial, Paths: []string{d.path}, Bytes: d.visible}
@@ -101,6 +106,39 @@ func (d *Disk) Hold(held bool) {
 	d.host.mu.Lock()
 	defer d.host.mu.Unlock()
 	d.held = held
+}
+
+// Damage makes the kernel refuse to mount the file system; e2fsck -p can repair it
+// or not.
+func (d *Disk) Damage(mendable bool) {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.damaged, d.mendable = true, mendable
+}
+
+// ReadOnly says whether the kernel refuses writes to the device.
+func (d *Disk) ReadOnly() bool {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	return d.readOnly
+}
+
+// SetReadOnly is node.Devices'.
+func (h *Host) SetReadOnly(path string, readOnly bool) error {
+	leave, err := h.enter("setro")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	d := h.byPath(path)
+	if d == nil {
+		return fmt.Errorf("open %s: %w", path, os.ErrNotExist)
+	}
+	if d.readOnly != readOnly {
+		h.done(fmt.Sprintf("read-only %v %s", readOnly, path))
+	}
+	d.readOnly = readOnly
+	return nil
 }
 
 // Lose takes the device away as a dead session does: mounts of it stay, dead.

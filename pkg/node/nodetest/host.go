@@ -69,6 +69,7 @@ func (h *Host) Config() node.Config {
 		Mounts:    h.Mounts(),
 		Devices:   h,
 		Runner:    h,
+		Kernel:    "6.1.0-18-amd64",
 		RecordDir: filepath.Join(h.dir, "records"),
 	}
 }
@@ -123,7 +124,7 @@ func (h *Host) Reboot() {
 }
 
 // Fail makes the next call of op fail with err. The ops are attach, detach, find,
-// rescan, mount, unmount, list, claim, number, origin, usage, record, and the
+// rescan, setro, mount, unmount, list, claim, number, origin, usage, record, and the
 // names of tools.
 func (h *Host) Fail(op string, err error) {
 	h.mu.Lock()

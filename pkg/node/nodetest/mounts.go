@@ -192,6 +192,13 @@ func (h *Host) fresh(source, fsType string, options []string, onDir bool) (mount
 	if slices.Contains(options, "ro") {
 		mode = "ro"
 	}
+	replays := !slices.Contains(options, "norecovery") && !slices.Contains(options, "noload")
+	switch {
+	case d.readOnly && (mode == "rw" || replays):
+		return mounted{}, fmt.Errorf("mount: %s: cannot mount %s read-write or replay its journal, the device is read-only", source, name)
+	case d.damaged:
+		return mounted{}, fmt.Errorf("mount: %s: mount(2) system call failed: Structure needs cleaning", source)
+	}
 	return mounted{disk: d.number, source: source, fsType: fsType, options: []string{mode, "relatime"}, super: append([]string{mode}, options...)}, nil
 }
 

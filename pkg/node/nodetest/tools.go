@@ -24,6 +24,9 @@ var ErrLost = errors.New("nodetest: a mkfs was run over data")
 // may come between any two writes of a mkfs.
 func (h *Host) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	tool := filepath.Base(argv[0])
+	if argv[1] == "-V" {
+		return []byte(tool + " version 6.1.0\n"), nil
+	}
 	leave, err := h.enter(tool)
 	if err != nil {
 		return nil, err
@@ -49,12 +52,28 @@ func (h *Host) Run(ctx context.Context, argv ...string) ([]byte, error) {
 		return nil, h.mkfs(d, "xfs", slices.Contains(argv, "-f"))
 	case "mke2fs":
 		return nil, h.mkfs(d, "ext4", false)
+	case "xfs_repair", "e2fsck":
+		return d.fsck(argv)
 	case "xfs_growfs":
 		return nil, h.grow(d, "xfs")
 	case "resize2fs":
 		return nil, h.grow(d, "ext4")
 	}
 	return nil, &iscsi.ExitError{Tool: tool, Code: 127, Stderr: "no such tool"}
+}
+
+// fsck looks at a damaged file system, and with -p mends it.
+func (d *Disk) fsck(argv []string) ([]byte, error) {
+	switch {
+	case !d.damaged:
+		return nil, nil
+	case slices.Contains(argv, "-p") && d.mendable:
+		d.damaged = false
+		return []byte("FIXED."), &iscsi.ExitError{Tool: argv[0], Code: 1}
+	case slices.Contains(argv, "-n") || slices.Contains(argv, "-p"):
+		return []byte("bad magic in block 7"), &iscsi.ExitError{Tool: argv[0], Code: 4}
+	}
+	return nil, fmt.Errorf("%q: %w", argv, ErrLost)
 }
 
 // blkid looks at the few places it needs to tell a disk that is used from one

@@ -1,0 +1,82 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"k8s.io/klog/v2"
+
+	"github.com/datera-csi/datera-csi/internal/filesystem"
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// mountDevice mounts the device on the staging path. The mount is the first thing
+// that is tried, for it replays the journal, and only the kernel's word that the
+// file system is damaged makes anything look at it, if its class asks for that.
+// Nothing ever throws a journal away (FM 16).
+func (s *Server) mountDevice(ctx context.Context, rec *record, device iscsi.Device, r stageRequest) error {
+	mount := func() error {
+		return s.mounts.Mount(device.Path, rec.Staging, rec.FSType, stageOptions(rec, r.noReplay()))
+	}
+	err := mount()
+	if err == nil || !errors.Is(err, ErrDamaged) {
+		return err
+	}
+	policy := r.Context.Filesystem.Fsck
+	if policy == "" {
+		return fmt.Errorf("%w; nothing was changed; restore a snapshot, or have it checked by a class with %s: %s", err, filesystem.KeyFsck, filesystem.FsckCheck)
+	}
+	outcome, mended := s.fsck(ctx, rec, device, policy)
+	if !mended {
+		return fmt.Errorf("%w; %s", err, outcome)
+	}
+	klog.FromContext(ctx).Info("The file system was damaged and is repaired", "volume", rec.Volume, "device", device.Path, "outcome", outcome)
+	if err := mount(); err != nil {
+		return fmt.Errorf("%w; before that, %s", err, outcome)
+	}
+	return nil
+}
+
+// fsck runs the checker and says what it found. mended says that it repaired what
+// there was to repair; only e2fsck -p, which does what needs no question, ever does.
+func (s *Server) fsck(ctx context.Context, rec *record, device iscsi.Device, policy filesystem.Fsck) (outcome string, mended bool) {
+	const corrected = 1
+	ctx, cancel := context.WithTimeout(ctx, s.formatTimeout)
+	defer cancel()
+	argv := []string{"xfs_repair", "-n", device.Path}
+	preen := policy == filesystem.FsckPreen && rec.FSType == fsExt4 && !rec.ReadOnly
+	switch {
+	case preen:
+		argv = []string{"e2fsck", "-p", device.Path}
+	case rec.FSType == fsExt4:
+		argv = []string{"e2fsck", "-f", "-n", device.Path}
+	}
+	out, err := s.runner.Run(ctx, argv...)
+	outcome = strings.Join(argv[:len(argv)-1], " ")
+	var exit *iscsi.ExitError
+	switch {
+	case err == nil:
+		outcome += " found nothing to repair"
+	case preen && errors.As(err, &exit) && exit.Code == corrected:
+		return outcome + " repaired it: " + tail(out), true
+	default:
+		outcome += fmt.Sprintf(" says: %v", err)
+	}
+	if said := tail(out); said != "" {
+		outcome += ": " + said
+	}
+	return outcome, preen && err == nil
+}
+
+// tail is the end of what a checker said, in one line.
+func tail(out []byte) string {
+	const most = 512
+	out = bytes.TrimSpace(out)
+	if len(out) > most {
+		out = append([]byte("… "), bytes.ToValidUTF8(out[len(out)-most:], nil)...)
+	}
+	return strings.Join(strings.Fields(string(out)), " ")
+}
