@@ -50,9 +50,11 @@ type Server struct {
 	csi.UnimplementedControllerServer
 
 	backends *Backends
-	volumes  keylock.Keys // held by volume id, from the first look at the array to the answer
-	names    keylock.Keys // held by snapshot uuid while the snapshot is made
-	taken    memory       // snapshots by uuid
+	volumes  keylock.Keys       // held by volume id, from the first look at the array to the answer
+	names    keylock.Keys       // held by snapshot uuid while the snapshot is made
+	taken    memory[snapshotID] // by uuid; believed after the array has confirmed it
+	placed   memory[string]     // the backend by a volume's name: it may be there since a call of this process
+	silent   memory[time.Time]  // backends that did not answer, by name, and until when they are not waited for
 	clock    func() time.Time
 }
 

@@ -2,37 +2,43 @@ package controller
 
 import "sync"
 
-// memory is which snapshot has a uuid, as far as this process has seen: the array
-// can be asked for a uuid within one volume only. What is remembered is believed
-// after the array has confirmed it. It is safe for concurrent use.
-type memory struct {
-	mu     sync.Mutex
-	byUUID map[string]snapshotID
-	order  []string // uuids, the oldest first
+// memory is what this process has seen of what the array cannot be asked for with
+// one request: it can be asked for a snapshot's uuid within one volume only, and
+// for a volume's name on one backend only. It is safe for concurrent use.
+type memory[V any] struct {
+	mu    sync.Mutex
+	byKey map[string]V
+	order []string // keys, the oldest first; some are forgotten already
 }
 
 // remembered bounds the memory: a name is used again soon or never.
 const remembered = 10_000
 
-func (m *memory) note(uuid string, id snapshotID) {
+func (m *memory[V]) note(key string, value V) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.byUUID == nil {
-		m.byUUID = make(map[string]snapshotID)
+	if m.byKey == nil {
+		m.byKey = make(map[string]V)
 	}
-	if _, known := m.byUUID[uuid]; !known {
-		m.order = append(m.order, uuid)
+	if _, known := m.byKey[key]; !known {
+		m.order = append(m.order, key)
 	}
-	m.byUUID[uuid] = id
+	m.byKey[key] = value
 	if len(m.order) > remembered {
-		delete(m.byUUID, m.order[0])
+		delete(m.byKey, m.order[0])
 		m.order = m.order[1:]
 	}
 }
 
-func (m *memory) find(uuid string) (snapshotID, bool) {
+func (m *memory[V]) find(key string) (V, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	id, ok := m.byUUID[uuid]
-	return id, ok
+	value, ok := m.byKey[key]
+	return value, ok
+}
+
+func (m *memory[V]) forget(key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.byKey, key)
 }

@@ -74,12 +74,12 @@ func TestKeysAreOrderedByTime(t *testing.T) {
 }
 
 func TestMemoryIsBounded(t *testing.T) {
-	var m memory
+	var m memory[snapshotID]
 	for i := range remembered + 10 {
 		m.note(time.Unix(int64(i), 0).String(), snapshotID{UTCTS: "1.5"})
 		m.note("again", snapshotID{UTCTS: "2.5"})
 	}
-	if len(m.byUUID) != remembered || len(m.order) != remembered {
-		t.Errorf("got %d and %d, want %d", len(m.byUUID), len(m.order), remembered)
+	if len(m.byKey) != remembered || len(m.order) != remembered {
+		t.Errorf("got %d and %d, want %d", len(m.byKey), len(m.order), remembered)
 	}
 }

@@ -154,43 +154,73 @@ func renderTopology(set topology.Set) []*csi.Topology {
 	return out
 }
 
-// lookTimeout bounds the search for a volume on the backends that may have it.
-const lookTimeout = 5 * time.Second
+const (
+	// lookTimeout bounds the search for a volume on the backends that may have it.
+	lookTimeout = 5 * time.Second
+
+	// silence is how long a backend that did not answer such a search is left out of
+	// others, so that one that is down does not cost every new volume that time.
+	silence = 30 * time.Second
+)
 
 // holders narrows the candidates to the one that has the volume already, made by
-// an earlier call whose preferences were others. A backend that does not answer is
-// passed over: an outage there must not keep volumes from being made here.
-func (s *Server) holders(ctx context.Context, want createRequest, all []candidate) []candidate {
+// an earlier call whose preferences were others. All are asked at once. A backend
+// that does not answer is passed over, as an outage there must not keep volumes
+// from being made here: unless this process has tried to make the volume there.
+func (s *Server) holders(ctx context.Context, name string, all []candidate) ([]candidate, error) {
 	if len(all) < 2 {
-		return all
+		return all, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	placed, _ := s.placed.find(name)
+	search, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	has := make([]bool, len(all))
+	found := make([]error, len(all))
 	var wait sync.WaitGroup
 	for i, c := range all {
-		wait.Go(func() {
-			_, _, err := s.find(ctx, volumeID{Backend: c.Backend, Name: want.ID.Name})
-			has[i] = err == nil || errors.Is(err, dateraclient.ErrShape)
-			if !has[i] && !errors.Is(err, dateraclient.ErrNotFound) {
-				klog.FromContext(ctx).V(2).Info("Could not look for a volume", "volume", want.ID.Name, "backend", c.Backend, "reason", err)
-			}
-		})
+		if until, _ := s.silent.find(c.Backend); c.Backend != placed && s.clock().Before(until) {
+			found[i] = dateraclient.ErrUnavailable
+			continue
+		}
+		wait.Go(func() { _, _, found[i] = s.find(search, volumeID{Backend: c.Backend, Name: name}) })
 	}
 	wait.Wait()
-	if i := slices.Index(has, true); i >= 0 {
-		return all[i : i+1]
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
-	return all
+	var doubt error
+	for i, err := range found {
+		switch backend := all[i].Backend; {
+		case err == nil || errors.Is(err, dateraclient.ErrShape):
+			return all[i : i+1], nil
+		case errors.Is(err, dateraclient.ErrNotFound):
+			s.silent.forget(backend)
+		case backend == placed:
+			doubt = fmt.Errorf("%w: backend %s was asked to make it: %w", errUndecided, backend, err)
+		default:
+			if until, _ := s.silent.find(backend); !s.clock().Before(until) {
+				klog.FromContext(ctx).V(2).Info("Could not look for a volume", "volume", name, "backend", backend, "reason", err)
+				s.silent.note(backend, s.clock().Add(silence))
+			}
+		}
+	}
+	return all, doubt
 }
 
 // ensurePlaced makes the volume on the first of the backends that has room for it,
 // or finds it where it is. The request it gives back names that backend.
 func (s *Server) ensurePlaced(ctx context.Context, want createRequest, backends []candidate) (createRequest, *dateraclient.Volume, error) {
+	backends, err := s.holders(ctx, want.ID.Name, backends)
+	if err != nil {
+		return want, nil, err
+	}
 	var full error
-	for _, c := range s.holders(ctx, want, backends) {
+	for _, c := range backends {
 		want.ID.Backend, want.Where = c.Backend, c.Where
+		s.placed.note(want.ID.Name, c.Backend)
 		v, err := s.ensureVolume(ctx, want)
+		if err != nil && !passing(err) {
+			s.placed.forget(want.ID.Name) // there is none of ours
+		}
 		if !errors.Is(err, dateraclient.ErrNoSpace) {
 			return want, v, err
 		}

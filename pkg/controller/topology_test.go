@@ -1,6 +1,7 @@
 package controller_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -10,10 +11,12 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/datera-csi/datera-csi/internal/sim"
 	"github.com/datera-csi/datera-csi/internal/sim/simtest"
+	"github.com/datera-csi/datera-csi/pkg/controller"
 )
 
 func place(segments ...string) *csi.Topology {
@@ -163,6 +166,73 @@ func TestAnOutageElsewhereDoesNotMatter(t *testing.T) {
 	}
 	_, err = z.CreateVolume(soon(t), createRequest("pvc-2", within(zone("north"), nil)))
 	wantCode(t, "an outage where the volume shall be", err, codes.Unavailable)
+}
+
+// TestABackendThatIsDownIsWaitedForOnce, and is looked at again after a while.
+func TestABackendThatIsDownIsWaitedForOnce(t *testing.T) {
+	t.Parallel() // it waits
+	z := startZoned(t)
+	now := time.Now()
+	backends := controller.OpenBackends(controller.BackendsConfig{Dir: z.dir})
+	z.Server = controller.New(controller.Config{Backends: backends, Clock: func() time.Time { return now }})
+	late := sim.Fault{Delay: 6 * time.Second, Times: -1}
+	z.east.Fail(simtest.Any("/**"), late)
+	asked := func(name string) int {
+		z.east.ResetRequests()
+		id := z.create(t, name, within(zone("west", "east"), zone("west")))
+		if id != "CSI-"+name {
+			t.Errorf("made %s, want it on the default backend", id)
+		}
+		return len(z.east.Requests())
+	}
+	if n := asked("pvc-1"); n == 0 {
+		t.Error("the backend in the east was not asked")
+	}
+	for i := range 5 {
+		if n := asked(fmt.Sprint("pvc-1-", i)); n != 0 {
+			t.Errorf("the backend in the east is down and was asked %d times more", n)
+		}
+	}
+	z.east.Array.ClearFaults()
+	now = now.Add(time.Minute)
+	for range 2 { // it is up, and stays so
+		if n := asked(fmt.Sprint("pvc-", now.Nanosecond())); n == 0 {
+			t.Error("the backend in the east was not asked again")
+		}
+		now = now.Add(time.Nanosecond)
+	}
+}
+
+// A backend that was asked to make a volume may have it. While it does not say, the
+// volume is not made on another one, whatever is preferred now.
+func TestNoSecondVolumeWhileTheFirstMayBeThere(t *testing.T) {
+	z := startZoned(t)
+	east := within(zone("west", "east"), zone("east"))
+	west := within(zone("west", "east"), zone("west"))
+	z.create(t, "warm-up", east) // logs in
+	z.east.Fail(simtest.Post("/app_instances"), sim.Fault{LoseAnswer: true})
+	z.east.Fail(simtest.Get("/app_instances/**"), sim.Fault{Status: 503, Times: -1})
+	for _, preferred := range []func(*csi.CreateVolumeRequest){east, west, west} {
+		_, err := z.CreateVolume(soon(t), createRequest("pvc-1", preferred))
+		if code := status.Code(err); code != codes.Unavailable && code != codes.DeadlineExceeded {
+			t.Errorf("got %v, want an error that is not final", err)
+		}
+	}
+	if left := z.objects(t); len(left) != 0 {
+		t.Errorf("made in the west, too: %v", left)
+	}
+	z.east.Array.ClearFaults()
+	if id := z.create(t, "pvc-1", west); id != "east/CSI-pvc-1" {
+		t.Errorf("got %s, want the volume that there is", id)
+	}
+	// When it is deleted its name is free again, in every place.
+	if err := z.delete(t.Context(), "east/CSI-pvc-1"); err != nil {
+		t.Fatal(err)
+	}
+	z.east.Fail(simtest.Any("/**"), sim.Fault{Status: 403, Times: -1})
+	if id := z.create(t, "pvc-1", west); id != "CSI-pvc-1" {
+		t.Errorf("got %s, want a new volume in the west", id)
+	}
 }
 
 // TestTwoCallsForOneNameMakeOneVolume although each prefers another backend.

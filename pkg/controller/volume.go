@@ -158,6 +158,9 @@ func (s *Server) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest)
 	if err := s.ensureDeleted(ctx, id); err != nil {
 		return nil, withStatus(fmt.Errorf("delete volume %s: %w", id, err))
 	}
+	if placed, _ := s.placed.find(id.Name); placed == id.Backend {
+		s.placed.forget(id.Name)
+	}
 	return &csi.DeleteVolumeResponse{}, nil
 }
 
