@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/tools/txtar"
+
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 )
 
 // What is read back from disk is what was understood, and it never points outside:
@@ -86,7 +88,7 @@ func FuzzMountLine(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []Mount{{Device: Number{major, minor}, Root: root, Path: path, Type: kind, Source: source, Options: splitOptions(options), Super: splitOptions(options)}}
+		want := []Mount{{Device: Number{major, minor}, Root: root, Path: path, Type: kind, Source: source, Options: filesystem.SplitMountFlags(options), Super: filesystem.SplitMountFlags(options)}}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%q is read differently (-want +got):\n%s", line, diff)
 		}
