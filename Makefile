@@ -53,10 +53,13 @@ sanity: prerequisites ## csi-sanity, verbose; ARGS="-array=https://HOST:7718 -ar
 demo: prerequisites ## the main job on the shipped array: three QEMU guests, real iSCSI
 	$(GO) run ./test/e2e/demo
 
-e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some
+e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some, TABLE=docs/laboratory.md for the table in there
 	hack/prerequisites.sh vm
-	$(TESTSUM) --format testname $(RERUN) --packages ./test/e2e/... -- \
-		-tags e2e -count=1 -p 1 -timeout 60m $(if $(RUN),-run '$(RUN)')
+	events=$$(mktemp); trap "rm -f $$events" EXIT; failed=0
+	$(TESTSUM) --format testname --jsonfile $$events $(RERUN) --packages ./test/e2e/... -- \
+		-tags e2e -count=1 -p 1 -parallel 8 -timeout 60m $(if $(RUN),-run '$(RUN)') || failed=$$?
+	$(GO) run ./test/e2e/report $(if $(TABLE),-markdown) $$events | tee $(or $(TABLE),/dev/null)
+	exit $$failed
 
 bench: prerequisites ## ratios and counts: the client, the controller, and the node in a guest
 	$(GO) test -run '^$$' -bench . -benchmem ./pkg/... ./internal/...
