@@ -21,7 +21,7 @@ import (
 
 const (
 	giB     = 1 << 30
-	patient = 5 * time.Minute // for one test; guests are slow under emulation
+	patient = 10 * time.Minute // for one test; guests are slow under emulation
 )
 
 // sharedBed is the test bed that most tests use, one after the other. A test that
@@ -33,14 +33,14 @@ type sharedBed struct {
 
 var shared sharedBed
 
-func (s *sharedBed) start(ctx context.Context) (err error) {
+func (s *sharedBed) start(ctx context.Context, faultPoints bool) (err error) {
 	if s.bed != nil {
 		return nil
 	}
 	if s.lab, err = vm.Open(ctx, vm.Config{Progress: os.Stderr}); err != nil {
 		return err
 	}
-	s.bed, err = testbed.Start(ctx, s.lab, testbed.Config{Progress: os.Stderr})
+	s.bed, err = testbed.Start(ctx, s.lab, testbed.Config{FaultPoints: faultPoints, Progress: os.Stderr})
 	return err
 }
 
@@ -64,7 +64,8 @@ func (s *sharedBed) end() {
 func useBed(t testing.TB) (context.Context, *testbed.Bed) {
 	t.Helper()
 	vmtest.Require(t)
-	if err := shared.start(context.WithoutCancel(t.Context())); err != nil {
+	_, measured := t.(*testing.B)
+	if err := shared.start(context.WithoutCancel(t.Context()), !measured); err != nil {
 		if shared.lab != nil {
 			vmtest.SaveLogs(t, shared.lab.CollectLogs)
 		}
@@ -97,6 +98,12 @@ func expectNothingLeft(t testing.TB, bed *testbed.Bed) {
 	if len(left) > 0 {
 		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
+}
+
+// fault notes what a test makes happen, for the table at the end of `make e2e`.
+func fault(t testing.TB, what string) {
+	t.Helper()
+	t.Attr("fault", what)
 }
 
 // must ends the test at an error.

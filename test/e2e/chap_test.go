@@ -53,6 +53,7 @@ func TestCHAP(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, bed := useBed(t)
+			fault(t, "logins with wrong or missing secrets")
 			w := bed.Workers[0]
 			talkMore(ctx, t, w)
 			argv := watchPrograms(ctx, t, w)

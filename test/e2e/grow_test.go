@@ -29,14 +29,21 @@ func growControllerSide(ctx context.Context, t testing.TB, bed *testbed.Bed, v *
 // exactly these bytes.
 func growNodeSide(ctx context.Context, t testing.TB, w *testbed.Worker, v *testbed.Volume, bytes int64) {
 	t.Helper()
+	must(t, expandOnce(ctx, w, v, "pod-0", bytes))
+}
+
+func expandOnce(ctx context.Context, w *testbed.Worker, v *testbed.Volume, pod string, bytes int64) error {
 	res, err := w.NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{
-		VolumeId: v.ID, VolumePath: testbed.TargetPath(v, "pod-0"), StagingTargetPath: testbed.StagingPath(v),
+		VolumeId: v.ID, VolumePath: testbed.TargetPath(v, pod), StagingTargetPath: testbed.StagingPath(v),
 		CapacityRange: &csi.CapacityRange{RequiredBytes: bytes}, VolumeCapability: v.Capability,
 	})
-	must(t, err)
-	if res.GetCapacityBytes() != bytes {
-		t.Fatalf("expand to %d bytes answered %d", bytes, res.GetCapacityBytes())
+	if err != nil {
+		return fmt.Errorf("expand %s on %s: %w", v.Name, w.Name, err)
 	}
+	if res.GetCapacityBytes() != bytes {
+		return fmt.Errorf("expand to %d bytes answered %d", bytes, res.GetCapacityBytes())
+	}
+	return nil
 }
 
 // TestVolumeGrowsUnderAWriter grows twice, calls twice, and the writer notices
@@ -108,6 +115,7 @@ func TestGrowthOfADetachedVolumeShowsAtTheNextStage(t *testing.T) {
 	for _, fsType := range []string{"xfs", "ext4"} {
 		t.Run(fsType, func(t *testing.T) {
 			ctx, bed := useBed(t)
+			fault(t, "nobody calls NodeExpandVolume")
 			w := bed.Workers[0]
 			v, dir := attached(ctx, t, bed, "asleep-"+fsType, testbed.Mount(fsType))
 			sum := write(ctx, t, w, dir+"/data", 64)

@@ -38,6 +38,7 @@ func TestPodMovesWithItsData(t *testing.T) {
 // TestEveryNodeCallCanBeRepeated makes each call twice, as kubelet does after a lost answer.
 func TestEveryNodeCallCanBeRepeated(t *testing.T) {
 	ctx, bed := useBed(t)
+	fault(t, "every answer is lost once")
 	w := bed.Workers[0]
 	v, err := bed.Create(ctx, "again", giB, nil, testbed.Mount("xfs"))
 	must(t, err)

@@ -36,6 +36,7 @@ func gone(ctx context.Context, t testing.TB, bed *testbed.Bed, v *testbed.Volume
 // unstaging is an error, the mount stays whole, and later it works.
 func TestBusyVolumeIsNotUnstaged(t *testing.T) {
 	ctx, bed := useBed(t)
+	fault(t, "unstage under an open file")
 	w := bed.Workers[0]
 	v, dir := attached(ctx, t, bed, "busy", testbed.Mount("xfs"))
 	must(t, w.UnpublishFrom(ctx, v, "pod-0"))
@@ -63,6 +64,7 @@ func TestBusyVolumeIsNotUnstaged(t *testing.T) {
 // found and taken down whole.
 func TestLostRecordIsNoExcuse(t *testing.T) {
 	ctx, bed := useBed(t)
+	fault(t, "the plugin's record is lost")
 	w := bed.Workers[0]
 	v, _ := attached(ctx, t, bed, "forgotten", testbed.Mount("xfs"))
 	sh(ctx, t, w.Guest, "find "+testbed.Records+" -type f -delete")
@@ -72,6 +74,7 @@ func TestLostRecordIsNoExcuse(t *testing.T) {
 // TestPublishRefusesAStagingDirectoryThatIsNoMount is FM 8.
 func TestPublishRefusesAStagingDirectoryThatIsNoMount(t *testing.T) {
 	ctx, bed := useBed(t)
+	fault(t, "the staging directory is no mount")
 	w := bed.Workers[0]
 	v, err := bed.Create(ctx, "hollow", giB, nil, testbed.Mount("xfs"))
 	must(t, err)
@@ -100,6 +103,7 @@ func TestDataIsNeverFormatted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, bed := useBed(t)
+			fault(t, "the device holds something else")
 			w := bed.Workers[0]
 			// As a raw block device first, so that something can be put on it.
 			v, target := attached(ctx, t, bed, "precious", testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
@@ -134,6 +138,7 @@ func samples(ctx context.Context, t testing.TB, w *testbed.Worker, device string
 // TestXFSThatShutDownIsNotTakenForStaged is FM 7.
 func TestXFSThatShutDownIsNotTakenForStaged(t *testing.T) {
 	ctx, bed := useBed(t)
+	fault(t, "the file system shuts down")
 	w := bed.Workers[0]
 	v, _ := attached(ctx, t, bed, "shutdown", testbed.Mount("xfs"))
 	published, err := bed.Publish(ctx, v, w)
@@ -148,6 +153,7 @@ func TestXFSThatShutDownIsNotTakenForStaged(t *testing.T) {
 // TestOneDeadPortalIsNoObstacle is FM 25.
 func TestOneDeadPortalIsNoObstacle(t *testing.T) {
 	ctx, bed := useBed(t)
+	fault(t, "one portal is lost at stage")
 	w := bed.Workers[0]
 	must(t, w.SetLink(ctx, 1, false))
 	t.Cleanup(func() { must(t, w.SetLink(context.WithoutCancel(ctx), 1, true)) })
@@ -161,6 +167,7 @@ func TestOneDeadPortalIsNoObstacle(t *testing.T) {
 // session until the volume is staged again, and what was synced is there.
 func TestRebootBringsNothingBackByItself(t *testing.T) {
 	ctx, bed := useBed(t)
+	fault(t, "the node loses power")
 	w := bed.Workers[0]
 	v, dir := attached(ctx, t, bed, "reboot", testbed.Mount("xfs"))
 	sum := write(ctx, t, w, dir+"/data", 1024)
@@ -182,6 +189,7 @@ func TestPluginKilledAtAnyMomentConverges(t *testing.T) {
 	for _, after := range []int{50, 200, 400, 700, 1000, 1300, 1700, 2200} {
 		t.Run(fmt.Sprintf("%d ms", after), func(t *testing.T) {
 			ctx, bed := useBed(t)
+			fault(t, "the plugin is killed by the clock in a stage")
 			w := bed.Workers[0]
 			v, err := bed.Create(ctx, "killed", 20*giB, nil, testbed.Mount("xfs"))
 			must(t, err)
@@ -206,6 +214,7 @@ func TestPluginKilledAtAnyMomentConverges(t *testing.T) {
 // running writer, which notices nothing.
 func TestWriterOutlivesThePlugin(t *testing.T) {
 	ctx, bed := useBed(t)
+	fault(t, "the plugin is killed under a writer")
 	w := bed.Workers[0]
 	v, dir := attached(ctx, t, bed, "upgrade", testbed.Mount("xfs"))
 	startWriter(ctx, t, w, dir)
@@ -242,6 +251,7 @@ func stopWriter(ctx context.Context, t testing.TB, w *testbed.Worker) {
 // and afterwards it knows its volumes and sessions.
 func TestArrayRestartsUnderAWriter(t *testing.T) {
 	ctx, bed := useBed(t)
+	fault(t, "the array's process is killed under a writer")
 	w := bed.Workers[0]
 	v, dir := attached(ctx, t, bed, "leader", testbed.Mount("xfs"))
 	startWriter(ctx, t, w, dir)
@@ -256,6 +266,7 @@ func TestArrayRestartsUnderAWriter(t *testing.T) {
 // target was cut by a crash.
 func TestPoisonedNodeDatabaseHurtsNobodyElse(t *testing.T) {
 	ctx, bed := useBed(t)
+	fault(t, "the node database is cut by a crash")
 	w := bed.Workers[0]
 	v, _ := attached(ctx, t, bed, "poisoned", testbed.Mount("xfs"))
 	sh(ctx, t, w.Guest, "find /etc/iscsi/nodes -type f -exec truncate -s 0 {} +")
@@ -271,6 +282,7 @@ func TestPoisonedNodeDatabaseHurtsNobodyElse(t *testing.T) {
 func TestManyVolumesAtOnce(t *testing.T) {
 	const volumes, workers = 12, 6
 	ctx, bed := useBed(t)
+	fault(t, "12 volumes, 6 at once")
 	w := bed.Workers[0]
 	all := make([]*testbed.Volume, volumes)
 	each := func(do func(i int) error) {

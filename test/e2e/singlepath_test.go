@@ -17,6 +17,7 @@ import (
 // TestSinglePath is the product without multipathd and with one portal: a life
 // of a volume, the fence, and what a dead portal does to a writer and to a stage.
 func TestSinglePath(t *testing.T) {
+	fault(t, "no multipathd, one portal")
 	lab := vmtest.Open(t)
 	bed, err := testbed.Start(t.Context(), lab, testbed.Config{SinglePath: true, Progress: os.Stderr})
 	must(t, err)

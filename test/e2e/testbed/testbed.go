@@ -23,11 +23,12 @@ import (
 
 // Config says what to set up; its zero value is an array and two workers with multipath.
 type Config struct {
-	Workers    int       // 0 means 2
-	SinglePath bool      // workers run no multipathd, and the array shows one portal
-	ArrayFlags []string  // more flags of datera-sim
-	NodeFlags  []string  // more flags of `datera-csi node`
-	Progress   io.Writer // hears what takes long; may be nil
+	Workers     int       // 0 means 2
+	SinglePath  bool      // workers run no multipathd, and the array shows one portal
+	ArrayFlags  []string  // more flags of datera-sim
+	NodeFlags   []string  // more flags of `datera-csi node`
+	FaultPoints bool      // the plugin can be killed and held at its steps, see Worker.KillAt
+	Progress    io.Writer // hears what takes long; may be nil
 }
 
 // Bed is a running test bed.
@@ -94,7 +95,11 @@ func (b *Bed) build(ctx context.Context) error {
 	}
 	flags := fmt.Sprintf("-s -w -X main.version=%s -X main.commit=%s",
 		git(ctx, root, "describe", "--tags", "--always", "--dirty"), git(ctx, root, "rev-parse", "HEAD"))
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
+	var tags string
+	if b.cfg.FaultPoints {
+		tags = "faultpoints"
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", tags,
 		"-ldflags", flags, "-o", b.bin+string(filepath.Separator), "./cmd/...")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
