@@ -28,6 +28,7 @@ var (
 	DeviceNumber  = deviceNumber
 	ParseHCTL     = parseHCTL
 	ParsePortal   = parsePortal
+	TableQueues   = tableQueues
 )
 
 // EditRecord returns a node record with one setting in it.

@@ -45,6 +45,36 @@ func (i *Initiator) Find(ctx context.Context, t Target) (Device, error) {
 	return i.describe(one.blockDevice(), wwid, []string{one.name})
 }
 
+// Prove is Find that believes only what the paths answer when they are asked now:
+// a LUN that was exported under this number after the kernel had found the disk is
+// ErrForeign, although sysfs still shows the old one (FM 2). A path that is not
+// live is not asked; one that does not answer in time does not count as long as
+// another does. Nothing is changed.
+func (i *Initiator) Prove(ctx context.Context, t Target) (Device, error) {
+	device, err := i.Find(ctx, t)
+	if err != nil {
+		return Device{}, err
+	}
+	return device, i.proveFresh(ctx, t)
+}
+
+func (i *Initiator) proveFresh(ctx context.Context, t Target) error {
+	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	if err != nil {
+		return err
+	}
+	disks = slices.DeleteFunc(disks, func(d disk) bool { return !d.running() })
+	if len(disks) == 0 {
+		return fmt.Errorf("%w: LUN %d of %s has no live path, so it cannot be proven to be itself", ErrUnavailable, t.LUN, t.IQN)
+	}
+	paths := i.examine(ctx, disks)
+	if others := strangers(t, paths); len(others) > 0 {
+		return fmt.Errorf("%w; end what uses it on this node, and unstage it: a new stage looks again", others[0].stranger(t))
+	}
+	_, err = i.answering(t, paths)
+	return err
+}
+
 // agreedIdentity returns the WWID on which all disks agree.
 func agreedIdentity(t Target, disks []disk) (string, error) {
 	wwid := ""
@@ -83,7 +113,8 @@ func (i *Initiator) onlyPath(t Target, disks []disk) (disk, error) {
 }
 
 // Rescan makes growth of the LUN visible on every path and then on the map, and
-// returns the bytes that the device has now. It is ErrUnavailable when they are
+// returns the bytes that the device has now. A path that answers as another LUN is
+// ErrForeign, and nothing is changed then. It is ErrUnavailable when they are
 // fewer than t.Bytes after a while; the bytes are valid then too. The device may
 // be in use, and may be larger than asked.
 func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) {
@@ -95,6 +126,9 @@ func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) {
 	device, err := i.Find(ctx, t)
 	if err != nil {
 		return 0, err
+	}
+	if err = i.proveFresh(ctx, t); err != nil { // before anything grows
+		return device.Bytes, err
 	}
 	disks, err := i.sysfs.lun(t.IQN, t.LUN)
 	if err != nil {

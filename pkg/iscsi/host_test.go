@@ -44,6 +44,7 @@ type host struct {
 
 	greedy      bool // multipathd makes maps unasked
 	blacklisted bool
+	queueing    bool // maps keep what they cannot send
 
 	sessions, disks, maps int // counters for names
 }
@@ -669,6 +670,16 @@ func (h *host) Identify(path string) (iscsi.Identity, error) {
 		return iscsi.Identity{}, syscall.EIO
 	}
 	return iscsi.Identity{Serial: l.serial, WWID: iscsi.LIOWWID(l.serial), Bytes: l.bytes}, nil
+}
+
+// Queues is the kernel's: it goes by the uuid.
+func (h *host) Queues(uuid string) (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mapNamed(strings.TrimPrefix(uuid, "mpath-")) == "" {
+		return false, syscall.ENXIO
+	}
+	return h.queueing, nil
 }
 
 func (h *host) Claim(path string) error {

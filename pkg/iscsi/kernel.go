@@ -27,6 +27,10 @@ type kernel interface {
 	// Flush writes out what the kernel buffers for the device; alone claims it
 	// meanwhile.
 	Flush(path string, alone bool) error
+
+	// Queues says whether the multipath map of this device-mapper uuid keeps I/O
+	// while it has no path.
+	Queues(uuid string) (bool, error)
 }
 
 type linux struct{}

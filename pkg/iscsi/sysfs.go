@@ -19,12 +19,15 @@ type sysfs struct{ root string }
 
 const (
 	stateLoggedIn = "LOGGED_IN"
-	sectorBytes   = 512 // the unit of every size in sysfs, whatever the disk's block size
+	stateRunning  = "running" // of a SCSI disk
+	anyTarget     = ""        // for sessions: all of them
+	sectorBytes   = 512       // the unit of every size in sysfs, whatever the disk's block size
 )
 
 // session is one iSCSI session of this host, to one portal of one target.
 type session struct {
 	id     int            // as iscsiadm -r takes it
+	iqn    string         // the target's name
 	class  string         // /sys/class/iscsi_session/sessionN
 	device string         // its device directory, below which its disks live
 	host   string         // hostN
@@ -36,7 +39,7 @@ func (s session) live() bool { return s.state == stateLoggedIn }
 
 func (s session) String() string { return fmt.Sprintf("session %d to %s", s.id, s.portal) }
 
-// sessions lists the sessions to a target, by id.
+// sessions lists the sessions to a target, or to anyTarget, by id.
 func (y sysfs) sessions(iqn string) ([]session, error) {
 	class := filepath.Join(y.root, "class/iscsi_session")
 	entries, err := os.ReadDir(class)
@@ -68,7 +71,7 @@ func (y sysfs) session(class, iqn string) (session, error) {
 	if err != nil {
 		return session{}, err
 	}
-	if name != iqn {
+	if iqn != anyTarget && name != iqn {
 		return session{}, errOtherTarget
 	}
 	id, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(class), "session"))
@@ -85,6 +88,7 @@ func (y sysfs) session(class, iqn string) (session, error) {
 	}
 	return session{
 		id:     id,
+		iqn:    name,
 		class:  class,
 		device: device,
 		host:   filepath.Base(filepath.Dir(device)),
@@ -273,7 +277,7 @@ func parseIdentity(serialPage, idPage []byte) (identity, error) {
 // running says whether the kernel sends commands down this path.
 func (d disk) running() bool {
 	state, err := attribute(d.dir, "state")
-	return err == nil && state == "running" && d.session.live()
+	return err == nil && state == stateRunning && d.session.live()
 }
 
 // size is the capacity the kernel uses for a block device, in bytes.

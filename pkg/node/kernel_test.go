@@ -82,6 +82,23 @@ func (l *loops) Find(_ context.Context, t iscsi.Target) (iscsi.Device, error) {
 	return d, nil
 }
 
+func (l *loops) Prove(ctx context.Context, t iscsi.Target) (iscsi.Device, error) {
+	return l.Find(ctx, t)
+}
+
+func (l *loops) Condition(ctx context.Context, t iscsi.Target) (iscsi.Condition, error) {
+	d, err := l.Find(ctx, t)
+	if err != nil {
+		return iscsi.Condition{OnePath: true}, nil //nolint:nilerr // not attached is a condition
+	}
+	n, err := l.Number(d.Path)
+	return iscsi.Condition{OnePath: true, Paths: []iscsi.PathCondition{
+		{Portal: t.Portals[0], Session: "LOGGED_IN", State: "running", Disk: filepath.Base(d.Path), Number: n.String(), Bytes: d.Bytes},
+	}}, err
+}
+
+func (l *loops) Fabric(context.Context) (iscsi.Fabric, error) { return iscsi.Fabric{}, nil }
+
 func (l *loops) Rescan(ctx context.Context, t iscsi.Target) (int64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

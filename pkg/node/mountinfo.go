@@ -71,14 +71,12 @@ func parseMountLine(line string) (Mount, error) {
 	if !found || len(fields) < 6 || len(rest) < 3 {
 		return Mount{}, errors.New("too few fields")
 	}
-	major, minor, _ := strings.Cut(fields[2], ":")
-	x, errX := strconv.ParseUint(major, 10, 32)
-	y, errY := strconv.ParseUint(minor, 10, 32)
-	if err := errors.Join(errX, errY); err != nil {
-		return Mount{}, fmt.Errorf("device number: %w", err)
+	device, ok := parseNumber(fields[2])
+	if !ok {
+		return Mount{}, fmt.Errorf("%q is no device number", fields[2])
 	}
 	return Mount{
-		Device:  Number{Major: uint32(x), Minor: uint32(y)},
+		Device:  device,
 		Root:    unescape(fields[3]),
 		Path:    unescape(fields[4]),
 		Options: filesystem.SplitMountFlags(fields[5]),

@@ -25,12 +25,17 @@ import (
 )
 
 // Attacher makes a LUN a block device of this host and takes it away again;
-// *iscsi.Initiator is one. All four may be repeated.
+// *iscsi.Initiator is one. All may be repeated.
 type Attacher interface {
 	Attach(ctx context.Context, t iscsi.Target, auth *iscsi.CHAP) (iscsi.Device, error)
 	Detach(ctx context.Context, t iscsi.Target) error
 	Find(ctx context.Context, t iscsi.Target) (iscsi.Device, error)
+	// Prove is Find that asks the device itself who it is.
+	Prove(ctx context.Context, t iscsi.Target) (iscsi.Device, error)
 	Rescan(ctx context.Context, t iscsi.Target) (bytes int64, err error)
+	// Condition and Fabric look, and never wait for a device.
+	Condition(ctx context.Context, t iscsi.Target) (iscsi.Condition, error)
+	Fabric(ctx context.Context) (iscsi.Fabric, error)
 }
 
 // Mounts reads and changes the mount table of this process. Mount and Unmount
@@ -66,8 +71,13 @@ type Devices interface {
 	// FilesystemBytes is the size of the file system of this type that is on
 	// device and mounted at path, as the kernel has it now.
 	FilesystemBytes(fsType, device, path string) (int64, error)
-	// Usage is statfs. It may wait for the device without end.
+	// FilesystemErrors is what the file system of this type remembers of errors,
+	// as the kernel has it in memory.
+	FilesystemErrors(fsType string, n Number) (FilesystemErrors, error)
+	// Usage is statfs, and Alive reads a name of the directory. They may wait for
+	// the device without end.
 	Usage(path string) (Usage, error)
+	Alive(dir string) error
 }
 
 // Disk is a device opened for reading. ReadAt takes offsets and lengths that are
@@ -112,7 +122,7 @@ type Config struct {
 
 	MaxVolumes    int64         // volumes this node takes; 0 means the scheduler may decide
 	FormatTimeout time.Duration // after this long a mkfs is killed; 0 means 30 min
-	StatsTimeout  time.Duration // after this long NodeGetVolumeStats gives up on a device; 0 means 10 s
+	StatsTimeout  time.Duration // after this long NodeGetVolumeStats and NodeGetVolumeHealth give up on a device; 0 means 10 s
 	Clock         func() time.Time
 }
 
@@ -135,7 +145,8 @@ type Server struct {
 	clock         func() time.Time
 
 	operations operations
-	stats      measurements
+	stats      measurements[[]*csi.VolumeUsage]
+	looks      measurements[struct{}]
 }
 
 // recordStore keeps the records; *records is the one, on disk.
@@ -144,6 +155,7 @@ type recordStore interface {
 	save(rec *record) error
 	remove(volume string) error
 	holderOf(t iscsi.Target, but string) (string, error)
+	all() ([]*record, error)
 }
 
 // New returns a Server. It looks at nothing but cfg, and refuses a node id that
@@ -231,6 +243,8 @@ func (s *Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRe
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
 		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
 	} {
 		resp.Capabilities = append(resp.Capabilities, &csi.NodeServiceCapability{
 			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: c}},

@@ -272,7 +272,9 @@ func TestOnlyWholeCapabilitiesAreAdvertised(t *testing.T) {
 	for _, c := range got.GetCapabilities() {
 		names = append(names, c.GetRpc().GetType().String())
 	}
-	if diff := cmp.Diff(names, []string{"STAGE_UNSTAGE_VOLUME", "GET_VOLUME_STATS", "EXPAND_VOLUME", "SINGLE_NODE_MULTI_WRITER"}); diff != "" {
+	if diff := cmp.Diff(names, []string{
+		"STAGE_UNSTAGE_VOLUME", "GET_VOLUME_STATS", "EXPAND_VOLUME", "SINGLE_NODE_MULTI_WRITER", "GET_VOLUME_HEALTH", "GET_STORAGE_HEALTH",
+	}); diff != "" {
 		t.Errorf("capabilities differ (-got +want):\n%s", diff)
 	}
 }

@@ -43,9 +43,9 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 	if err != nil {
 		return err
 	}
-	device, err := s.attacher.Find(ctx, rec.target())
+	device, err := s.attacher.Prove(ctx, rec.target())
 	if err != nil {
-		return fmt.Errorf("find the device: %w", err)
+		return fmt.Errorf("prove the device: %w", err)
 	}
 	numbers, err := s.numbers(device)
 	if err != nil {

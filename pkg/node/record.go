@@ -183,10 +183,25 @@ func (r *records) remove(volume string) error {
 // same LUN; "" when there is none. A record that cannot be read is an error: it
 // may be the one.
 func (r *records) holderOf(t iscsi.Target, but string) (string, error) {
+	all, err := r.all()
+	if err != nil {
+		return "", err
+	}
+	for _, rec := range all {
+		if rec.Volume != but && rec.Target.IQN == t.IQN && rec.Target.LUN == t.LUN {
+			return rec.Volume, nil
+		}
+	}
+	return "", nil
+}
+
+// all are the records of this node. One that cannot be read is an error.
+func (r *records) all() ([]*record, error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("list the records: %w", err)
+		return nil, fmt.Errorf("list the records: %w", err)
 	}
+	var all []*record
 	for _, entry := range entries {
 		if filepath.Ext(entry.Name()) != ".json" {
 			continue
@@ -196,13 +211,11 @@ func (r *records) holderOf(t iscsi.Target, but string) (string, error) {
 			continue // removed meanwhile
 		}
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		if rec.Volume != but && rec.Target.IQN == t.IQN && rec.Target.LUN == t.LUN {
-			return rec.Volume, nil
-		}
+		all = append(all, rec)
 	}
-	return "", nil
+	return all, nil
 }
 
 func writeSynced(path string, data []byte) (err error) {

@@ -148,6 +148,24 @@ func parseStats(req *csi.NodeGetVolumeStatsRequest) (statsRequest, error) {
 	return r, nil
 }
 
+type healthRequest struct{ Volume, Path string }
+
+// parseHealth takes any path, as parseExpand does; that where the volume is staged
+// is known here.
+func parseHealth(req *csi.NodeGetVolumeHealthRequest) (healthRequest, error) {
+	r := healthRequest{Volume: req.GetVolumeId(), Path: req.GetVolumePublishPath()}
+	err := checkID(r.Volume)
+	for field, path := range map[string]string{"volume_publish_path": r.Path, "staging_target_path": req.GetStagingTargetPath()} {
+		if path != "" {
+			err = errors.Join(err, checkPath(field, path))
+		}
+	}
+	if err != nil {
+		return healthRequest{}, invalid(err)
+	}
+	return r, nil
+}
+
 func checkText(field, text string, most int) error {
 	switch {
 	case text == "":

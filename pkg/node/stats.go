@@ -49,15 +49,16 @@ func (s *Server) measure(ctx context.Context, r statsRequest) ([]*csi.VolumeUsag
 	}, nil
 }
 
-// measurements are those under way, one a path: later callers wait for the one
+// measurements are those under way, one a key: later callers wait for the one
 // that runs.
-type measurements struct {
+type measurements[T any] struct {
 	flights singleflight.Group
 }
 
 // do runs f once however many ask, and leaves it behind when it takes longer
 // than limit or than the caller waits.
-func (m *measurements) do(ctx context.Context, key string, limit time.Duration, f func(context.Context) ([]*csi.VolumeUsage, error)) ([]*csi.VolumeUsage, error) {
+func (m *measurements[T]) do(ctx context.Context, key string, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
+	var none T
 	result := m.flights.DoChan(key, func() (any, error) {
 		own, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
@@ -67,14 +68,14 @@ func (m *measurements) do(ctx context.Context, key string, limit time.Duration, 
 	defer timer.Stop()
 	select {
 	case r := <-result:
-		usage, ok := r.Val.([]*csi.VolumeUsage)
+		measured, ok := r.Val.(T)
 		if r.Err == nil && !ok {
-			return nil, errors.New("measurement of another kind")
+			return none, errors.New("measurement of another kind")
 		}
-		return usage, r.Err
+		return measured, r.Err
 	case <-timer.C:
-		return nil, fmt.Errorf("%w after %s; the paths to it may all be down", errNoAnswer, limit)
+		return none, fmt.Errorf("%w after %s; the paths to it may all be down", errNoAnswer, limit)
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w yet: %w", errNoAnswer, ctx.Err())
+		return none, fmt.Errorf("%w yet: %w", errNoAnswer, ctx.Err())
 	}
 }

@@ -22,17 +22,20 @@ type Disk struct {
 	auth   *iscsi.CHAP  // what the target wants; nil: nothing
 	bytes  int64        // what the array says
 
-	number   node.Number // zero: not attached
-	path     string
-	visible  int64 // what the kernel says
-	opened   int64 // what the device says when it is opened; 0: the same
-	held     bool  // by somebody outside this mount namespace
-	shutDown bool
-	readErr  func(offset int64) error
-	precious bool // holds what a user wrote
-	readOnly bool // the kernel takes no writes
-	damaged  bool // the kernel refuses to mount what is on it
-	mendable bool // and e2fsck -p can repair it
+	number    node.Number // zero: not attached
+	path      string
+	visible   int64 // what the kernel says
+	opened    int64 // what the device says when it is opened; 0: the same
+	held      bool  // by somebody outside this mount namespace
+	shutDown  bool
+	answers   string // its serial number when it is asked now; "": target's
+	errors    node.FilesystemErrors
+	condition *iscsi.Condition // nil: well
+	readErr   func(offset int64) error
+	precious  bool // holds what a user wrote
+	readOnly  bool // the kernel takes no writes
+	damaged   bool // the kernel refuses to mount what is on it
+	mendable  bool // and e2fsck -p can repair it
 }
 
 // Disk returns the disk of a target, known to the machine or not yet.

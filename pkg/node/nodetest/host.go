@@ -41,6 +41,7 @@ type Host struct {
 	dead    bool
 	faults  map[string][]error
 	hold    map[string]chan struct{}
+	fabric  *iscsi.Fabric // nil: as the disks are
 }
 
 // lun is what tells disks apart.
@@ -124,8 +125,8 @@ func (h *Host) Reboot() {
 }
 
 // Fail makes the next call of op fail with err. The ops are attach, detach, find,
-// rescan, setro, mount, unmount, list, claim, number, origin, usage, record, and the
-// names of tools.
+// rescan, prove, condition, fabric, setro, mount, unmount, list, claim, number, origin,
+// errors, usage, alive, record, and the names of tools.
 func (h *Host) Fail(op string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,0 +1,188 @@
+package iscsi
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Condition is how a LUN is reached from this host, as the kernel has it now.
+type Condition struct {
+	Paths   []PathCondition // one for each session, and one for each portal without; in the order of the target's portals
+	Map     *MapCondition   // nil: there is none
+	OnePath bool            // one session is all this host is to have: multipath is off
+}
+
+// PathCondition is one way to a LUN, from the session to the disk.
+type PathCondition struct {
+	Portal  netip.AddrPort
+	Session string // LOGGED_IN, FAILED or FREE; "" is no session
+	Disk    string // sdb; "" is no disk of this LUN
+	State   string // of the disk: running, blocked, offline, transport-offline
+	Number  string // of the disk, major:minor
+	Serial  string // as the kernel knows the disk; "" when it does not
+	Bytes   int64
+}
+
+// MapCondition is a multipath map.
+type MapCondition struct {
+	Name, Alias string // dm-2, and the name that multipathd goes by
+	Number      string // major:minor
+	Bytes       int64
+	Suspended   bool
+	Queues      bool // it keeps what cannot be sent until a path is back; false also when the kernel does not tell
+}
+
+// Live says whether the kernel sends commands down the path.
+func (p PathCondition) Live() bool { return p.Session == stateLoggedIn && p.State == stateRunning }
+
+// String says where a path ends.
+func (p PathCondition) String() string {
+	switch {
+	case p.Session == "":
+		return fmt.Sprintf("%s has no session", p.Portal)
+	case p.Session != stateLoggedIn:
+		return fmt.Sprintf("%s has a session that is %s", p.Portal, p.Session)
+	case p.Disk == "":
+		return fmt.Sprintf("%s has a session, but it shows no disk of this LUN", p.Portal)
+	case p.State != stateRunning:
+		return fmt.Sprintf("%s has %s, which is %s", p.Portal, p.Disk, p.State)
+	}
+	return fmt.Sprintf("%s has %s", p.Portal, p.Disk)
+}
+
+// Condition reads how a LUN is reached. It asks no device and runs no tool, takes
+// no lock and finds no fault: what is missing, is missing from the answer.
+func (i *Initiator) Condition(ctx context.Context, t Target) (Condition, error) {
+	if err := t.check(); err != nil {
+		return Condition{}, err
+	}
+	sessions, err := i.sysfs.sessions(t.IQN)
+	if err != nil {
+		return Condition{}, err
+	}
+	c := Condition{OnePath: i.cfg.Multipath == MultipathOff}
+	var over dmap
+	for _, s := range sessions {
+		p := PathCondition{Portal: s.portal, Session: s.state}
+		disks, disksErr := i.sysfs.disks(s)
+		if disksErr != nil {
+			return Condition{}, disksErr
+		}
+		if n := slices.IndexFunc(disks, func(d disk) bool { return d.lun == t.LUN }); n >= 0 {
+			p.describe(disks[n])
+			if m, mapErr := holdingMap(i.sysfs, disks[n]); mapErr == nil {
+				over = m
+			}
+		}
+		c.Paths = append(c.Paths, p)
+	}
+	for _, portal := range t.portals() {
+		if !slices.ContainsFunc(sessions, func(s session) bool { return s.portal == portal }) {
+			c.Paths = append(c.Paths, PathCondition{Portal: portal})
+		}
+	}
+	slices.SortStableFunc(c.Paths, func(a, b PathCondition) int {
+		return t.rank(session{portal: a.Portal}) - t.rank(session{portal: b.Portal})
+	})
+	if over.name == "" {
+		if over, err = i.bereft(t); err != nil {
+			return Condition{}, err
+		}
+	}
+	if over.name != "" {
+		c.Map = i.mapCondition(ctx, over)
+	}
+	return c, nil
+}
+
+// describe reads what the kernel has of a disk. What goes meanwhile is left out.
+func (p *PathCondition) describe(d disk) {
+	p.Disk, p.Number = d.name, d.dev
+	p.State, _ = attribute(d.dir, "state")
+	p.Bytes, _ = size(d.block)
+	if id, err := d.cached(); err == nil {
+		p.Serial = id.Serial
+	}
+}
+
+// holdingMap is the multipath map a disk is part of, whoever's it is.
+func holdingMap(y sysfs, d disk) (dmap, error) {
+	holders, err := d.blockDevice().holders()
+	if err != nil {
+		return dmap{}, err
+	}
+	for _, h := range holders {
+		if m, err := readMap(filepath.Join(y.root, "block", h)); err == nil {
+			return m, nil
+		}
+	}
+	return dmap{}, errNotMultipath
+}
+
+// bereft finds the map of a LUN whose paths are all gone, by the WWID that its
+// serial number promises.
+func (i *Initiator) bereft(t Target) (dmap, error) {
+	if t.Serial == "" {
+		return dmap{}, nil
+	}
+	maps, err := i.sysfs.maps()
+	if err != nil {
+		return dmap{}, err
+	}
+	if n := slices.IndexFunc(maps, func(m dmap) bool { return m.wwid == lioWWID(t.Serial) }); n >= 0 {
+		return maps[n], nil
+	}
+	return dmap{}, nil
+}
+
+func (i *Initiator) mapCondition(ctx context.Context, m dmap) *MapCondition {
+	const moment = 2 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, moment)
+	defer cancel()
+	c := &MapCondition{Name: m.name, Alias: m.alias, Number: m.dev, Suspended: m.suspended}
+	c.Bytes, _ = size(m.dir)
+	c.Queues, _ = bounded(ctx, &i.bounds, "ask whether "+m.wwid+" queues", func() (bool, error) { return i.kernel.Queues(mapUUID + m.wwid) })
+	return c
+}
+
+// Session is one iSCSI session of this host.
+type Session struct {
+	IQN    string
+	Portal netip.AddrPort
+	State  string
+}
+
+// Live says whether the session is logged in.
+func (s Session) Live() bool { return s.State == stateLoggedIn }
+
+// Fabric is what this host has to reach arrays with.
+type Fabric struct {
+	Ready     error // nil, or ErrNotReady: no LUN can be attached
+	Sessions  []Session
+	Unwatched int // multipath maps that no multipathd watches: their lost paths do not come back
+}
+
+// Fabric looks at the initiator and at every session, as Condition does.
+func (i *Initiator) Fabric(ctx context.Context) (Fabric, error) {
+	f := Fabric{Ready: i.Ready(ctx)}
+	sessions, err := i.sysfs.sessions(anyTarget)
+	if err != nil {
+		return Fabric{}, err
+	}
+	for _, s := range sessions {
+		f.Sessions = append(f.Sessions, Session{IQN: s.iqn, Portal: s.portal, State: s.state})
+	}
+	maps, err := i.sysfs.maps()
+	if err != nil || len(maps) == 0 {
+		return f, err
+	}
+	runs, err := i.multipathdRuns()
+	if !runs {
+		f.Unwatched = len(maps)
+	}
+	return f, err
+}

@@ -1,0 +1,148 @@
+package iscsi_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// FM 31
+func TestConditionTellsEachPathAndAsksNoDevice(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	h.forget()
+	h.hang("sdb")
+	h.hang("sdc")
+	h.hang("dm-0")
+	ps := portals()
+	whole := iscsi.Condition{
+		Paths: []iscsi.PathCondition{
+			{Portal: ps[0], Session: "LOGGED_IN", Disk: "sdb", State: "running", Number: "8:16", Serial: serialA, Bytes: gib},
+			{Portal: ps[1], Session: "LOGGED_IN", Disk: "sdc", State: "running", Number: "8:32", Serial: serialA, Bytes: gib},
+		},
+		Map: &iscsi.MapCondition{Name: "dm-0", Alias: wwidA, Number: "253:0", Bytes: gib},
+	}
+	expect := func(what string, want iscsi.Condition) {
+		t.Helper()
+		got, err := i.Condition(t.Context(), targetA())
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		byPortal := cmpopts.SortSlices(func(a, b iscsi.PathCondition) bool { return a.Portal.Compare(b.Portal) < 0 })
+		ignore := cmpopts.IgnoreFields(iscsi.PathCondition{}, "Disk", "Number") // logins race for the names
+		if diff := cmp.Diff(want, got, byPortal, ignore, cmpopts.EquateComparable(ps[0])); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
+	}
+	expect("whole", whole)
+
+	id := h.sessionTo(iqnA, ps[1])
+	state := "sys/class/iscsi_session/session" + string(rune('0'+id)) + "/state"
+	h.write(state, "FAILED\n")
+	failed := whole
+	failed.Paths = append([]iscsi.PathCondition(nil), whole.Paths...)
+	failed.Paths[1].Session = "FAILED"
+	expect("a session failed", failed)
+	h.write(state, "LOGGED_IN\n")
+
+	h.claimed["dm-0"] = true // mounted, so that the map outlives its paths
+	h.queueing = true
+	h.logOut("1")
+	h.logOut("2")
+	expect("logged out by hand", iscsi.Condition{
+		Paths: []iscsi.PathCondition{{Portal: ps[0]}, {Portal: ps[1]}},
+		Map:   &iscsi.MapCondition{Name: "dm-0", Alias: wwidA, Number: "253:0", Bytes: gib, Queues: true},
+	})
+	if len(h.ran())+len(h.writes) > 0 {
+		t.Errorf("ran %q, wrote %q", h.ran(), h.writes)
+	}
+}
+
+func TestFabricTellsSessionsAndWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	f, err := i.Fabric(t.Context())
+	if err != nil || f.Ready != nil || f.Unwatched != 0 || len(f.Sessions) != 2 || !f.Sessions[0].Live() || f.Sessions[0].IQN != iqnA {
+		t.Fatalf("got %+v, %v", f, err)
+	}
+	h.remove("proc/4711")
+	h.write("proc/1/net/unix", "")
+	f, err = i.Fabric(t.Context())
+	if err != nil || !errors.Is(f.Ready, iscsi.ErrNotReady) || f.Unwatched != 1 {
+		t.Errorf("got %+v, %v, want iscsid and multipathd missed", f, err)
+	}
+}
+
+// FM 2
+func TestProveBelievesTheDeviceAndNotTheKernelsMemory(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*host){
+		"single": func(*host) {},
+		"map":    func(h *host) { h.runMultipathd() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			prepare(h)
+			i := h.initiator()
+			want := attach(t, i, targetA())
+			if got, err := i.Prove(t.Context(), targetA()); err != nil || got.Path != want.Path {
+				t.Fatalf("got %+v, %v", got, err)
+			}
+			h.forget()
+			h.luns[iqnA][0] = lun{serialB, 2 * gib} // the number is given to another LUN
+			if got, err := i.Find(t.Context(), targetA()); err != nil || got.Path != want.Path {
+				t.Fatalf("sysfs: got %+v, %v, want the old LUN", got, err)
+			}
+			if _, err := i.Prove(t.Context(), targetA()); !errors.Is(err, iscsi.ErrForeign) {
+				t.Errorf("prove: %v, want ErrForeign", err)
+			}
+			grown := targetA()
+			grown.Bytes = 2 * gib
+			if _, err := i.Rescan(t.Context(), grown); !errors.Is(err, iscsi.ErrForeign) {
+				t.Errorf("rescan: %v, want ErrForeign", err)
+			}
+			if len(h.ran())+len(h.writes) > 0 {
+				t.Errorf("ran %q, wrote %q", h.ran(), h.writes)
+			}
+		})
+	}
+}
+
+func TestProveNeedsOneAnswerOnly(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	h.hang("sdb")
+	if _, err := i.Prove(t.Context(), targetA()); err != nil {
+		t.Error(err)
+	}
+	h.hang("sdc")
+	if _, err := i.Prove(t.Context(), targetA()); !errors.Is(err, iscsi.ErrUnavailable) {
+		t.Errorf("no path answers: %v, want ErrUnavailable", err)
+	}
+}
+
+func TestATableSaysWhetherItsMapQueues(t *testing.T) {
+	t.Parallel()
+	for table, want := range map[string]bool{
+		"2 queue_if_no_path retain_attached_hw_handler 1 alua 1 1 service-time 0 2 1 8:16 1 8:32 1 ": true,
+		"1 queue_if_no_path 0 0 0 ":                        true, // no path is left
+		"0 1 alua 1 1 round-robin 0 1 1 8:16 1 ":           false,
+		"1 retain_attached_hw_handler 0 queue_if_no_path ": false, // not among the features
+		"": false, "x": false, "9 a": false, "-1 queue_if_no_path": false,
+	} {
+		if got := iscsi.TableQueues(table); got != want {
+			t.Errorf("%q: got %v, want %v", table, got, want)
+		}
+	}
+}

@@ -1,0 +1,81 @@
+package iscsi
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"unsafe"
+)
+
+// The kernel's device-mapper interface (linux/dm-ioctl.h), as far as it says what
+// table a map has.
+const (
+	dmControl     = "/dev/mapper/control"
+	dmTableStatus = 0xc138fd0c // DM_TABLE_STATUS: _IOWR(0xfd, 12, struct dm_ioctl)
+
+	dmHeader     = 312 // sizeof(struct dm_ioctl)
+	dmTargetSpec = 40  // sizeof(struct dm_target_spec)
+	dmUUIDOffset = 176
+	dmUUIDBytes  = 129
+
+	dmStatusTable = 1 << 4  // the table, not the state
+	dmBufferFull  = 1 << 8  // it did not fit
+	dmNoFlush     = 1 << 11 // and do not wait for I/O meanwhile
+)
+
+// Queues asks for the table of a map by its uuid, so that a number that has passed
+// to another map is not asked. Sysfs does not tell it, and multipathd may be busy
+// or dead just when it matters.
+func (linux) Queues(uuid string) (queues bool, err error) {
+	if len(uuid) == 0 || len(uuid) >= dmUUIDBytes {
+		return false, fmt.Errorf("%q is not the uuid of a map", uuid)
+	}
+	control, err := os.OpenFile(dmControl, os.O_RDWR, 0)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = together(err, control.Close()) }()
+	const room = 16 << 10
+	buf := make([]byte, room)
+	order := binary.NativeEndian
+	order.PutUint32(buf[0:], 4) // the interface's major version
+	order.PutUint32(buf[12:], room)
+	order.PutUint32(buf[16:], dmHeader)
+	order.PutUint32(buf[28:], dmStatusTable|dmNoFlush)
+	copy(buf[dmUUIDOffset:], uuid)
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, control.Fd(), dmTableStatus, uintptr(unsafe.Pointer(&buf[0]))); errno != 0 { //nolint:gosec // the ioctl takes a pointer
+		return false, fmt.Errorf("read the table of map %s: %w", uuid, errno)
+	}
+	if order.Uint32(buf[28:])&dmBufferFull != 0 {
+		return false, errors.New("the table of the map is too large")
+	}
+	start := int(order.Uint32(buf[16:])) + dmTargetSpec
+	if order.Uint32(buf[20:]) == 0 || start >= len(buf) {
+		return false, nil
+	}
+	table, _, _ := bytes.Cut(buf[start:], []byte{0})
+	return tableQueues(string(table)), nil
+}
+
+// tableQueues looks among the features that a multipath table begins with: their
+// number, then their words.
+func tableQueues(table string) bool {
+	fields := strings.Fields(table)
+	if len(fields) == 0 {
+		return false
+	}
+	var features int
+	if _, err := fmt.Sscan(fields[0], &features); err != nil || features < 0 || features >= len(fields) {
+		return false
+	}
+	for _, f := range fields[1 : 1+features] {
+		if f == "queue_if_no_path" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,106 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// FilesystemErrors is what a file system remembers of the errors that the kernel
+// found in it; it outlives a reboot, and ends with a check.
+type FilesystemErrors struct {
+	Count   int64
+	Corrupt bool      // the last one was that what is on the disk contradicts itself or its checksum
+	Where   string    // of the kernel's functions, the one that found the last
+	Time    time.Time // of the last
+}
+
+// filesystem says whether what is mounted on the staging path is the volume, and
+// whether it works.
+func (s *Server) filesystem(ctx context.Context, d *diagnosis, rec *record, numbers map[Number]bool, there []Mount, reachable bool) {
+	if len(there) == 0 {
+		d.add(inaccessible, "NotStaged", "nothing is mounted on "+rec.Staging+": the volume is being staged, or was taken off by hand. If it stays so, delete its pods on this node")
+		return
+	}
+	m := there[len(there)-1]
+	if len(there) > 1 {
+		d.add(degraded, "StackedMounts", fmt.Sprintf("%d mounts are stacked on %s; unmount by hand all but the one of the volume", len(there), rec.Staging))
+	}
+	if !numbers[m.Device] {
+		d.add(inaccessible, "DeviceLost", fmt.Sprintf("%s is mounted from device %s, which is not the volume's now: its device went and may have come back as another; delete the volume's pods on this node, so that it is staged anew", rec.Staging, m.Device))
+		return
+	}
+	const broken = "the kernel found an error in the file system and stopped writing; its log says which. Delete the volume's pods on this node, so that it is unmounted, and check it"
+	switch {
+	case slices.Contains(m.Super, "shutdown"):
+		d.add(inaccessible, "FilesystemShutDown", broken)
+	case !rec.ReadOnly && (m.readOnly() || slices.Contains(m.Super, "emergency_ro")):
+		d.add(inaccessible, "FilesystemReadOnly", broken)
+	}
+	d.remembered(s.devices.FilesystemErrors(m.Type, m.Device))
+	if reachable {
+		s.enterRoot(ctx, d, rec)
+	}
+}
+
+// remembered tells the errors that the file system keeps a count of.
+func (d *diagnosis) remembered(e FilesystemErrors, err error) {
+	if err != nil || e.Count == 0 { // gone meanwhile, or of a kind that keeps none
+		return
+	}
+	text := fmt.Sprintf("the kernel found %d errors in the file system, the last at %s in %s; it is cleared by a check: unmount it and run e2fsck -f", e.Count, e.Time.UTC().Format(time.RFC3339), e.Where)
+	d.add(degraded, "FilesystemErrors", text)
+	if e.Corrupt {
+		d.add(dataLoss, "FilesystemCorrupted", "what is on the disk contradicts itself or its checksum; check it on a copy, or go back to a snapshot")
+	}
+}
+
+// enterRoot reads a name of the root directory: only so a file system that was shut
+// down shows it. On a device that hangs it may wait, so it is left behind then.
+func (s *Server) enterRoot(ctx context.Context, d *diagnosis, rec *record) {
+	_, err := s.looks.do(ctx, rec.Volume, s.statsTimeout, func(context.Context) (struct{}, error) {
+		return struct{}{}, s.devices.Alive(rec.Staging)
+	})
+	switch {
+	case err == nil:
+	case errors.Is(err, errNoAnswer):
+		d.add(inaccessible, "NoAnswer", fmt.Sprintf("%s has a path, but does not answer; see the kernel's log and the array", rec.Staging))
+	case isDead(err):
+		d.add(inaccessible, "FilesystemShutDown", "the kernel shut the file system down or cannot read it ("+err.Error()+"); delete the volume's pods on this node, so that it is unmounted; the next mount replays its journal")
+	default:
+		d.add(degraded, "Unreadable", err.Error())
+	}
+}
+
+// FilesystemErrors is Devices'. Of the file systems here ext4 keeps a count.
+func (d hostDevices) FilesystemErrors(fsType string, n Number) (FilesystemErrors, error) {
+	if fsType != fsExt4 {
+		return FilesystemErrors{}, nil
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Join(d.sysfs, "dev/block", n.String()))
+	if err != nil {
+		return FilesystemErrors{}, err
+	}
+	dir = filepath.Join(d.sysfs, "fs/ext4", filepath.Base(dir))
+	var e FilesystemErrors
+	if e.Count, err = readInt(filepath.Join(dir, "errors_count")); err != nil || e.Count == 0 {
+		return FilesystemErrors{}, err
+	}
+	seconds, timeErr := readInt(filepath.Join(dir, "last_error_time"))
+	where, whereErr := readLine(filepath.Join(dir, "last_error_func"))
+	code, codeErr := readInt(filepath.Join(dir, "last_error_errcode"))
+	if errors.Is(codeErr, fs.ErrNotExist) {
+		codeErr = nil // kernels before 5.8
+	}
+	// EXT4_ERR_EFSBADCRC and EXT4_ERR_EFSCORRUPTED of the kernel's ext4.h.
+	e.Corrupt = code == 4 || code == 5
+	e.Where, e.Time = where, time.Unix(seconds, 0)
+	return e, errors.Join(timeErr, whereErr, codeErr)
+}
+
+// Alive is Devices'.
+func (d hostDevices) Alive(dir string) error { return alive(dir) }
