@@ -79,7 +79,9 @@ mount --rbind /proc /run/host/proc
 mount --bind /run/udev /run/host/run/udev
 exec datera-csi node --endpoint=unix:///run/datera-csi/csi.sock --host-exec=iscsid --host-root=/run/host --multipath=off -v=4
 END
-setsid unshare --mount --propagation unchanged sh -e /run/pod.sh </dev/null >>`+testbed.NodeLog+` 2>&1 &`)
+rm /run/datera-csi/csi.sock
+setsid unshare --mount --propagation unchanged sh -e /run/pod.sh </dev/null >>`+testbed.NodeLog+` 2>&1 &
+until [ -S /run/datera-csi/csi.sock ]; do sleep 0.2; done`)
 	must(t, w.Connect(ctx))
 	v, dir := attached(ctx, t, bed, "talos", testbed.Mount("xfs"))
 	sum := write(ctx, t, w, dir+"/data", 16)
@@ -93,7 +95,7 @@ setsid unshare --mount --propagation unchanged sh -e /run/pod.sh </dev/null >>`+
 	must(t, w.KillPlugin(ctx))
 	sh(ctx, t, w.Guest, `
 pkill -x iscsid; while pgrep -x iscsid; do sleep 0.1; done
-for tool in iscsiadm iscsid multipath multipathd; do umount $(command -v $tool); done
+for tool in $(awk '$4 == "/null" { print $5 }' /proc/self/mountinfo); do umount $tool; done
 umount /etc/iscsi /var/lib/kubelet`)
 	must(t, w.StartPlugin(ctx))
 }
