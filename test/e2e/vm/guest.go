@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,10 +37,13 @@ type Spec struct {
 	OnBoot   string // shell script that ends each boot, such as the start of daemons
 }
 
-// Disk is an empty disk of a guest, /dev/disk/by-id/virtio-NAME in it. It is sparse and survives restarts.
+// Disk is a disk of a guest, /dev/disk/by-id/virtio-NAME in it. It is empty and sparse, or what File is, and
+// survives restarts.
 type Disk struct {
-	Name  string // at most 20 characters
-	Bytes int64
+	Name     string // at most 20 characters
+	Bytes    int64  // of an empty one
+	File     string // a file of the host that the guest gets a copy of
+	ReadOnly bool   // the guest gets File itself and cannot change it
 }
 
 // Guest is one machine. Its file system survives Kill and Restart as that of a real machine does: what was
@@ -109,11 +113,8 @@ func (l *Lab) add(ctx context.Context, spec Spec) (*Guest, error) {
 }
 
 func (g *Guest) makeDisks(ctx context.Context) error {
-	for _, disk := range append([]Disk{{bootline.StateDisk, stateBytes}}, g.spec.Disks...) {
-		if err := os.WriteFile(g.diskFile(disk.Name), nil, 0o600); err != nil {
-			return err
-		}
-		if err := os.Truncate(g.diskFile(disk.Name), disk.Bytes); err != nil {
+	for _, disk := range append([]Disk{{Name: bootline.StateDisk, Bytes: stateBytes}}, g.spec.Disks...) {
+		if err := disk.make(ctx, g.diskFile(disk.Name)); err != nil {
 			return err
 		}
 	}
@@ -122,6 +123,24 @@ func (g *Guest) makeDisks(ctx context.Context) error {
 		return fmt.Errorf("mke2fs: %w: %s", err, out)
 	}
 	return nil
+}
+
+// make makes the file of a disk, unless that is one of the host's own.
+func (d Disk) make(ctx context.Context, path string) error {
+	switch {
+	case d.ReadOnly:
+		return nil
+	case d.File != "":
+		if out, err := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", d.File, path).CombinedOutput(); err != nil {
+			return fmt.Errorf("cp: %w: %s", err, out)
+		}
+		return nil
+	default:
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			return err
+		}
+		return os.Truncate(path, d.Bytes)
+	}
 }
 
 func (g *Guest) diskFile(name string) string { return filepath.Join(g.dir, name+".disk") }
@@ -172,7 +191,8 @@ func (g *Guest) powerOn() (*machine, error) {
 	defer output.Close() //nolint:errcheck // QEMU has its own
 	argv := g.qemuArgs()
 	qemu := exec.Command(argv[0], argv[1:]...)
-	qemu.ExtraFiles = []*os.File{far} // becomes descriptor 3
+	qemu.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for the harness, which asks guests for their logs
+	qemu.ExtraFiles = []*os.File{far}                     // becomes descriptor 3
 	qemu.Stdout, qemu.Stderr = output, output
 	if err := g.lab.Net.Start(qemu); err != nil {
 		return nil, errors.Join(err, near.Close())

@@ -181,6 +181,11 @@ func (l *Lab) Guest(name string) (*Guest, error) {
 	return nil, fmt.Errorf("no guest is named %q", name)
 }
 
+// ImageFile copies a file of the guests' image to a path of this host.
+func (l *Lab) ImageFile(ctx context.Context, name, path string) error {
+	return l.image.Extract(ctx, name, path)
+}
+
 // CollectLogs writes what is known of each guest to a directory of its own beneath dir.
 func (l *Lab) CollectLogs(ctx context.Context, dir string) error {
 	var all []error

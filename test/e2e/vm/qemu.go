@@ -59,7 +59,11 @@ func (g *Guest) qemuArgs() []string {
 	for _, d := range append([]Disk{{Name: bootline.StateDisk}}, g.spec.Disks...) {
 		// Unsafe means only that flushes do not reach the host's disk: a killed guest loses no more than a
 		// machine without power does.
-		args = append(args, disk(d.Name, g.diskFile(d.Name), "cache=unsafe,discard=unmap")...)
+		file, options := g.diskFile(d.Name), "cache=unsafe,discard=unmap"
+		if d.ReadOnly {
+			file, options = d.File, "readonly=on"
+		}
+		args = append(args, disk(d.Name, file, options)...)
 	}
 	for nic := range Networks {
 		args = append(args,

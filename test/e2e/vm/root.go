@@ -27,7 +27,7 @@ func BecomeRoot(ctx context.Context) error {
 	}
 	argv := append(slices.Clone(sudo), "-H", "env")
 	argv = append(argv, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	for _, key := range []string{"CI", "E2E_LOGS", "GOPROXY", "GOFLAGS", "GOTOOLCHAIN", "NO_COLOR", "TERM"} {
+	for _, key := range []string{"CI", "E2E_LOGS", "KEEP", "GOPROXY", "GOFLAGS", "GOTOOLCHAIN", "NO_COLOR", "TERM"} {
 		if value, ok := os.LookupEnv(key); ok {
 			argv = append(argv, key+"="+value)
 		}

@@ -115,6 +115,17 @@ func open(dir, key string) (*Image, error) {
 	}, nil
 }
 
+// Extract copies a file out of the root file system.
+func (i *Image) Extract(ctx context.Context, name, path string) error {
+	if _, err := run(ctx, "debugfs", "-R", "dump -p "+name+" "+path, i.Root); err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); err != nil { // debugfs ends well whatever it did
+		return fmt.Errorf("the image has no %s: %w", name, err)
+	}
+	return nil
+}
+
 // sweep removes what crashed builders left (the caller holds the lock, so none is alive) and images that
 // nobody has used for long.
 func sweep(cache string) error {

@@ -6,10 +6,11 @@ const Suite = "bookworm"
 // kernelPackage depends on the newest cloud kernel of the suite.
 const kernelPackage = "linux-image-cloud-amd64"
 
-// packages are what a storage host needs, beside Debian's minimal base.
+// packages are what a storage host needs, beside Debian's minimal base, and what runs pods on it.
 var packages = []string{
-	"busybox", "dmsetup", "e2fsprogs", "fdisk", "iproute2", "kmod", "lsscsi", "mount", "multipath-tools", "nftables",
+	"busybox-static", "dmsetup", "e2fsprogs", "fdisk", "iproute2", "kmod", "lsscsi", "mount", "multipath-tools", "nftables",
 	"open-iscsi", "procps", "sg3-utils", "socat", "strace", "udev", "util-linux", "xfsprogs",
+	"containernetworking-plugins", "runc",
 }
 
 // excluded paths are never unpacked.
@@ -19,9 +20,10 @@ var excluded = []string{
 }
 
 // pruned paths are needed while packages are installed but not while the guest runs. Perl, Python and ICU
-// come with tools that guests do not call (xfs_scrub, lsb).
+// come with tools that guests do not call (xfs_scrub, lsb); of the network plugins, pods here need three.
 var pruned = []string{
-	"boot", "usr/bin/perl*", "usr/bin/python3*", "usr/lib/apt", "usr/lib/klibc*", "usr/lib/locale", "usr/lib/python3*",
+	"boot", "usr/bin/perl*", "usr/bin/python3*", "usr/lib/apt", "usr/lib/cni/[^bhl]*", "usr/lib/cni/bandwidth",
+	"usr/lib/cni/host-device", "usr/lib/klibc*", "usr/lib/locale", "usr/lib/python3*",
 	"usr/lib/udev/hwdb.bin", "usr/lib/udev/hwdb.d", "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/x86_64-linux-gnu/libapt*",
 	"usr/lib/x86_64-linux-gnu/libicu*", "usr/lib/x86_64-linux-gnu/libperl*", "usr/lib/x86_64-linux-gnu/perl*",
 	"usr/sbin/xfs_scrub*", "usr/share/initramfs-tools", "usr/share/keyrings", "usr/share/perl*", "usr/share/python3",
