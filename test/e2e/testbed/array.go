@@ -21,7 +21,8 @@ import (
 // dataBytes is the array's capacity for real bytes; volumes are sparse, so the disk may be smaller than they are.
 const dataBytes = 64 << 30
 
-func arraySpec() vm.Spec {
+// ArraySpec is the guest that plays the array.
+func ArraySpec() vm.Spec {
 	return vm.Spec{
 		Name: "array", MemoryMB: 2048,
 		Disks:  []vm.Disk{{Name: "data", Bytes: dataBytes}},
@@ -33,17 +34,19 @@ func arraySpec() vm.Spec {
 type Array struct {
 	*vm.Guest
 
-	bed      *Bed
+	lab      *vm.Lab
 	Backends string // directory on this host for --backends-dir
 }
 
-// install starts datera-sim and fetches the backend directory that it offers.
-func (a *Array) install(ctx context.Context) error {
-	if err := a.PutFile(ctx, filepath.Join(a.bed.bin, "datera-sim"), "/usr/local/bin/datera-sim"); err != nil {
-		return err
+// StartArray starts datera-sim, which is that file of this host, in a guest made to ArraySpec, and fetches the
+// backend directory that it offers.
+func StartArray(ctx context.Context, lab *vm.Lab, guest *vm.Guest, sim string, cfg Config) (*Array, error) {
+	a := &Array{Guest: guest, lab: lab}
+	if err := a.PutFile(ctx, sim, "/usr/local/bin/datera-sim"); err != nil {
+		return nil, err
 	}
 	access := fmt.Sprintf("--access-ip=%s --access-ip=%s", a.Addr(0), a.Addr(1))
-	if a.bed.cfg.SinglePath {
+	if cfg.SinglePath {
 		access = fmt.Sprintf("--access-ip=%s", a.Addr(0))
 	}
 	script := fmt.Sprintf(`#!/bin/sh -e
@@ -51,14 +54,14 @@ data=/dev/disk/by-id/virtio-data
 blkid -p $data >/dev/null 2>&1 || mkfs.xfs -q -K $data
 mountpoint -q /data || { mkdir -p /data; mount $data /data; }
 setsid datera-sim --lio --data-dir=/data --backends-dir=/data/backends --endpoint=https://%s:7718 %s %s </dev/null >>/var/log/datera-sim.log 2>&1 &
-`, a.Addr(0), access, strings.Join(a.bed.cfg.ArrayFlags, " "))
+`, a.Addr(0), access, strings.Join(cfg.ArrayFlags, " "))
 	if err := a.Put(ctx, strings.NewReader(script), "/etc/testbed", 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := a.Run(ctx, "/etc/testbed"); err != nil {
-		return fmt.Errorf("start the array: %w", err)
+		return nil, fmt.Errorf("start the array: %w", err)
 	}
-	return a.fetchBackend(ctx)
+	return a, a.fetchBackend(ctx)
 }
 
 // fetchBackend copies the directory that datera-sim wrote, once the array answers.
@@ -66,7 +69,7 @@ func (a *Array) fetchBackend(ctx context.Context) error {
 	if err := a.Ready(ctx); err != nil {
 		return err
 	}
-	a.Backends = filepath.Join(a.bed.VM.Dir, "backends")
+	a.Backends = filepath.Join(a.lab.Dir, "backends")
 	dir := filepath.Join(a.Backends, "default")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -125,7 +128,7 @@ func (a *Array) client() (*http.Client, string, error) {
 		return nil, "", errors.New("the array's ca.crt holds no certificate")
 	}
 	transport := &http.Transport{
-		DialContext:     a.bed.VM.Net.DialContext,
+		DialContext:     a.lab.Net.DialContext,
 		TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 	}
 	return &http.Client{Transport: transport, Timeout: 30 * time.Second}, a.file("endpoint"), nil

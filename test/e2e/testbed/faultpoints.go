@@ -12,7 +12,7 @@ const faultPoints = "/run/faultpoints"
 
 // FaultPoints are the steps of the node's work at which it can be killed or held.
 func FaultPoints() ([]string, error) {
-	root, err := moduleRoot()
+	root, err := ModuleRoot()
 	if err != nil {
 		return nil, err
 	}

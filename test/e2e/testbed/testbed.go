@@ -51,7 +51,7 @@ func Start(ctx context.Context, lab *vm.Lab, cfg Config) (*Bed, error) {
 		cfg.Progress = io.Discard
 	}
 	b := &Bed{VM: lab, cfg: cfg, bin: filepath.Join(lab.Dir, "bin")}
-	specs := []vm.Spec{arraySpec()}
+	specs := []vm.Spec{ArraySpec()}
 	for i := range cfg.Workers {
 		specs = append(specs, workerSpec(i+1))
 	}
@@ -65,16 +65,15 @@ func Start(ctx context.Context, lab *vm.Lab, cfg Config) (*Bed, error) {
 	if err := both.Wait(); err != nil {
 		return nil, err
 	}
-	b.Array = &Array{Guest: guests[0], bed: b}
 	for _, g := range guests[1:] {
 		b.Workers = append(b.Workers, &Worker{Guest: g, bed: b})
 	}
 	services, servicesCtx := errgroup.WithContext(ctx)
 	services.Go(func() error {
-		if err := b.Array.install(servicesCtx); err != nil {
+		var err error
+		if b.Array, err = StartArray(servicesCtx, lab, guests[0], filepath.Join(b.bin, "datera-sim"), cfg); err != nil {
 			return err
 		}
-		var err error
 		b.Controller, err = b.startController(servicesCtx)
 		return err
 	})
@@ -87,20 +86,24 @@ func Start(ctx context.Context, lab *vm.Lab, cfg Config) (*Bed, error) {
 	return b, nil
 }
 
-// build makes static binaries of this checkout.
 func (b *Bed) build(ctx context.Context) error {
-	root, err := moduleRoot()
+	var tags string
+	if b.cfg.FaultPoints {
+		tags = "faultpoints"
+	}
+	return Build(ctx, b.bin, "./cmd/...", tags)
+}
+
+// Build makes static binaries of this checkout in a directory, with build tags.
+func Build(ctx context.Context, dir, packages, tags string) error {
+	root, err := ModuleRoot()
 	if err != nil {
 		return err
 	}
 	flags := fmt.Sprintf("-s -w -X main.version=%s -X main.commit=%s",
 		git(ctx, root, "describe", "--tags", "--always", "--dirty"), git(ctx, root, "rev-parse", "HEAD"))
-	var tags string
-	if b.cfg.FaultPoints {
-		tags = "faultpoints"
-	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", tags,
-		"-ldflags", flags, "-o", b.bin+string(filepath.Separator), "./cmd/...")
+		"-ldflags", flags, "-o", dir+string(filepath.Separator), packages)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -118,8 +121,8 @@ func git(ctx context.Context, root string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// moduleRoot is the directory of go.mod, wherever in the checkout this process runs.
-func moduleRoot() (string, error) {
+// ModuleRoot is the directory of go.mod, wherever in the checkout this process runs.
+func ModuleRoot() (string, error) {
 	_, file, _, ok := runtime.Caller(0)
 	if root := filepath.Join(filepath.Dir(file), "..", "..", ".."); ok && filepath.IsAbs(file) {
 		return root, nil

@@ -23,8 +23,8 @@ const (
 	NodeLog    = "/var/log/datera-csi.log"
 )
 
-// multipathConf is what docs recommend: queueing ends, so that nothing hangs for ever.
-const multipathConf = `defaults {
+// MultipathConf is what docs recommend: queueing ends, so that nothing hangs for ever.
+const MultipathConf = `defaults {
 	user_friendly_names no
 	find_multipaths no
 	polling_interval 2
@@ -80,7 +80,7 @@ pgrep -x iscsid >/dev/null || iscsid
 mkdir -p %s
 setsid datera-csi node --host-exec=direct --endpoint=unix://%s --record-dir=%s -v=4 %s </dev/null >>%s 2>&1 &
 `, multipathd, filepath.Dir(nodeSocket), nodeSocket, Records, strings.Join(w.bed.cfg.NodeFlags, " "), NodeLog)
-	for path, content := range map[string]string{"/etc/multipath.conf": multipathConf, "/etc/testbed": script} {
+	for path, content := range map[string]string{"/etc/multipath.conf": MultipathConf, "/etc/testbed": script} {
 		if err := w.Put(ctx, strings.NewReader(content), path, 0o755); err != nil {
 			return err
 		}
@@ -140,17 +140,22 @@ func (w *Worker) Reboot(ctx context.Context) error {
 
 // Leftovers are sessions, disks, maps, node database entries, mounts and records that exist.
 func (w *Worker) Leftovers(ctx context.Context) ([]string, error) {
-	out, err := w.Shell(ctx, `
+	return GuestLeftovers(ctx, w.Guest, "kubelet|/dev/sd|/dev/mapper|/dev/dm-")
+}
+
+// GuestLeftovers are those of a guest with the plugin; an extended regular expression tells its mounts.
+func GuestLeftovers(ctx context.Context, g *vm.Guest, mounts string) ([]string, error) {
+	out, err := g.Shell(ctx, `
 for s in /sys/class/iscsi_session/*; do [ -e "$s" ] && echo "session $(cat $s/targetname)"; done
 for d in /sys/block/sd*; do [ -e "$d" ] && echo "disk ${d##*/}"; done
 for m in /sys/block/dm-*/dm/uuid; do [ -e "$m" ] && grep -H mpath- $m; done
 for d in /etc/iscsi/nodes /var/lib/iscsi/nodes; do [ -d $d ] && find $d -mindepth 1 -maxdepth 1; done
-grep -E 'kubelet|/dev/sd|/dev/mapper|/dev/dm-' /proc/mounts || true
+grep -E '`+mounts+`' /proc/mounts || true
 find `+Records+` -type f 2>/dev/null; true`)
 	if err != nil {
 		return nil, err
 	}
-	return lines(w.Name+": ", out), nil
+	return lines(g.Name+": ", out), nil
 }
 
 func lines(prefix string, out []byte) []string {
