@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/datera-csi/datera-csi/test/e2e/tell"
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 	"github.com/datera-csi/datera-csi/test/e2e/vm"
 )
@@ -41,22 +42,22 @@ func run(ctx context.Context) (err error) {
 	if err = vm.BecomeRoot(ctx); err != nil {
 		return err
 	}
-	tell := newTeller(os.Stdout)
-	tell.title("datera-csi: a PersistentVolume on a Datera array, from CreateVolume to a mounted xfs",
+	teller := tell.New(os.Stdout)
+	teller.Title("datera-csi: a PersistentVolume on a Datera array, from CreateVolume to a mounted xfs",
 		"Three QEMU guests on a private network: an array (datera-sim and the Linux kernel's",
 		"iSCSI target) and two workers (open-iscsi, multipathd and the plugin).")
-	tell.step("The machines boot")
-	lab, err := vm.Open(ctx, vm.Config{Progress: tell})
+	teller.Step("The machines boot")
+	lab, err := vm.Open(ctx, vm.Config{Progress: teller})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lab.Close()) }()
-	bed, err := testbed.Start(ctx, lab, testbed.Config{Progress: tell})
+	bed, err := testbed.Start(ctx, lab, testbed.Config{Progress: teller})
 	if err != nil {
 		return errors.Join(err, saveLogs(ctx, lab.CollectLogs))
 	}
 	defer func() { err = errors.Join(err, bed.Close()) }()
-	s := &story{tell: tell, bed: bed, one: bed.Workers[0], two: bed.Workers[1]}
+	s := &story{tell: teller, bed: bed, one: bed.Workers[0], two: bed.Workers[1]}
 	if err = s.play(ctx); err != nil {
 		return errors.Join(err, saveLogs(ctx, bed.CollectLogs))
 	}

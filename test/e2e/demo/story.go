@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/datera-csi/datera-csi/test/e2e/tell"
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 )
 
@@ -21,7 +22,7 @@ const (
 
 // story is the demonstration: chapters in order, each real.
 type story struct {
-	tell     *teller
+	tell     *tell.Teller
 	bed      *testbed.Bed
 	one, two *testbed.Worker
 	volumes  []*testbed.Volume
@@ -36,7 +37,7 @@ func (s *story) play(ctx context.Context) error {
 			return err
 		}
 	}
-	s.tell.printf("\n%s", s.tell.paint(bold, fmt.Sprintf("All of it took %.0f s.", time.Since(s.tell.began).Seconds())))
+	s.tell.Ended()
 	return nil
 }
 
@@ -46,7 +47,7 @@ func (s *story) shell(ctx context.Context, w *testbed.Worker, command string) (s
 	if err != nil {
 		return "", err
 	}
-	s.tell.output(w.Name, command, out)
+	s.tell.Output(w.Name, command, out)
 	return string(out), nil
 }
 
@@ -63,14 +64,14 @@ func (s *story) calls(all ...call) error {
 		if err := c.do(); err != nil {
 			return err
 		}
-		s.tell.call(c.name, c.what, time.Since(began))
+		s.tell.Call(c.name, c.what, time.Since(began))
 	}
 	return nil
 }
 
 func (s *story) introduce(ctx context.Context) error {
 	for _, w := range []*testbed.Worker{s.one, s.two} {
-		s.tell.say("%s is ready; its node id is its initiator, %s", w.Name, w.ID)
+		s.tell.Say("%s is ready; its node id is its initiator, %s", w.Name, w.ID)
 	}
 	_, err := s.shell(ctx, s.one, "datera-csi version | head -n 3")
 	return err
@@ -78,7 +79,7 @@ func (s *story) introduce(ctx context.Context) error {
 
 // provision creates and attaches the volumes of a StatefulSet of two.
 func (s *story) provision(ctx context.Context) error {
-	s.tell.step("A StatefulSet of two asks for two volumes of 100 GiB with three replicas")
+	s.tell.Step("A StatefulSet of two asks for two volumes of 100 GiB with three replicas")
 	for i := range 2 {
 		if err := s.bringUp(ctx, i); err != nil {
 			return err
@@ -118,7 +119,7 @@ func (s *story) bringTo(ctx context.Context, i int, w *testbed.Worker) error {
 
 // look shows the devices as the 2016 article did.
 func (s *story) look(ctx context.Context) error {
-	s.tell.step("What the worker sees")
+	s.tell.Step("What the worker sees")
 	disks, err := s.shell(ctx, s.one, "lsscsi")
 	if err != nil {
 		return err
@@ -145,7 +146,7 @@ func (s *story) data(i int) string {
 
 // write is what the pod does; its data is synced, as a database's is.
 func (s *story) write(ctx context.Context) error {
-	s.tell.step("Pod 0 writes")
+	s.tell.Step("Pod 0 writes")
 	if _, err := s.one.Shell(ctx, fmt.Sprintf("dd if=/dev/urandom of=%s bs=%d count=1 conv=fsync status=none", s.data(0), dataBytes)); err != nil {
 		return err
 	}
@@ -154,7 +155,7 @@ func (s *story) write(ctx context.Context) error {
 		return err
 	}
 	s.checksum = sum
-	s.tell.say("8 MiB of random data, SHA-256 %s", sum)
+	s.tell.Say("8 MiB of random data, SHA-256 %s", sum)
 	return nil
 }
 
@@ -165,7 +166,7 @@ func (s *story) sum(ctx context.Context, w *testbed.Worker) (string, error) {
 }
 
 func (s *story) scale(ctx context.Context) error {
-	s.tell.step("The StatefulSet is scaled to three: the third volume comes to life")
+	s.tell.Step("The StatefulSet is scaled to three: the third volume comes to life")
 	if err := s.bringUp(ctx, 2); err != nil {
 		return err
 	}
@@ -175,7 +176,7 @@ func (s *story) scale(ctx context.Context) error {
 
 // move is what happens when pod 0 is scheduled to the other worker.
 func (s *story) move(ctx context.Context) error {
-	s.tell.step("Pod 0 moves to %s, and its data comes along", s.two.Name)
+	s.tell.Step("Pod 0 moves to %s, and its data comes along", s.two.Name)
 	v := s.volumes[0]
 	err := s.calls(
 		call{"NodeUnpublishVolume", claim(0) + " on " + s.one.Name, func() error { return s.one.UnpublishFrom(ctx, v, pod(0)) }},
@@ -195,20 +196,20 @@ func (s *story) move(ctx context.Context) error {
 	if sum != s.checksum {
 		return fmt.Errorf("the data has changed: SHA-256 %s, was %s", sum, s.checksum)
 	}
-	s.tell.proved("%s reads SHA-256 %s, the same", s.two.Name, sum)
+	s.tell.Proved("%s reads SHA-256 %s, the same", s.two.Name, sum)
 	return nil
 }
 
 // fence shows that a worker without admission gets nowhere, however it tries: by
 // the front door of the array, and with a session that it kept.
 func (s *story) fence(ctx context.Context) error {
-	s.tell.step("%s can write to it no more", s.one.Name)
+	s.tell.Step("%s can write to it no more", s.one.Name)
 	v := s.volumes[0]
 	_, err := s.bed.Publish(ctx, v, s.one)
 	if status.Code(err) != codes.FailedPrecondition {
 		return fmt.Errorf("publishing to a second node answered %w, want FailedPrecondition", err)
 	}
-	s.tell.say("ControllerPublishVolume: %s", status.Convert(errors.Unwrap(err)).Message())
+	s.tell.Say("ControllerPublishVolume: %s", status.Convert(errors.Unwrap(err)).Message())
 	if err := s.frontDoor(ctx); err != nil {
 		return err
 	}
@@ -226,11 +227,11 @@ func (s *story) frontDoor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.tell.output(s.one.Name, "iscsiadm -m node -T "+target+" --login", out)
+	s.tell.Output(s.one.Name, "iscsiadm -m node -T "+target+" --login", out)
 	if !strings.Contains(string(out), "exit status 24") {
 		return errors.New("the array let a worker in that it must not admit")
 	}
-	s.tell.proved("the array refuses its login")
+	s.tell.Proved("the array refuses its login")
 	return nil
 }
 
@@ -238,7 +239,7 @@ func (s *story) frontDoor(ctx context.Context) error {
 // node does not: pod 1's volume is unpublished while it is mounted and written to.
 func (s *story) keptSession(ctx context.Context) error {
 	v := s.volumes[1]
-	s.tell.say("Now %s is lost while pod 1 runs: nothing is unmounted, and its pod starts elsewhere.", s.one.Name)
+	s.tell.Say("Now %s is lost while pod 1 runs: nothing is unmounted, and its pod starts elsewhere.", s.one.Name)
 	err := s.calls(call{"ControllerUnpublishVolume", v.ID + ", still mounted", func() error { return s.bed.Unpublish(ctx, v, s.one) }})
 	if err != nil {
 		return err
@@ -251,14 +252,14 @@ func (s *story) keptSession(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.tell.output(s.one.Name, "dd if=/dev/zero of=.../data bs=4k count=1 conv=fsync", out)
+	s.tell.Output(s.one.Name, "dd if=/dev/zero of=.../data bs=4k count=1 conv=fsync", out)
 	if strings.Contains(string(out), "exit status 0") {
 		return errors.New("a fenced worker wrote to the volume")
 	}
 	if _, err := s.two.Shell(ctx, "touch "+s.data(1)+" && sync -f "+s.data(1)); err != nil {
 		return fmt.Errorf("the new worker cannot write: %w", err)
 	}
-	s.tell.proved("%s hears an I/O error, %s writes", s.one.Name, s.two.Name)
+	s.tell.Proved("%s hears an I/O error, %s writes", s.one.Name, s.two.Name)
 	return nil
 }
 
@@ -282,7 +283,7 @@ func (s *story) target(ctx context.Context, v *testbed.Volume) (string, error) {
 
 // tidy deletes everything, and looks for what is left.
 func (s *story) tidy(ctx context.Context) error {
-	s.tell.step("Everything is deleted")
+	s.tell.Step("Everything is deleted")
 	if err := s.letGo(ctx); err != nil {
 		return err
 	}
@@ -298,7 +299,7 @@ func (s *story) tidy(ctx context.Context) error {
 	if len(left) > 0 {
 		return fmt.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
 	}
-	s.tell.proved("the array is empty; no session, disk, map, node entry, record or mount is left on either worker")
+	s.tell.Proved("the array is empty; no session, disk, map, node entry, record or mount is left on either worker")
 	return nil
 }
 
