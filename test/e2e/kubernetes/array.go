@@ -1,0 +1,79 @@
+package kubernetes
+
+import (
+	"context"
+	"net/http"
+	"path"
+
+	"github.com/datera-csi/datera-csi/test/e2e/testbed"
+	"github.com/datera-csi/datera-csi/test/e2e/vm"
+)
+
+// Access is who may use a volume, and at which target.
+type Access struct {
+	IQN        string
+	Initiators []string // those that the array admits
+}
+
+// AccessOf asks the array who may use the volume of an app instance.
+func (c *Cluster) AccessOf(ctx context.Context, app string) (Access, error) {
+	var storage struct {
+		Access struct {
+			IQN string `json:"iqn"`
+		} `json:"access"`
+		Policy struct {
+			Initiators []struct {
+				Path string `json:"path"`
+			} `json:"initiators"`
+		} `json:"acl_policy"`
+	}
+	if err := c.Array.REST(ctx, http.MethodGet, "/app_instances/"+app+"/storage_instances/storage-1", nil, &storage); err != nil {
+		return Access{}, err
+	}
+	access := Access{IQN: storage.Access.IQN}
+	for _, initiator := range storage.Policy.Initiators {
+		access.Initiators = append(access.Initiators, path.Base(initiator.Path))
+	}
+	return access, nil
+}
+
+// MakeApp makes an app instance with one volume, as an administrator of the array does.
+func (c *Cluster) MakeApp(ctx context.Context, app string, sizeGiB int) error {
+	var made struct{}
+	return c.Array.REST(ctx, http.MethodPost, "/app_instances", map[string]any{
+		"name": app, "create_mode": "kubernetes", "access_control_mode": "deny_all",
+		"storage_instances": []any{map[string]any{
+			"name":    "storage-1",
+			"volumes": []any{map[string]any{"name": "volume-1", "size": sizeGiB, "replica_count": 3}},
+		}},
+	}, &made)
+}
+
+// DeleteApp deletes an app instance.
+func (c *Cluster) DeleteApp(ctx context.Context, app string) error {
+	var gone struct{}
+	if err := c.Array.REST(ctx, http.MethodPut, "/app_instances/"+app, map[string]any{"admin_state": "offline"}, &gone); err != nil {
+		return err
+	}
+	return c.Array.REST(ctx, http.MethodDelete, "/app_instances/"+app, struct{}{}, &gone)
+}
+
+// Leftovers says what is left of volumes on the array and on every worker: nothing, after all were deleted.
+func (c *Cluster) Leftovers(ctx context.Context) ([]string, error) {
+	left, err := c.Array.Leftovers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range c.Workers {
+		more, err := leftoversOn(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		left = append(left, more...)
+	}
+	return left, nil
+}
+
+func leftoversOn(ctx context.Context, w *vm.Guest) ([]string, error) {
+	return testbed.GuestLeftovers(ctx, w, `/kubernetes.io/csi/|/dev/sd|/dev/mapper|/dev/dm-`)
+}
