@@ -150,6 +150,12 @@ func TestListShowsTheACLAsItIs(t *testing.T) {
 	if e := l.list(t, 0, "").GetEntries()[0]; len(e.GetStatus().GetPublishedNodeIds()) != 0 {
 		t.Errorf("taken out of the ACL by hand and still published: %v", e)
 	}
+	if _, err := l.publish(t.Context(), id, node1); err != nil { // as the attacher then does
+		t.Fatal(err)
+	}
+	if e := l.list(t, 0, "").GetEntries()[0]; !slices.Equal(e.GetStatus().GetPublishedNodeIds(), []string{node1}) {
+		t.Errorf("published again, and listed as %v", e)
+	}
 }
 
 func TestListLeavesOutWhatIsNotOurs(t *testing.T) {

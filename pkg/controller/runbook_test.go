@@ -158,3 +158,46 @@ func TestPruningNeedsEveryPage(t *testing.T) {
 		t.Errorf("(-got +want):\n%s", diff)
 	}
 }
+
+// FM 10: names that several nodes have are found, whatever their case.
+func TestRunbookFindsSharedInitiators(t *testing.T) {
+	said := start(t).runbook(t, "operate-initiators.md", `kubectl() { cat <<'EOF'
+{"items": [
+  {"metadata": {"name": "a"}, "spec": {"drivers": [{"name": "dsp.csi.daterainc.io", "nodeID": "iqn.2001-01.com.example:x"}]}},
+  {"metadata": {"name": "b"}, "spec": {"drivers": [{"name": "dsp.csi.daterainc.io", "nodeID": "iqn.2001-01.com.example:y"}]}},
+  {"metadata": {"name": "c"}, "spec": {"drivers": [{"name": "other", "nodeID": "iqn.2001-01.com.example:y"},
+                                                   {"name": "dsp.csi.daterainc.io", "nodeID": "iqn.2001-01.com.example:X"}]}},
+  {"metadata": {"name": "d"}, "spec": {"drivers": null}}]}
+EOF
+}
+shared_names`)
+	if want := "iqn.2001-01.com.example:x: a, c\n"; said != want {
+		t.Errorf("got %q, want %q", said, want)
+	}
+}
+
+// FM 33: what no PersistentVolume names is listed, and nothing when the cluster or
+// the array is not heard to the end.
+func TestRunbookListsOrphans(t *testing.T) {
+	l := start(t)
+	for i := range 4 {
+		l.create(t, fmt.Sprint("pvc-", i))
+	}
+	l.api(t, http.MethodPost, "/app_instances", map[string]any{"name": "foreign", "storage_instances": []any{}}, nil)
+	said := l.runbook(t, "operate-retained-volumes.md", `kubectl() { cat <<'EOF'
+{"items": [
+  {"spec": {"csi": {"driver": "dsp.csi.daterainc.io", "volumeHandle": "CSI-pvc-0"}}},
+  {"spec": {"csi": {"driver": "dsp.csi.daterainc.io", "volumeHandle": "east/CSI-pvc-1"}}},
+  {"spec": {"csi": {"driver": "other", "volumeHandle": "CSI-pvc-2"}}},
+  {"spec": {"nfs": {}}}]}
+EOF
+}
+orphans
+echo east; orphans east
+kubectl() { return 1; }
+orphans || echo "no cluster"`)
+	want := "CSI-pvc-1\nCSI-pvc-2\nCSI-pvc-3\neast\nCSI-pvc-0\nCSI-pvc-2\nCSI-pvc-3\nno cluster\n"
+	if diff := cmp.Diff(said, want); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+}
