@@ -54,11 +54,17 @@ func (l login) all(ctx context.Context) error {
 	if !slices.Contains(errs, nil) {
 		return together(errs...)
 	}
-	if err := together(errs...); err != nil {
-		klog.FromContext(ctx).Info("Not every portal could be reached, going on with the others", "target", l.target.IQN, "err", err)
+	for n, err := range errs {
+		if err != nil {
+			klog.FromContext(ctx).Info("A portal could not be reached, going on with the others", "reason", ReasonDegraded, "target", l.target.IQN, "portal", portals[n], "err", err)
+		}
 	}
 	return nil
 }
+
+// ReasonDegraded is the word by which logs, and what reads them, know that a LUN
+// has fewer paths than its array promised.
+const ReasonDegraded = "DegradedPaths"
 
 // one is content with one live session, the one whose disk is in use above all.
 func (l login) one(ctx context.Context) error {
@@ -126,6 +132,11 @@ func (l login) open(ctx context.Context, portal netip.AddrPort) error {
 		return err
 	}
 	faultpoint.At("attach: node record made")
+	return l.enter(ctx, portal)
+}
+
+// enter logs in by the node record that is there.
+func (l login) enter(ctx context.Context, portal netip.AddrPort) error {
 	if err := l.admin.login(ctx, l.target.IQN, portal, l.cfg.LoginTimeout); err != nil {
 		return err
 	}

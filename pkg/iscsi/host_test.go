@@ -614,7 +614,7 @@ func (h *host) set(rel, value string) error {
 			}
 		}
 		return nil
-	case "recovery_tmo":
+	case "recovery_tmo", "state":
 		h.write(rel, value+"\n")
 		return nil
 	}

@@ -1,0 +1,210 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// ErrNoRecord says that a login is impossible because no node record of the target
+// is left, and only that record knew whether a secret is needed, and which.
+var ErrNoRecord = errors.New("no node record of the target is left to log in by")
+
+// Mended is what Heal did, and what it could not do.
+type Mended struct {
+	LoggedIn []netip.AddrPort
+	Failed   map[netip.AddrPort]error // logins
+	Scanned  []netip.AddrPort         // sessions that were made to show the LUN
+	Revived  []string                 // disks that the kernel had given up
+	Joined   []string                 // disks that the map took up
+	Resumed  string                   // the map that was suspended
+}
+
+// Heal adds what an attached LUN lacks: the sessions to the portals named, as far
+// as they are promised; the LUN behind sessions that do not show it; the paths that
+// its map lacks; and it resumes a map that stays suspended. It takes nothing away:
+// no session, disk or map ends by it (FM 20). Without a map only disks that the
+// kernel gave up are revived.
+//
+// The secrets of a login are those of the node records that Attach made.
+func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort) (Mended, error) {
+	if err := t.checkPromise(); err != nil {
+		return Mended{}, err
+	}
+	unlock, err := i.targets.lock(ctx, t.IQN)
+	if err != nil {
+		return Mended{}, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+	}
+	defer unlock()
+	before, err := i.Inspect(ctx, t)
+	if err != nil || !before.Mendable() {
+		return Mended{}, err
+	}
+	var done Mended
+	reviveErr := i.revive(ctx, t, &done)
+	if before.Map == "" {
+		return done, reviveErr
+	}
+	resumeErr := i.resume(ctx, t, before, &done)
+	i.rejoin(ctx, t, slices.DeleteFunc(slices.Clone(portals), func(p netip.AddrPort) bool { return !slices.Contains(before.Missing, p) }), &done)
+	return done, together(reviveErr, resumeErr, i.show(ctx, t, &done), i.combine(ctx, t, &done))
+}
+
+// revive lets the kernel use disks again that it gave up after errors, now that
+// their session works. Multipathd asks a path before it sends anything down it.
+func (i *Initiator) revive(ctx context.Context, t Target, done *Mended) error {
+	disks, _, err := i.liveDisks(t)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range disks {
+		if !d.offline() {
+			continue
+		}
+		if err := i.set(ctx, filepath.Join(d.dir, "state"), "running"); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		done.Revived = append(done.Revived, d.name)
+	}
+	return together(errs...)
+}
+
+// resume wakes a map that stays suspended. Multipathd suspends a map for a moment
+// whenever it changes it, so a moment is waited for first.
+func (i *Initiator) resume(ctx context.Context, t Target, s Shape, done *Mended) error {
+	const moment = 3 * time.Second
+	if !s.Suspended {
+		return nil
+	}
+	var m dmap
+	ok, err := until(ctx, min(moment, i.cfg.MapTimeout/2), func() (bool, error) {
+		var err error
+		m, err = readMap(filepath.Join(i.sysfs.root, "block", s.Map))
+		return err == nil && !m.suspended || gone(err), ignoreGone(err)
+	})
+	if err != nil || ok {
+		return err
+	}
+	if m.wwid != lioWWID(t.Serial) {
+		return fmt.Errorf("%w: map %s is suspended, and it is of %s, not of the LUN", ErrForeign, m.name, m.wwid)
+	}
+	if err := i.wake(ctx, m); err != nil {
+		return err
+	}
+	done.Resumed = m.name
+	return nil
+}
+
+// rejoin logs in to portals by the node records that are there.
+func (i *Initiator) rejoin(ctx context.Context, t Target, portals []netip.AddrPort, done *Mended) {
+	errs := make([]error, len(portals))
+	var wait sync.WaitGroup
+	for n, p := range portals {
+		wait.Go(func() { errs[n] = i.relogin(ctx, t, p) })
+	}
+	wait.Wait()
+	for n, p := range portals {
+		if errs[n] == nil {
+			done.LoggedIn = append(done.LoggedIn, p)
+			continue
+		}
+		if done.Failed == nil {
+			done.Failed = make(map[netip.AddrPort]error)
+		}
+		done.Failed[p] = errs[n]
+	}
+}
+
+// relogin uses the portal's node record; when that is gone or cut, one is made
+// after the record of another portal of the target, which knows the same secrets.
+func (i *Initiator) relogin(ctx context.Context, t Target, portal netip.AddrPort) error {
+	all, err := i.admin.records.list(t.IQN)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(r record) bool { return !r.sound(t.IQN) })
+	l := login{Initiator: i, target: t, replacement: replacementUnderMap}
+	if slices.ContainsFunc(all, func(r record) bool { return r.portal == portal }) {
+		return l.enter(ctx, portal)
+	}
+	if len(all) == 0 {
+		return fmt.Errorf("log in to %s at %s: %w; it comes back when the volume is staged again", t.IQN, portal, ErrNoRecord)
+	}
+	l.auth = all[0].auth()
+	return l.open(ctx, portal)
+}
+
+// auth reads the secrets that a node record logs in with; nil when it uses none.
+func (r record) auth() *CHAP {
+	if value(r.text, "node.session.auth.authmethod") != "CHAP" {
+		return nil
+	}
+	return &CHAP{
+		User: value(r.text, "node.session.auth.username"), Password: value(r.text, "node.session.auth.password"),
+		UserIn: value(r.text, "node.session.auth.username_in"), PasswordIn: value(r.text, "node.session.auth.password_in"),
+	}
+}
+
+// show makes live sessions show the LUN, and nothing else.
+func (i *Initiator) show(ctx context.Context, t Target, done *Mended) error {
+	_, blind, err := i.liveDisks(t)
+	if err != nil || len(blind) == 0 {
+		return err
+	}
+	if err = i.scan(ctx, blind, t.LUN); err != nil {
+		return err
+	}
+	var still []session
+	_, err = until(ctx, i.cfg.DiskTimeout/4, func() (bool, error) {
+		var lookErr error
+		_, still, lookErr = i.liveDisks(t)
+		return len(still) == 0, lookErr
+	})
+	for _, s := range blind {
+		if slices.ContainsFunc(still, func(x session) bool { return x.id == s.id }) {
+			err = together(err, fmt.Errorf("%w: %s shows no LUN %d of %s", ErrUnavailable, s, t.LUN, t.IQN))
+			continue
+		}
+		done.Scanned = append(done.Scanned, s.portal)
+	}
+	return err
+}
+
+// combine sees to it that the map has every path that proves to be the LUN. A disk
+// that answers as another LUN is reported and left alone.
+func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
+	before, err := i.Inspect(ctx, t)
+	if err != nil || len(before.Apart) == 0 {
+		return err
+	}
+	disks, _, err := i.liveDisks(t)
+	if err != nil {
+		return err
+	}
+	paths := i.examine(ctx, slices.DeleteFunc(disks, func(d disk) bool { return !slices.Contains(before.Apart, d.name) }))
+	if others := strangers(t, paths); len(others) > 0 {
+		return others[0].stranger(t)
+	}
+	if paths, err = i.answering(t, paths); err != nil {
+		return err
+	}
+	m, err := i.gather(ctx, t, paths)
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		if !slices.Contains(m.slaves, p.name) {
+			err = together(err, fmt.Errorf("%w: multipathd does not take %s up into map %s; see its log", ErrUnavailable, p.name, m.name))
+			continue
+		}
+		done.Joined = append(done.Joined, p.name)
+	}
+	return err
+}

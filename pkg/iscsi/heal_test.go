@@ -1,0 +1,288 @@
+package iscsi_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+const exitTimeout = 8
+
+// degraded attaches target A while its second portal is dead, and brings the
+// portal back.
+func degraded(t *testing.T, h *host, i *iscsi.Initiator, auth *iscsi.CHAP) {
+	t.Helper()
+	dead := portals()[1]
+	h.login[dead] = exitTimeout
+	if _, err := i.Attach(t.Context(), targetA(), auth); err != nil {
+		t.Fatal(err)
+	}
+	delete(h.login, dead)
+}
+
+func inspect(t *testing.T, i *iscsi.Initiator) iscsi.Shape {
+	t.Helper()
+	s, err := i.Inspect(t.Context(), targetA())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func portalsAsValues() cmp.Option { return cmpopts.EquateComparable(netip.AddrPort{}) }
+
+// FM 20, 25: once the portal is back, its session and its path are added, and
+// nothing else happens; then there is nothing left to do.
+func TestHealAddsThePathOfAPortalThatIsBack(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	degraded(t, h, i, nil)
+	if s := inspect(t, i); !s.Mendable() || !slices.Equal(s.Missing, portals()[1:]) {
+		t.Fatalf("a degraded LUN shows as %+v", s)
+	}
+	h.forget()
+	got, err := i.Heal(t.Context(), targetA(), portals())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := iscsi.Mended{LoggedIn: portals()[1:], Scanned: portals()[1:]}
+	if diff := cmp.Diff(got, want, portalsAsValues(), cmpopts.IgnoreFields(iscsi.Mended{}, "Joined")); diff != "" {
+		t.Errorf("mended (-got +want):\n%s", diff)
+	}
+	if s := inspect(t, i); s.Mendable() || len(s.Live) != 2 || len(s.Disks) != 2 {
+		t.Errorf("after it was mended it shows as %+v", s)
+	}
+	if len(h.glob("sys/block/dm-0/slaves/*")) != 2 {
+		t.Error("the map did not take the new path up")
+	}
+	if taken := append(h.ran("logout"), append(h.ran("delete"), h.ran("del map")...)...); len(taken) > 0 {
+		t.Errorf("took something away: %q", taken)
+	}
+	h.forget()
+	again, err := i.Heal(t.Context(), targetA(), portals())
+	if err != nil || !cmp.Equal(again, iscsi.Mended{}) || len(h.ran()) > 0 {
+		t.Errorf("a second time: %+v, %v, ran %q", again, err, h.ran())
+	}
+}
+
+// FM 25: what stays dead is named, with its error, and the rest stays as it is.
+func TestHealNamesThePortalThatStaysDead(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	degraded(t, h, i, nil)
+	h.login[portals()[1]] = exitTimeout
+	got, err := i.Heal(t.Context(), targetA(), portals())
+	if err != nil || !errors.Is(got.Failed[portals()[1]], iscsi.ErrUnavailable) || len(got.LoggedIn) > 0 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if got, err = i.Heal(t.Context(), targetA(), nil); err != nil || len(got.Failed) > 0 {
+		t.Errorf("tried a portal that was not named: %+v, %v", got, err)
+	}
+}
+
+// FM 40, 20: nobody hands Heal a secret. The node records have it, and when the
+// portal's own is lost, that of its sibling does.
+func TestHealLogsInWithTheSecretsOfTheNodeRecords(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	degraded(t, h, i, &iscsi.CHAP{User: "u", Password: "secret-of-twelve"})
+	h.remove(recordPath(iqnA, portals()[1].String()))
+	if got, err := i.Heal(t.Context(), targetA(), portals()); err != nil || len(got.LoggedIn) != 1 {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	if got := h.record(iqnA, portals()[1], "node.session.auth.password"); got != "secret-of-twelve" {
+		t.Errorf("the new record has password %q", got)
+	}
+	if slices.ContainsFunc(h.ran(), func(c string) bool { return strings.Contains(c, "secret-of") }) {
+		t.Error("the secret was an argument")
+	}
+}
+
+func TestHealWithoutNodeRecordsSaysSo(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	degraded(t, h, i, nil)
+	h.remove("etc/iscsi/nodes")
+	got, err := i.Heal(t.Context(), targetA(), portals())
+	if err != nil || !errors.Is(got.Failed[portals()[1]], iscsi.ErrNoRecord) {
+		t.Errorf("got %+v, %v, want ErrNoRecord", got, err)
+	}
+}
+
+// FM 28: without a map a second session would be a second disk of one LUN.
+func TestHealAddsNoPathWithoutAMap(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	attach(t, i, targetA())
+	h.fail(iqnA, portals()[0])
+	h.forget()
+	got, err := i.Heal(t.Context(), targetA(), portals())
+	if err != nil || !cmp.Equal(got, iscsi.Mended{}) || len(h.ran()) > 0 {
+		t.Errorf("got %+v, %v, ran %q", got, err, h.ran())
+	}
+}
+
+// FM 21: whoever touches a suspended map waits for ever.
+func TestHealResumesASuspendedMap(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	h.write("sys/block/dm-0/dm/suspended", "1\n")
+	got, err := i.Heal(t.Context(), targetA(), nil)
+	if err != nil || got.Resumed != "dm-0" || h.read("sys/block/dm-0/dm/suspended") != "0" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestHealRevivesADiskThatTheKernelGaveUp(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	name := inspect(t, i).Disks[0]
+	h.write(h.diskDir(name)+"/state", "offline\n")
+	got, err := i.Heal(t.Context(), targetA(), nil)
+	if err != nil || !slices.Equal(got.Revived, []string{name}) || h.read(h.diskDir(name)+"/state") != "running" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// FM 2: a portal that shows another LUN by now adds nothing, and takes nothing away.
+func TestHealDoesNotTakeUpAnotherLUN(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	degraded(t, h, i, nil)
+	h.luns[iqnA][0] = lun{serialB, gib}
+	if _, err := i.Heal(t.Context(), targetA(), portals()); !errors.Is(err, iscsi.ErrForeign) {
+		t.Errorf("got %v, want ErrForeign", err)
+	}
+	if slaves := h.glob("sys/block/dm-0/slaves/*"); len(slaves) != 1 {
+		t.Errorf("the map has the paths %q", slaves)
+	}
+	if len(h.ran("logout")) > 0 {
+		t.Error("ended a session")
+	}
+}
+
+func TestInspectNamesWhatUsesADevice(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	if s := inspect(t, i); s.Attached() {
+		t.Errorf("nothing is attached, and it shows as %+v", s)
+	}
+	attach(t, i, targetA())
+	h.mount("253:0", "/", "/var/lib/kubelet/x", "xfs", "/dev/dm-0")
+	if s := inspect(t, i); !slices.Equal(s.Mounts, []string{"/var/lib/kubelet/x"}) || len(s.Holders) > 0 {
+		t.Errorf("mounts %q, holders %q", s.Mounts, s.Holders)
+	}
+}
+
+// FM 29: a record that was cut is moved out of iscsiadm's sight when it is ours,
+// and only named when it is another's.
+func TestUnsoundRecordsAreSetAside(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	ours, others := recordPath(iqnA, portals()[0].String()), recordPath(iqnB, portals()[0].String())
+	h.write(ours, "node.name = "+iqnA+"\n") // no end
+	h.write(others, "")
+	found, err := i.UnsoundRecords(t.Context())
+	want := []iscsi.UnsoundRecord{{IQN: iqnA, Path: h.path(ours)}, {IQN: iqnB, Path: h.path(others)}}
+	if diff := cmp.Diff(found, want); err != nil || diff != "" {
+		t.Fatalf("%v; unsound (-got +want):\n%s", err, diff)
+	}
+	moved, err := i.SetAside(t.Context(), iqnA)
+	if err != nil || len(moved) != 1 {
+		t.Fatalf("moved %q, %v", moved, err)
+	}
+	if _, err := os.Stat(h.path("etc/iscsi/nodes/" + iqnA)); err == nil {
+		t.Error("the target's directory is left")
+	}
+	if b, err := os.ReadFile(moved[0]); err != nil || !strings.Contains(string(b), iqnA) || strings.Contains(moved[0], "/nodes/") {
+		t.Errorf("%s holds %q, %v", moved[0], b, err)
+	}
+	if info, err := os.Stat(filepath.Dir(moved[0])); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the quarantine is %v, %v; it may hold secrets", info.Mode(), err)
+	}
+	if _, err := os.Stat(h.path(others)); err != nil {
+		t.Errorf("another's record: %v", err)
+	}
+}
+
+// FM 6: being refused is told from a dead network, from an array that does not know
+// the target and from one that would let this host in.
+func TestOnlyARefusalIsARefusal(t *testing.T) {
+	t.Parallel()
+	answer := func(class, detail byte) []byte {
+		pdu := make([]byte, 48)
+		pdu[0], pdu[36], pdu[37] = 0x23, class, detail
+		return pdu
+	}
+	refused, let, unknown := answer(2, 2), answer(0, 0), answer(2, 3)
+	for name, c := range map[string]struct {
+		answers [][]byte
+		final   bool
+	}{
+		"both refuse":                  {[][]byte{refused, refused}, true},
+		"one refuses, one is silent":   {[][]byte{refused, nil}, true},
+		"one refuses, one would admit": {[][]byte{refused, let}, false},
+		"silence":                      {[][]byte{nil, nil}, false},
+		"no such target":               {[][]byte{unknown, unknown}, false},
+		"another protocol":             {[][]byte{[]byte(strings.Repeat("HTTP/1.1 400 ", 8)), nil}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := targetA()
+			target.Portals = nil
+			for _, a := range c.answers {
+				target.Portals = append(target.Portals, serveLogin(t, a))
+			}
+			i := newHost(t).initiator()
+			got, err := i.AskAdmission(t.Context(), target)
+			if err != nil || got.Final() != c.final {
+				t.Errorf("got %+v, %v, want final %v", got, err, c.final)
+			}
+		})
+	}
+}
+
+// serveLogin is a portal that answers one request; nil closes the connection.
+func serveLogin(t *testing.T, answer []byte) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		header := make([]byte, 48)
+		if _, err := io.ReadFull(conn, header); err != nil || header[0] != 0x43 {
+			return
+		}
+		_, _ = conn.Write(answer)
+	}()
+	return netip.MustParseAddrPort(l.Addr().String())
+}

@@ -1,0 +1,133 @@
+package iscsi
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Refusal is what the portals of a target say about this host.
+type Refusal struct {
+	Refused []netip.AddrPort          // it is not admitted there
+	Others  map[netip.AddrPort]string // anything else, in words: it would be admitted, or there is no answer
+}
+
+// Final says that the target does not admit this host: a portal says so and none
+// says otherwise. Silence is no evidence either way.
+func (r Refusal) Final() bool {
+	return len(r.Refused) > 0 && !slices.ContainsFunc(mapValues(r.Others), func(s string) bool { return s == Admitted })
+}
+
+func mapValues(m map[netip.AddrPort]string) []string {
+	all := make([]string, 0, len(m))
+	for _, v := range m {
+		all = append(all, v)
+	}
+	return all
+}
+
+// Admitted is how Refusal words that a portal would let this host log in.
+const Admitted = "it would let this host log in"
+
+// AskAdmission begins a login at every portal of the target and leaves after the
+// first answer, which says whether the target admits this host's name at all: that
+// is decided before any secret is asked for (RFC 7143, 11.13.5: class 2, detail 2).
+// No session comes of it and none is disturbed, because the login is of another
+// ISID than any of the host's. It is how a lost network, which also ends sessions,
+// is told from an array that has taken this host out of the volume's ACL.
+func (i *Initiator) AskAdmission(ctx context.Context, t Target) (Refusal, error) {
+	if err := t.check(); err != nil {
+		return Refusal{}, err
+	}
+	name, err := i.Name()
+	if err != nil {
+		return Refusal{}, err
+	}
+	portals := t.portals()
+	answers := make([]string, len(portals))
+	var wait sync.WaitGroup
+	for n, p := range portals {
+		wait.Go(func() { answers[n] = askPortal(ctx, p, name, t.IQN) })
+	}
+	wait.Wait()
+	r := Refusal{Others: make(map[netip.AddrPort]string)}
+	for n, p := range portals {
+		if answers[n] == "" {
+			r.Refused = append(r.Refused, p)
+			continue
+		}
+		r.Others[p] = answers[n]
+	}
+	return r, nil
+}
+
+// askPortal answers "" when the portal refuses this host, and else what it does.
+func askPortal(ctx context.Context, portal netip.AddrPort, initiator, target string) string {
+	const limit = 3 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", portal.String())
+	if err != nil {
+		return err.Error()
+	}
+	defer conn.Close() //nolint:errcheck // whatever it says, nobody waits for it
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return err.Error()
+		}
+	}
+	if _, err := conn.Write(loginRequest(initiator, target)); err != nil {
+		return err.Error()
+	}
+	answer := make([]byte, headerBytes)
+	if _, err := io.ReadFull(conn, answer); err != nil {
+		return err.Error()
+	}
+	return verdict(answer)
+}
+
+const (
+	headerBytes   = 48
+	opLogin       = 0x43 // immediate
+	opLoginAnswer = 0x23
+)
+
+// loginRequest is the first request of a login (RFC 7143, 11.12), in security
+// negotiation and ready to leave it.
+func loginRequest(initiator, target string) []byte {
+	keys := strings.Join([]string{"InitiatorName=" + initiator, "TargetName=" + target, "SessionType=Normal", "AuthMethod=CHAP,None", ""}, "\x00")
+	pdu := make([]byte, headerBytes, headerBytes+len(keys)+3)
+	pdu[0], pdu[1] = opLogin, 0x81
+	binary.BigEndian.PutUint32(pdu[4:], uint32(len(keys))) // the first byte, of extra headers, stays 0
+	_, _ = rand.Read(pdu[8:14])                            // never fails
+	pdu[8] = pdu[8]&0x3f | 0x80                            // an ISID of the random kind, which open-iscsi never uses
+	pdu = append(pdu, keys...)
+	for len(pdu)%4 != 0 {
+		pdu = append(pdu, 0)
+	}
+	return pdu
+}
+
+// verdict reads the status of a login answer (RFC 7143, 11.13.5).
+func verdict(answer []byte) string {
+	const success, initiatorError, forbidden = 0, 2, 2
+	class, detail := answer[36], answer[37]
+	switch {
+	case answer[0]&0x3f != opLoginAnswer:
+		return fmt.Sprintf("it does not speak iSCSI: opcode %#x", answer[0])
+	case class == success:
+		return Admitted
+	case class == initiatorError && detail == forbidden:
+		return ""
+	}
+	return fmt.Sprintf("it answers the login with status %#02x%02x", class, detail)
+}
