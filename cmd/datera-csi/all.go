@@ -36,6 +36,7 @@ nodes hold no array credentials.
 			return serve(cmd.Context(), &common, services{
 				controller: controller,
 				node:       node,
+				background: host.background(node),
 				drain:      node.Drain,
 				placed:     func() bool { return host.placed() || backends.Placed() },
 				ready: func(ctx context.Context) error {

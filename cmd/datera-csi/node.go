@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +40,11 @@ type nodeFlags struct {
 	maxVolumes    int64
 	formatTimeout time.Duration
 	topology      []string // key=value
+
+	reconcile         string
+	reconcileInterval time.Duration
+	reconcileOnce     bool
+	forgottenAfter    time.Duration
 }
 
 func (f *nodeFlags) add(flags *pflag.FlagSet) {
@@ -54,6 +62,12 @@ func (f *nodeFlags) add(flags *pflag.FlagSet) {
 		"volumes that this host takes, each with one session a portal; 0 sets no limit")
 	flags.DurationVar(&f.formatTimeout, "format-timeout", 30*time.Minute,
 		"after this long a mkfs is killed; it goes on when the call that began it is over")
+	flags.StringVar(&f.reconcile, "reconcile", string(node.ReconcileRepair),
+		"what to do about sessions, paths and maps that are not as the records have them: repair (log in to missing portals, take down what is provably forgotten), observe (a dry run that logs) or off")
+	flags.DurationVar(&f.reconcileInterval, "reconcile-interval", time.Minute,
+		"how often to look, about; the first time is at once")
+	flags.DurationVar(&f.forgottenAfter, "forgotten-after", 15*time.Minute,
+		"for how long the array must refuse this host a staged volume that nobody uses before it is unstaged")
 	flags.StringSliceVar(&f.topology, "topology", nil,
 		"where this host is, as key=value, e.g. topology.kubernetes.io/zone=east; repeat it for more keys; an empty value leaves its key out")
 }
@@ -71,6 +85,12 @@ func (f *nodeFlags) check() error {
 	}
 	if f.maxVolumes < 0 {
 		errs = append(errs, fmt.Errorf("--max-volumes-per-node: %d is negative; 0 sets no limit", f.maxVolumes))
+	}
+	if !slices.Contains([]node.ReconcileMode{node.ReconcileRepair, node.ReconcileObserve, node.ReconcileOff}, node.ReconcileMode(f.reconcile)) {
+		errs = append(errs, fmt.Errorf("--reconcile: %q is not %s, %s or %s", f.reconcile, node.ReconcileRepair, node.ReconcileObserve, node.ReconcileOff))
+	}
+	if f.reconcileInterval < time.Second || f.forgottenAfter < f.reconcileInterval {
+		errs = append(errs, fmt.Errorf("--reconcile-interval: %v is under a second, or longer than --forgotten-after, %v", f.reconcileInterval, f.forgottenAfter))
 	}
 	if f.formatTimeout <= 0 {
 		errs = append(errs, fmt.Errorf("--format-timeout: %v leaves mkfs no time", f.formatTimeout))
@@ -145,6 +165,8 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 		Kernel:        strings.TrimSpace(string(kernel)),
 		Topology:      place,
 		RecordDir:     f.records,
+		Paths:         initiator,
+		ForgottenTime: f.forgottenAfter,
 		MaxVolumes:    f.maxVolumes,
 		FormatTimeout: f.formatTimeout,
 		Clock:         time.Now,
@@ -174,6 +196,9 @@ volumes that are mounted go on without it.
 		Example: `  # in a privileged pod with hostPID, /dev and the kubelet's directory
   datera-csi node
 
+  # what the running plugin would repair, as JSON; exit status 1 when there is something
+  datera-csi node --reconcile-once
+
   # on the host itself
   datera-csi node --host-exec=direct --endpoint=unix:///run/datera-csi/csi.sock`,
 		Args: cobra.NoArgs,
@@ -185,10 +210,39 @@ volumes that are mounted go on without it.
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), &common, services{node: service, ready: initiator.Ready, drain: service.Drain, placed: flags.placed})
+			if flags.reconcileOnce {
+				return reconcileOnce(cmd.Context(), cmd.OutOrStdout(), service)
+			}
+			return serve(cmd.Context(), &common, services{
+				node: service, ready: initiator.Ready, drain: service.Drain, placed: flags.placed, background: flags.background(service),
+			})
 		},
 	}
 	common.add(cmd.Flags())
 	flags.add(cmd.Flags())
+	cmd.Flags().BoolVar(&flags.reconcileOnce, "reconcile-once", false,
+		"do not serve; print what --reconcile=repair would find, as JSON, change nothing, and exit with 1 when anything is not as it should be")
 	return cmd
+}
+
+// background is what the node service does unasked.
+func (f *nodeFlags) background(service *node.Server) func(context.Context) {
+	return func(ctx context.Context) {
+		service.RunReconcile(ctx, node.ReconcileMode(f.reconcile), f.reconcileInterval)
+	}
+}
+
+// reconcileOnce prints a dry run. It only looks, because it has not the locks of
+// the plugin that serves on this host.
+func reconcileOnce(ctx context.Context, out io.Writer, service *node.Server) error {
+	report := service.Reconcile(ctx, node.ReconcileObserve)
+	printer := json.NewEncoder(out)
+	printer.SetIndent("", "  ")
+	if err := printer.Encode(report); err != nil {
+		return err
+	}
+	if n := len(report.Findings); n > 0 {
+		return fmt.Errorf("%d things are not as they should be", n)
+	}
+	return nil
 }

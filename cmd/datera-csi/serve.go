@@ -55,6 +55,7 @@ type services struct {
 	ready      func(context.Context) error // looks at this host only; required
 	placed     func() bool                 // whether places matter; nil: they do not
 	drain      func(context.Context) error // waits for what outlives its call
+	background func(context.Context)       // runs beside the service until ctx ends; may be nil
 }
 
 // serve serves until ctx is done and running calls have come to their end.
@@ -72,13 +73,30 @@ func serve(ctx context.Context, f *serveFlags, s services) error {
 	}
 	server := rpc.New(rpc.Config{Log: log, Grace: stopGrace, Abort: stopAbort})
 	s.register(server, identity.Config{Name: f.name, Version: v.Version, Controller: s.controller != nil, Placed: s.placed, Ready: s.ready})
+	quiet := s.startBackground(ctx)
 	err = server.Serve(ctx, l)
+	drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopDrain)
+	defer cancel()
+	select {
+	case <-quiet:
+	case <-drainCtx.Done():
+	}
 	if s.drain == nil {
 		return err
 	}
-	drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopDrain)
-	defer cancel()
 	return errors.Join(err, s.drain(drainCtx))
+}
+
+// startBackground returns a channel that is closed when nothing runs any more.
+func (s services) startBackground(ctx context.Context) <-chan struct{} {
+	quiet := make(chan struct{})
+	go func() {
+		defer close(quiet)
+		if s.background != nil {
+			s.background(ctx)
+		}
+	}()
+	return quiet
 }
 
 func (s services) register(to grpc.ServiceRegistrar, id identity.Config) {

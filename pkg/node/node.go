@@ -119,9 +119,11 @@ type Config struct {
 	Kernel    string            // release that runs here, as uname -r; empty is taken for an old one
 	Topology  map[string]string // where this node is; empty says nothing about it
 	RecordDir string            // a directory that outlives this process and the pod, not on tmpfs
+	Paths     Paths             // what Reconcile looks at and mends; nil: there is no Reconcile
 
 	MaxVolumes    int64         // volumes this node takes; 0 means the scheduler may decide
 	FormatTimeout time.Duration // after this long a mkfs is killed; 0 means 30 min
+	ForgottenTime time.Duration // how long a volume must look forgotten before Reconcile takes it down; 0 means 15 min
 	StatsTimeout  time.Duration // after this long NodeGetVolumeStats and NodeGetVolumeHealth give up on a device; 0 means 10 s
 	Clock         func() time.Time
 }
@@ -147,6 +149,7 @@ type Server struct {
 	operations operations
 	stats      measurements[[]*csi.VolumeUsage]
 	looks      measurements[struct{}]
+	reconciler reconciler
 }
 
 // recordStore keeps the records; *records is the one, on disk.
@@ -154,6 +157,7 @@ type recordStore interface {
 	load(volume string) (*record, error)
 	save(rec *record) error
 	remove(volume string) error
+	list() ([]*record, []error)
 	holderOf(t iscsi.Target, but string) (string, error)
 	all() ([]*record, error)
 }
@@ -179,12 +183,13 @@ func New(cfg Config) (*Server, error) {
 		mounts:        cfg.Mounts,
 		devices:       cfg.Devices,
 		runner:        cfg.Runner,
-		records:       &records{dir: cfg.RecordDir},
 		maxVolumes:    cfg.MaxVolumes,
 		formatTimeout: orDefault(cfg.FormatTimeout, 30*time.Minute),
 		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
 		clock:         cfg.Clock,
 	}
+	s.records = &remembered{recordStore: &records{dir: cfg.RecordDir}, seen: s.reconciler.remember}
+	s.reconciler.paths, s.reconciler.grace = cfg.Paths, orDefault(cfg.ForgottenTime, 15*time.Minute)
 	if cfg.Kernel != "" {
 		kernel, err := filesystem.ParseKernel(cfg.Kernel)
 		if err != nil {

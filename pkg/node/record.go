@@ -179,43 +179,50 @@ func (r *records) remove(volume string) error {
 	return syncDir(r.dir)
 }
 
-// holderOf names the volume, other than this one, whose record speaks of the
-// same LUN; "" when there is none. A record that cannot be read is an error: it
-// may be the one.
-func (r *records) holderOf(t iscsi.Target, but string) (string, error) {
-	all, err := r.all()
-	if err != nil {
-		return "", err
-	}
-	for _, rec := range all {
-		if rec.Volume != but && rec.Target.IQN == t.IQN && rec.Target.LUN == t.LUN {
-			return rec.Volume, nil
-		}
-	}
-	return "", nil
-}
-
-// all are the records of this node. One that cannot be read is an error.
-func (r *records) all() ([]*record, error) {
+// list returns all records, and an error for each that cannot be understood.
+func (r *records) list() ([]*record, []error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list the records: %w", err)
+		return nil, []error{fmt.Errorf("list the records: %w", err)}
 	}
 	var all []*record
+	var errs []error
 	for _, entry := range entries {
 		if filepath.Ext(entry.Name()) != ".json" {
 			continue
 		}
 		rec, err := read(filepath.Join(r.dir, entry.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // removed meanwhile
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			all = append(all, rec)
 		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, rec)
+	}
+	return all, errs
+}
+
+// all are the records of this node. One that cannot be read is an error.
+func (r *records) all() ([]*record, error) {
+	all, errs := r.list()
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
 	}
 	return all, nil
+}
+
+// holderOf names the volume, other than this one, whose record speaks of the
+// same LUN; "" when there is none. A record that cannot be read is an error: it
+// may be the one.
+func (r *records) holderOf(t iscsi.Target, but string) (string, error) {
+	all, errs := r.list()
+	for _, rec := range all {
+		if rec.Volume != but && rec.Target.IQN == t.IQN && rec.Target.LUN == t.LUN {
+			return rec.Volume, nil
+		}
+	}
+	return "", errors.Join(errs...)
 }
 
 func writeSynced(path string, data []byte) (err error) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"k8s.io/klog/v2"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -28,6 +29,7 @@ func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRe
 		return nil, statusOf(err)
 	}
 	defer op.release()
+	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithValues("volume", r.Volume)) // what is said of a portal names the volume
 	if err := s.stage(ctx, op, r); err != nil {
 		return nil, statusOf(fmt.Errorf("stage volume %s: %w", r.Volume, err))
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -32,10 +33,12 @@ type Disk struct {
 	errors    node.FilesystemErrors
 	condition *iscsi.Condition // nil: well
 	readErr   func(offset int64) error
-	precious  bool // holds what a user wrote
-	readOnly  bool // the kernel takes no writes
-	damaged   bool // the kernel refuses to mount what is on it
-	mendable  bool // and e2fsck -p can repair it
+	precious  bool                    // holds what a user wrote
+	readOnly  bool                    // the kernel takes no writes
+	damaged   bool                    // the kernel refuses to mount what is on it
+	mendable  bool                    // and e2fsck -p can repair it
+	sessions  map[netip.AddrPort]bool // by portal: whether it works
+	refused   bool                    // the array does not admit the machine
 }
 
 // Disk returns the disk of a target, known to the machine or not yet.
@@ -68,7 +71,7 @@ func (d *Disk) resize(bytes int64) error {
 }
 
 func (d *Disk) detach() {
-	d.number, d.path, d.visible, d.shutDown, d.readOnly = node.Number{}, "", 0, false, false
+	d.number, d.path, d.visible, d.shutDown, d.readOnly, d.sessions = node.Number{}, "", 0, false, false, nil
 }
 
 func (d *Disk) device() iscsi.Device {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,7 +42,9 @@ type Host struct {
 	dead    bool
 	faults  map[string][]error
 	hold    map[string]chan struct{}
-	fabric  *iscsi.Fabric // nil: as the disks are
+	fabric  *iscsi.Fabric           // nil: as the disks are
+	silent  map[netip.AddrPort]bool // portals that do not answer
+	unsound []iscsi.UnsoundRecord
 }
 
 // lun is what tells disks apart.
@@ -58,7 +61,7 @@ func NewHost(dir string) (*Host, error) {
 			return nil, fmt.Errorf("nodetest: %w", err)
 		}
 	}
-	return &Host{dir: dir, disks: map[lun]*Disk{}, faults: map[string][]error{}, hold: map[string]chan struct{}{}}, nil
+	return &Host{dir: dir, disks: map[lun]*Disk{}, faults: map[string][]error{}, hold: map[string]chan struct{}{}, silent: map[netip.AddrPort]bool{}}, nil
 }
 
 // Config returns a node.Config on this machine; the caller adds what it wants to
@@ -71,6 +74,7 @@ func (h *Host) Config() node.Config {
 		Devices:   h,
 		Runner:    h,
 		Kernel:    "6.1.0-18-amd64",
+		Paths:     h,
 		RecordDir: filepath.Join(h.dir, "records"),
 	}
 }
@@ -233,6 +237,8 @@ func (h *Host) plug(d *Disk) {
 			d.number = number
 			d.path = filepath.Join(h.dir, "dev", fmt.Sprintf("sd%c", 'a'+rune(i)))
 			d.visible = d.bytes
+			d.sessions = make(map[netip.AddrPort]bool)
+			h.logIn(d, d.target.Portals)
 			return
 		}
 	}

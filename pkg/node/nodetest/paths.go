@@ -1,0 +1,185 @@
+package nodetest
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+	"github.com/datera-csi/datera-csi/pkg/node"
+)
+
+// Cut makes a portal silent: its sessions go down.
+func (h *Host) Cut(portal netip.AddrPort) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.silent[portal] = true
+	h.settle()
+}
+
+// Restore brings a portal back, and with it the sessions there are.
+func (h *Host) Restore(portal netip.AddrPort) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.silent, portal)
+	h.settle()
+}
+
+// settle is iscsid: a session works when its portal answers and the array admits
+// the machine.
+func (h *Host) settle() {
+	for _, d := range h.disks {
+		for p := range d.sessions {
+			d.sessions[p] = !h.silent[p] && !d.refused
+		}
+	}
+}
+
+// Admit says whether the array admits the machine to the disk.
+func (d *Disk) Admit(admitted bool) {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.refused = !admitted
+	d.host.settle()
+}
+
+// EndSession takes a session away, as an administrator may.
+func (d *Disk) EndSession(portal netip.AddrPort) {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	delete(d.sessions, portal)
+}
+
+// Surface makes the machine have the disk without anybody's asking, as iscsid does
+// that goes on with an abandoned login.
+func (d *Disk) Surface() {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	if d.number == (node.Number{}) {
+		d.host.plug(d)
+	}
+}
+
+func (h *Host) logIn(d *Disk, portals []netip.AddrPort) {
+	for _, p := range portals {
+		if !h.silent[p] && !d.refused {
+			d.sessions[p] = true
+		}
+	}
+}
+
+// Inspect is node.Paths'. Every attached disk has a map.
+func (h *Host) Inspect(_ context.Context, t iscsi.Target) (iscsi.Shape, error) {
+	leave, err := h.enter("inspect")
+	if err != nil {
+		return iscsi.Shape{}, err
+	}
+	defer leave()
+	var s iscsi.Shape
+	d := h.disks[lun{t.IQN, t.LUN}]
+	if d == nil || d.number == (node.Number{}) {
+		return s, nil
+	}
+	s.Map, s.NodeRecords = d.path, len(d.target.Portals)
+	for _, p := range t.Portals {
+		works, there := d.sessions[p]
+		switch {
+		case works:
+			s.Live = append(s.Live, p)
+		case there:
+			s.Down = append(s.Down, p)
+		default:
+			s.Missing = append(s.Missing, p)
+		}
+	}
+	for _, m := range h.mounts {
+		if m.disk == d.number {
+			s.Mounts = append(s.Mounts, m.path)
+		}
+	}
+	slices.Sort(s.Mounts)
+	s.Mounts = slices.Compact(s.Mounts)
+	return s, nil
+}
+
+// Heal is node.Paths'.
+func (h *Host) Heal(_ context.Context, t iscsi.Target, portals []netip.AddrPort) (iscsi.Mended, error) {
+	leave, err := h.enter("heal")
+	if err != nil {
+		return iscsi.Mended{}, err
+	}
+	defer leave()
+	done := iscsi.Mended{Failed: map[netip.AddrPort]error{}}
+	d := h.disks[lun{t.IQN, t.LUN}]
+	if d == nil || d.number == (node.Number{}) {
+		return done, nil
+	}
+	for _, p := range portals {
+		if _, there := d.sessions[p]; there {
+			continue
+		}
+		if err := h.step("login " + p.String()); err != nil {
+			return done, err
+		}
+		h.done("login " + t.IQN + " " + p.String())
+		h.logIn(d, []netip.AddrPort{p})
+		switch {
+		case d.sessions[p]:
+			done.LoggedIn = append(done.LoggedIn, p)
+		case d.refused && !h.silent[p]:
+			done.Failed[p] = iscsi.ErrAuth
+		default:
+			done.Failed[p] = fmt.Errorf("%s is silent: %w", p, iscsi.ErrUnavailable)
+		}
+	}
+	return done, nil
+}
+
+// AskAdmission is node.Paths'.
+func (h *Host) AskAdmission(_ context.Context, t iscsi.Target) (iscsi.Refusal, error) {
+	leave, err := h.enter("ask")
+	if err != nil {
+		return iscsi.Refusal{}, err
+	}
+	defer leave()
+	r := iscsi.Refusal{Others: map[netip.AddrPort]string{}}
+	d, err := h.disk(t)
+	if err != nil {
+		return r, err
+	}
+	for _, p := range t.Portals {
+		switch {
+		case h.silent[p]:
+			r.Others[p] = "no answer"
+		case d.refused:
+			r.Refused = append(r.Refused, p)
+		default:
+			r.Others[p] = iscsi.Admitted
+		}
+	}
+	return r, nil
+}
+
+// UnsoundRecords is node.Paths'.
+func (h *Host) UnsoundRecords(context.Context) ([]iscsi.UnsoundRecord, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.unsound), nil
+}
+
+// SpoilRecord cuts the node record of a target.
+func (h *Host) SpoilRecord(iqn string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.unsound = append(h.unsound, iscsi.UnsoundRecord{IQN: iqn, Path: "/etc/iscsi/nodes/" + iqn})
+}
+
+// SetAside is node.Paths'.
+func (h *Host) SetAside(_ context.Context, iqn string) ([]string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.done("set aside " + iqn)
+	h.unsound = slices.DeleteFunc(h.unsound, func(u iscsi.UnsoundRecord) bool { return u.IQN == iqn })
+	return []string{"/quarantine/" + iqn}, nil
+}

@@ -1,0 +1,273 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// Paths looks at how LUNs are attached and adds what is missing; *iscsi.Initiator
+// is one.
+type Paths interface {
+	Inspect(ctx context.Context, t iscsi.Target) (iscsi.Shape, error)
+	Heal(ctx context.Context, t iscsi.Target, portals []netip.AddrPort) (iscsi.Mended, error)
+	AskAdmission(ctx context.Context, t iscsi.Target) (iscsi.Refusal, error)
+	UnsoundRecords(ctx context.Context) ([]iscsi.UnsoundRecord, error)
+	SetAside(ctx context.Context, iqn string) ([]string, error)
+}
+
+// ReconcileMode says what Reconcile does about what it finds.
+type ReconcileMode string
+
+// The modes.
+const (
+	ReconcileRepair  ReconcileMode = "repair"
+	ReconcileObserve ReconcileMode = "observe" // a dry run: it only tells
+	ReconcileOff     ReconcileMode = "off"
+)
+
+// RunReconcile reconciles at once and then again and again until ctx ends, with
+// pauses of about every, so that the nodes of a cluster do not do it in step.
+func (s *Server) RunReconcile(ctx context.Context, mode ReconcileMode, every time.Duration) {
+	for mode != ReconcileOff && ctx.Err() == nil {
+		s.Reconcile(ctx, mode)
+		pause := time.NewTimer(every*9/10 + rand.N(every/5+1)) //nolint:gosec // jitter, not a secret
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+		}
+	}
+}
+
+// reconciler is what outlives one pass.
+type reconciler struct {
+	paths Paths
+	grace time.Duration
+
+	one sync.Mutex // one pass at a time
+
+	mu    sync.Mutex
+	known map[volumeLUN]iscsi.Target // every LUN that this process saw a record of
+	since map[string]time.Time       // from when on something has looked ripe to be taken down
+	told  map[Finding]bool           // by the last pass, so that a finding is logged when it is new
+}
+
+// volumeLUN is a LUN and the volume it was recorded for.
+type volumeLUN struct {
+	volume, iqn string
+	lun         int
+}
+
+// remember notes that a LUN is one of ours, which is what permits taking it down
+// when its record is gone.
+func (r *reconciler) remember(rec *record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known == nil {
+		r.known = make(map[volumeLUN]iscsi.Target)
+	}
+	r.known[volumeLUN{rec.Volume, rec.Target.IQN, rec.Target.LUN}] = rec.target()
+}
+
+// remembered is a recordStore that tells of every record that is written.
+type remembered struct {
+	recordStore
+	seen func(*record)
+}
+
+func (r *remembered) save(rec *record) error {
+	r.seen(rec)
+	return r.recordStore.save(rec)
+}
+
+// Reconcile compares the records with what this host has of their volumes and
+// mends the difference. What it repairs, it repairs by adding: sessions to missing
+// portals, one LUN behind a session, paths to a map; it resumes a suspended map
+// (FM 20). It takes down only what is provably of this plugin, unused, and no
+// longer recorded or no longer admitted by the array, for longer than the grace
+// time, one thing a pass (FM 6). A volume that a call is at work on is passed over.
+func (s *Server) Reconcile(ctx context.Context, mode ReconcileMode) Report {
+	r := &s.reconciler
+	if mode == ReconcileOff || r.paths == nil {
+		return Report{Mode: ReconcileOff}
+	}
+	r.one.Lock()
+	defer r.one.Unlock()
+	p := &pass{Server: s, mode: mode, report: Report{Mode: mode, Start: s.clock().UTC()}, silent: make(map[netip.AddrPort]int), since: make(map[string]time.Time)}
+	all, errs := s.records.list()
+	for _, err := range errs {
+		p.found(Finding{Reason: ReasonRecord, Evidence: "a record cannot be read, so its volume is left alone", Outcome: Seen, Error: err.Error()})
+	}
+	for _, rec := range all {
+		r.remember(rec)
+	}
+	p.nodeRecords(ctx)
+	p.each(ctx, all)
+	if len(errs) == 0 { // the unreadable one may be of what has none
+		p.unrecorded(ctx, all)
+	}
+	p.report.Volumes = len(all)
+	p.report.Took = s.clock().Sub(p.report.Start)
+	r.close(ctx, p)
+	return p.report
+}
+
+// close remembers what the next pass must know, and logs what is new.
+func (r *reconciler) close(ctx context.Context, p *pass) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.since = p.since
+	told := make(map[Finding]bool, len(p.report.Findings))
+	slices.SortFunc(p.report.Findings, Finding.compare)
+	for _, f := range p.report.Findings {
+		told[f.essence()] = true
+		if !r.told[f.essence()] {
+			klog.FromContext(ctx).Info("Reconcile", "reason", f.Reason, "outcome", f.Outcome, "volume", f.Volume, "target", f.Target, "portal", f.Portal, "evidence", f.Evidence, "err", f.Error)
+		}
+	}
+	r.told = told
+}
+
+// pass is one Reconcile.
+type pass struct {
+	*Server
+	mode ReconcileMode
+
+	mu       sync.Mutex
+	report   Report
+	silent   map[netip.AddrPort]int // logins in vain, by portal
+	since    map[string]time.Time
+	takeouts int
+}
+
+func (p *pass) found(f ...Finding) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.report.Findings = append(p.report.Findings, f...)
+}
+
+// each looks at every recorded volume, a few at a time and in no fixed order, so
+// that one which takes long is not always before the same others.
+func (p *pass) each(ctx context.Context, all []*record) {
+	const atOnce = 4
+	all = slices.Clone(all)
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) //nolint:gosec // no secret
+	slots := make(chan struct{}, atOnce)
+	var wait sync.WaitGroup
+	for _, rec := range all {
+		slots <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-slots }()
+			p.hold(ctx, rec.Volume, func(ctx context.Context, op *operation) error { return p.volume(ctx, op, rec) })
+		})
+	}
+	wait.Wait()
+}
+
+// hold runs fn with the volume's lock, which is also that of its calls, and counts
+// the volume as busy when a call has it.
+func (p *pass) hold(ctx context.Context, volume string, fn func(context.Context, *operation) error) {
+	op, err := p.operations.begin(volume, "Reconcile")
+	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.report.Busy++
+		return
+	}
+	defer op.release()
+	err = survive(ctx, func(ctx context.Context) error { return fn(ctx, op) })
+	if err != nil {
+		p.found(Finding{Reason: ReasonUnclear, Volume: volume, Evidence: "it cannot be told what there is of it, so it is left alone", Outcome: Seen, Error: err.Error()})
+	}
+}
+
+// ripe says for how long something has looked ripe to be taken down, and whether
+// that is long enough. What is not asked about in a pass begins anew.
+func (p *pass) ripe(what string) (age time.Duration, long bool) {
+	r := &p.reconciler
+	r.mu.Lock()
+	from, before := r.since[what]
+	r.mu.Unlock()
+	now := p.clock()
+	if !before {
+		from = now
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.since[what] = from
+	age = now.Sub(from)
+	return age, before && age >= r.grace
+}
+
+// takeDownOnce finishes a finding about something that is ripe: it is waited for,
+// told, put off, or done.
+func (p *pass) takeDownOnce(f Finding, what string, do func() error) {
+	const mostInAPass = 1
+	age, long := p.ripe(what)
+	f.Evidence += fmt.Sprintf("; since %s", age.Round(time.Second))
+	p.mu.Lock()
+	off := p.takeouts >= mostInAPass
+	if long && !off && p.mode == ReconcileRepair {
+		p.takeouts++
+	}
+	p.mu.Unlock()
+	switch {
+	case !long || off:
+		f.Outcome = Waits
+	case p.mode != ReconcileRepair:
+		f.Outcome = Would
+	default:
+		f.Outcome = Done
+		if err := do(); err != nil {
+			f.Outcome, f.Error = Failed, err.Error()
+		}
+	}
+	p.found(f)
+}
+
+// nodeRecords sets unsound entries of open-iscsi's database aside when they are of
+// our targets, and names them when they are another's (FM 29).
+func (p *pass) nodeRecords(ctx context.Context) {
+	unsound, err := p.reconciler.paths.UnsoundRecords(ctx)
+	if err != nil {
+		p.found(Finding{Reason: ReasonNodeRecord, Evidence: "the node records cannot be read", Outcome: Seen, Error: err.Error()})
+	}
+	for _, u := range unsound {
+		f := Finding{Reason: ReasonNodeRecord, Target: u.IQN, Evidence: "iscsiadm cannot read " + u.Path, Outcome: Seen}
+		switch {
+		case !p.ours(u.IQN):
+			f.Evidence += "; it is not of this plugin: look at it, and move it away"
+		case p.mode == ReconcileRepair:
+			f.Outcome = Done
+			moved, err := p.reconciler.paths.SetAside(ctx, u.IQN)
+			f.Evidence += fmt.Sprintf("; set aside: %q", moved)
+			if err != nil {
+				f.Outcome, f.Error = Failed, err.Error()
+			}
+		default:
+			f.Outcome = Would
+		}
+		p.found(f)
+	}
+}
+
+func (p *pass) ours(iqn string) bool {
+	r := &p.reconciler
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k := range r.known {
+		if k.iqn == iqn {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,352 @@
+package node_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/pkg/node"
+)
+
+// reconcile is one pass; the machine's clock goes on by step first.
+func (w *wheel) reconcile(mode node.ReconcileMode, step time.Duration) node.Report {
+	w.now = w.now.Add(step)
+	return w.server.Reconcile(w.ctx(), mode)
+}
+
+// wheel is a machine with a clock.
+type wheel struct {
+	*machine
+	now time.Time
+}
+
+func newWheel(tb testing.TB) *wheel {
+	tb.Helper()
+	w := &wheel{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}
+	w.machine = newMachine(tb, w.clocked)
+	return w
+}
+
+func (w *wheel) clocked(c *node.Config) { c.Clock = func() time.Time { return w.now } }
+
+func expect(tb testing.TB, r node.Report, reason node.Reason, outcome node.Outcome, n int) {
+	tb.Helper()
+	if got := r.Count(reason, outcome); got != n {
+		tb.Errorf("%d findings %s %s, want %d: %+v", got, reason, outcome, n, r.Findings)
+	}
+}
+
+// FM 20, 25: the volume was attached while a portal was dead. Reconcile logs in
+// when the portal is back, says so, and has nothing to do then.
+func TestReconcileHealsADegradedVolume(t *testing.T) {
+	w := newWheel(t)
+	v := w.volume("a")
+	dead := v.target.Portals[1]
+	w.Cut(dead)
+	ok(t, v.stage(), v.publish())
+	r := w.reconcile(node.ReconcileRepair, 0)
+	expect(t, r, node.ReasonDegraded, node.Failed, 1)
+	if f := r.Findings[0]; f.Volume != v.id || f.Portal != dead.String() || f.Error == "" {
+		t.Errorf("the finding does not say which volume, portal and why: %+v", f)
+	}
+	w.Restore(dead)
+	expect(t, w.reconcile(node.ReconcileObserve, time.Minute), node.ReasonDegraded, node.Would, 1)
+	expect(t, w.reconcile(node.ReconcileRepair, time.Minute), node.ReasonDegraded, node.Done, 1)
+	if again := w.reconcile(node.ReconcileRepair, time.Minute); len(again.Findings) > 0 || again.Attached != 1 {
+		t.Errorf("a second pass found %+v", again)
+	}
+	ok(t, v.unpublish(), v.unstage())
+	w.nothingLeft()
+}
+
+// A login to a dead portal takes its time; not each of many volumes spends it.
+func TestReconcileAsksADeadPortalAFewTimes(t *testing.T) {
+	w := newWheel(t)
+	w.Cut(w.volume("a").target.Portals[1])
+	for i := range 20 {
+		ok(t, w.volume(fmt.Sprintf("v%d", i)).stage())
+	}
+	r := w.reconcile(node.ReconcileRepair, 0)
+	if got := len(w.calls("login")); got < 2 || got > 6 {
+		t.Errorf("%d logins in vain, want a few", got)
+	}
+	if r.Count(node.ReasonDegraded, "") != 20 {
+		t.Errorf("%d volumes are called degraded, want 20", r.Count(node.ReasonDegraded, ""))
+	}
+}
+
+// FM 6: kubelet forgot a volume, and the orchestrator detached it. It is taken down
+// only when the array refuses this node, nobody uses it, and for the whole time.
+func TestAForgottenVolumeIsTakenDownAfterItsTime(t *testing.T) {
+	w := newWheel(t)
+	v := w.volume("a")
+	ok(t, v.stage())
+	v.disk().Admit(false)
+	expect(t, w.reconcile(node.ReconcileRepair, 0), node.ReasonForgotten, node.Waits, 1)
+	expect(t, w.reconcile(node.ReconcileRepair, 14*time.Minute), node.ReasonForgotten, node.Waits, 1)
+	expect(t, w.reconcile(node.ReconcileObserve, 2*time.Minute), node.ReasonForgotten, node.Would, 1)
+	expect(t, w.reconcile(node.ReconcileRepair, time.Minute), node.ReasonForgotten, node.Done, 1)
+	w.nothingLeft()
+	if v.disk().Path() != "" {
+		t.Error("it is still attached")
+	}
+	ok(t, v.unstage())
+}
+
+// FM 6, 20: what is not proven is not done.
+func TestWhatMayBeUsedIsNeverTakenDown(t *testing.T) {
+	for name, spoil := range map[string]func(w *wheel, v *volume){
+		"published":              func(_ *wheel, v *volume) { ok(t, v.publish()); v.disk().Admit(false) },
+		"mounted in a container": func(_ *wheel, v *volume) { v.disk().Hold(true); v.disk().Admit(false) },
+		"the network is dead":    func(w *wheel, v *volume) { w.Cut(v.target.Portals[0]); w.Cut(v.target.Portals[1]) },
+		"one portal works":       func(w *wheel, v *volume) { w.Cut(v.target.Portals[1]) },
+		"admitted again in between": func(w *wheel, v *volume) {
+			v.disk().Admit(false)
+			w.reconcile(node.ReconcileRepair, 0)
+			v.disk().Admit(true)
+			w.reconcile(node.ReconcileRepair, 20*time.Minute)
+			v.disk().Admit(false)
+		},
+		"only observed": func(w *wheel, v *volume) {
+			v.disk().Admit(false)
+			w.reconcile(node.ReconcileObserve, 0)
+			w.reconcile(node.ReconcileObserve, time.Hour)
+			v.disk().Admit(true)
+		},
+		"the plugin was just started": func(w *wheel, v *volume) {
+			v.disk().Admit(false)
+			w.reconcile(node.ReconcileRepair, 0)
+			w.restart(w.clocked)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWheel(t)
+			v := w.volume("a")
+			ok(t, v.stage())
+			spoil(w, v)
+			passes := 3
+			if strings.Contains(name, "again") || strings.Contains(name, "started") {
+				passes = 1
+			}
+			for range passes {
+				w.reconcile(node.ReconcileRepair, 20*time.Minute)
+			}
+			if v.disk().Path() == "" || len(w.records()) != 1 {
+				t.Error("it was taken down")
+			}
+		})
+	}
+}
+
+// FM 6: a block volume leaves no mount on its staging path; published, it may be
+// open behind a device file that no mount table shows.
+func TestAPublishedBlockVolumeIsNeverForgotten(t *testing.T) {
+	w := newWheel(t)
+	v := w.volume("a")
+	v.cap = blockCap(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
+	ok(t, v.stage(), v.publish())
+	v.disk().Admit(false)
+	for range 3 {
+		expect(t, w.reconcile(node.ReconcileRepair, 20*time.Minute), node.ReasonForgotten, "", 0)
+	}
+	ok(t, v.unpublish())
+	w.reconcile(node.ReconcileRepair, 0)
+	expect(t, w.reconcile(node.ReconcileRepair, 20*time.Minute), node.ReasonForgotten, node.Done, 1)
+	w.nothingLeft()
+}
+
+// Take-downs come one a pass.
+func TestForgottenVolumesGoOneByOne(t *testing.T) {
+	w := newWheel(t)
+	for i := range 3 {
+		v := w.volume(fmt.Sprintf("v%d", i))
+		ok(t, v.stage())
+		v.disk().Admit(false)
+	}
+	w.reconcile(node.ReconcileRepair, 0)
+	for left := 2; left >= 0; left-- {
+		expect(t, w.reconcile(node.ReconcileRepair, 16*time.Minute), node.ReasonForgotten, node.Done, 1)
+		if got := len(w.records()); got != left {
+			t.Errorf("%d records left, want %d", got, left)
+		}
+	}
+}
+
+// FM 27: iscsid went on with a login after its volume was unstaged.
+func TestALateLoginIsTakenDown(t *testing.T) {
+	w := newWheel(t)
+	v := w.volume("a")
+	ok(t, v.stage(), v.unstage())
+	v.disk().Surface()
+	expect(t, w.reconcile(node.ReconcileRepair, 0), node.ReasonUnrecorded, node.Waits, 1)
+	expect(t, w.reconcile(node.ReconcileRepair, 16*time.Minute), node.ReasonUnrecorded, node.Done, 1)
+	if v.disk().Path() != "" {
+		t.Error("it is still attached")
+	}
+	expect(t, w.reconcile(node.ReconcileRepair, time.Minute), "", "", 0)
+}
+
+// FM 3: what this process never had a record of is not its to take down.
+func TestStrangersAreLeftAlone(t *testing.T) {
+	w := newWheel(t)
+	v, stranger := w.volume("a"), w.volume("stranger")
+	ok(t, v.stage())
+	stranger.disk().Surface()
+	for range 3 {
+		w.reconcile(node.ReconcileRepair, 20*time.Minute)
+	}
+	if stranger.disk().Path() == "" {
+		t.Error("the disk of another was taken away")
+	}
+}
+
+// FM 29: unsound node records are set aside when they are ours.
+func TestUnsoundNodeRecordsOfOthersAreOnlyTold(t *testing.T) {
+	w := newWheel(t)
+	v := w.volume("a")
+	ok(t, v.stage())
+	w.SpoilRecord(v.target.IQN)
+	w.SpoilRecord("iqn.2001-01.org.example:other")
+	expect(t, w.reconcile(node.ReconcileObserve, 0), node.ReasonNodeRecord, node.Would, 1)
+	r := w.reconcile(node.ReconcileRepair, 0)
+	expect(t, r, node.ReasonNodeRecord, node.Done, 1)
+	expect(t, r, node.ReasonNodeRecord, node.Seen, 1)
+	if got := w.calls("set aside"); len(got) != 1 || !strings.HasSuffix(got[0], v.target.IQN) {
+		t.Errorf("set aside: %q", got)
+	}
+}
+
+// FM 38: a volume that a call is at work on is passed over.
+func TestReconcilePassesOverABusyVolume(t *testing.T) {
+	w := newWheel(t)
+	v := w.volume("a")
+	release := w.Hold("attach")
+	done := make(chan error, 1)
+	go func() { done <- v.stage() }()
+	for len(w.records()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	r := w.reconcile(node.ReconcileRepair, 0)
+	release()
+	if r.Busy != 1 || len(r.Findings) > 0 {
+		t.Errorf("report %+v, want one busy volume and no finding", r)
+	}
+	ok(t, <-done)
+}
+
+// FM 6, 20: in random worlds, whatever is published or may be admitted stays, and a
+// world that is left alone comes to rest: the last pass does nothing.
+func TestReconcileInRandomWorlds(t *testing.T) {
+	for seed := range uint64(30) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { randomWorld(t, rand.New(rand.NewPCG(seed, 20))) })
+	}
+}
+
+func randomWorld(t *testing.T, r *rand.Rand) {
+	w := newWheel(t)
+	var story []string
+	portals := w.volume("a").target.Portals
+	type life struct {
+		*volume
+		staged, published, admitted bool
+		refusedSince                time.Time
+	}
+	lives := make([]*life, 4)
+	for i := range lives {
+		lives[i] = &life{volume: w.volume(fmt.Sprintf("v%d", i)), admitted: true}
+		if r.IntN(3) == 0 {
+			lives[i].cap = blockCap(writer)
+		}
+	}
+	silent := map[netip.AddrPort]bool{}
+	// check says that what must be there is there.
+	check := func(report node.Report) {
+		for _, l := range lives {
+			must := l.staged && (l.published || l.admitted || w.now.Sub(l.refusedSince) < 15*time.Minute)
+			if must && l.disk().Path() == "" {
+				t.Fatalf("%s was taken down: %+v\n%s", l.id, report.Findings, strings.Join(story, "\n"))
+			}
+			l.staged = l.staged && l.disk().Path() != ""
+		}
+	}
+	mode := func() node.ReconcileMode {
+		return []node.ReconcileMode{node.ReconcileRepair, node.ReconcileRepair, node.ReconcileObserve}[r.IntN(3)]
+	}
+	for range 60 {
+		l := lives[r.IntN(len(lives))]
+		portal := portals[r.IntN(len(portals))]
+		var err error
+		what := []string{"stage", "publish", "unpublish", "unstage", "revoke", "admit", "cut", "restore", "end session", "restart", "fault", "reconcile", "reconcile"}[r.IntN(13)]
+		switch what {
+		case "stage":
+			if err = l.stage(); err == nil {
+				l.staged = true
+			}
+		case "publish":
+			if err = l.publish(); err == nil {
+				l.published = true
+			}
+		case "unpublish":
+			if err = l.unpublish(); err == nil {
+				l.published = false
+			}
+		case "unstage":
+			if err = l.unstage(); err == nil {
+				l.staged = false
+			}
+		case "revoke":
+			if l.admitted {
+				l.admitted, l.refusedSince = false, w.now
+			}
+			l.disk().Admit(false)
+		case "admit":
+			l.admitted = true
+			l.disk().Admit(true)
+		case "cut":
+			w.Cut(portal)
+			silent[portal] = true
+		case "restore":
+			w.Restore(portal)
+			delete(silent, portal)
+		case "end session":
+			if l.admitted {
+				l.disk().EndSession(portal)
+			}
+		case "restart":
+			w.restart(w.clocked)
+		case "fault":
+			w.Fail([]string{"inspect", "heal", "ask", "find", "unmount", "logout", "list"}[r.IntN(7)], errDevice)
+		case "reconcile":
+			check(w.reconcile(mode(), time.Duration(r.IntN(12))*time.Minute))
+		}
+		story = append(story, fmt.Sprintf("%s %s: %v", what, l.id, err))
+	}
+	for range 40 {
+		check(w.reconcile(node.ReconcileRepair, 16*time.Minute))
+	}
+	before := len(w.Calls())
+	last := w.reconcile(node.ReconcileRepair, 16*time.Minute)
+	check(last)
+	for _, c := range w.Calls()[before:] {
+		if !strings.HasPrefix(c, "login") { // to what is dead or refused, it tries again
+			t.Errorf("the world does not come to rest: %s; %+v\n%s", c, last.Findings, strings.Join(story, "\n"))
+		}
+	}
+	if last.Count("", node.Done) > 0 {
+		t.Errorf("something was still done: %+v\n%s", last.Findings, strings.Join(story, "\n"))
+	}
+	for _, f := range last.Findings {
+		if f.Reason == node.ReasonDegraded && f.Outcome != node.Seen && len(silent) == 0 {
+			for _, l := range lives {
+				if l.id == f.Volume && l.admitted {
+					t.Errorf("%s is still degraded although its portals answer: %+v", l.id, f)
+				}
+			}
+		}
+	}
+}

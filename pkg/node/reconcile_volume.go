@@ -1,0 +1,259 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// volume looks at one recorded volume, whose lock is held.
+func (p *pass) volume(ctx context.Context, op *operation, listed *record) error {
+	rec, err := p.records.load(listed.Volume)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // unstaged meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	shape, err := p.reconciler.paths.Inspect(ctx, rec.target())
+	if err != nil {
+		return err
+	}
+	mounts, err := p.mounts.List()
+	if err != nil {
+		return err
+	}
+	if !shape.Attached() {
+		// After a reboot, or between two stages: kubelet stages it again or unstages it.
+		if n := len(at(mounts, rec.Staging)); n > 0 {
+			p.found(p.about(rec, ReasonLost, "", fmt.Sprintf("%s is still mounted, and no session, disk or map of it is left; delete its pods", rec.Staging)))
+		}
+		return nil
+	}
+	p.mu.Lock()
+	p.report.Attached++
+	p.mu.Unlock()
+	all := p.lacks(rec, shape)
+	if len(shape.Live) == 0 {
+		forgotten, why, err := p.forgotten(ctx, op, rec, shape, mounts)
+		if err != nil || forgotten {
+			return err
+		}
+		all[0].Evidence += "; " + why
+	}
+	return p.mend(ctx, rec, shape, all)
+}
+
+func (p *pass) about(rec *record, reason Reason, portal, evidence string) Finding {
+	return Finding{Reason: reason, Outcome: Seen, Volume: rec.Volume, Target: rec.Target.IQN, Portal: portal, Evidence: evidence}
+}
+
+// lack is a finding and how to see whether it is still so.
+type lack struct {
+	Finding
+
+	still   func(iscsi.Shape) bool
+	mending bool // Heal does something about it
+}
+
+// lacks says what an attached volume lacks.
+func (p *pass) lacks(rec *record, s iscsi.Shape) []lack {
+	var all []lack
+	add := func(mending bool, reason Reason, portal, evidence string, still func(iscsi.Shape) bool) {
+		all = append(all, lack{Finding: p.about(rec, reason, portal, evidence), still: still, mending: mending})
+	}
+	if len(s.Live) == 0 {
+		add(s.Map != "" && len(s.Missing) > 0, ReasonNoPaths, "", fmt.Sprintf("no session works; down: %v, without one: %v", s.Down, s.Missing), func(s iscsi.Shape) bool { return len(s.Live) == 0 })
+	}
+	if s.Map != "" { // else one session is all there should be (FM 28)
+		for _, portal := range s.Missing {
+			add(true, ReasonDegraded, portal.String(), "no session to the portal", func(s iscsi.Shape) bool { return slices.Contains(s.Missing, portal) })
+		}
+		if s.NodeRecords == 0 {
+			add(false, ReasonNodeRecord, "", "the target has no node record left; a session that ends does not come back before the volume is staged again", nil)
+		}
+		for _, disk := range s.Apart {
+			add(true, ReasonApart, "", fmt.Sprintf("map %s does not have %s", s.Map, disk), func(s iscsi.Shape) bool { return slices.Contains(s.Apart, disk) })
+		}
+		for _, portal := range s.Blind {
+			add(true, ReasonNotShown, portal.String(), "the session does not show the LUN", func(s iscsi.Shape) bool { return slices.Contains(s.Blind, portal) })
+		}
+	}
+	for _, portal := range s.Down {
+		add(false, ReasonDegraded, portal.String(), "the session to the portal is down; iscsid tries to bring it back", nil)
+	}
+	for _, disk := range s.Offline {
+		add(true, ReasonOffline, "", "the kernel gave up "+disk+", whose session works", func(s iscsi.Shape) bool { return slices.Contains(s.Offline, disk) })
+	}
+	if s.Suspended {
+		add(true, ReasonSuspended, "", "map "+s.Map+" keeps all I/O waiting", func(s iscsi.Shape) bool { return s.Suspended })
+	}
+	return all
+}
+
+// mend adds what the volume lacks, and looks whether it lacks it still.
+func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []lack) error {
+	if p.mode != ReconcileRepair || !before.Mendable() {
+		for _, l := range all {
+			if l.mending {
+				l.Outcome = Would
+			}
+			p.found(l.Finding)
+		}
+		return nil
+	}
+	mended, healErr := p.reconciler.paths.Heal(ctx, rec.target(), p.worthTrying(before.Missing))
+	p.heard(mended)
+	after, err := p.reconciler.paths.Inspect(ctx, rec.target())
+	if err != nil {
+		return errors.Join(healErr, err)
+	}
+	for _, l := range all {
+		switch portal, _ := netip.ParseAddrPort(l.Portal); {
+		case !l.mending:
+		case !l.still(after):
+			l.Outcome = Done
+		case mended.Failed[portal] != nil:
+			l.Outcome, l.Error = Failed, mended.Failed[portal].Error()
+		case l.Reason == ReasonDegraded:
+			l.Outcome, l.Evidence = Waits, l.Evidence+"; it does not answer other volumes either"
+		default:
+			l.Outcome, l.Error = Failed, fmt.Sprint(healErr)
+		}
+		p.found(l.Finding)
+	}
+	return nil
+}
+
+// worthTrying leaves out portals at which logins of this pass had no answer: each
+// takes as long as a login may, and all of them would fail.
+func (p *pass) worthTrying(portals []netip.AddrPort) []netip.AddrPort {
+	const tries = 2
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(portals), func(portal netip.AddrPort) bool { return p.silent[portal] >= tries })
+}
+
+// heard notes which portals answered.
+func (p *pass) heard(m iscsi.Mended) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, portal := range m.LoggedIn {
+		delete(p.silent, portal)
+	}
+	for portal, err := range m.Failed {
+		if errors.Is(err, iscsi.ErrUnavailable) {
+			p.silent[portal]++
+		}
+	}
+}
+
+// forgotten looks at an attached volume no session of which works, and says why it
+// is not one that kubelet has forgotten. While it is used, or the array may still
+// admit this node, it is not: iscsid brings the sessions back when the network or
+// the array is. It is when nobody uses it and the array has taken this node out of
+// its ACL: the orchestrator holds it to be detached, and what has not been written
+// can be written no more (FM 6).
+func (p *pass) forgotten(ctx context.Context, op *operation, rec *record, s iscsi.Shape, mounts []Mount) (is bool, why string, err error) {
+	if used := p.usedFor(rec, s, mounts); used != "" {
+		return false, "it is in use: " + used, nil
+	}
+	refusal, err := p.reconciler.paths.AskAdmission(ctx, rec.target())
+	if err != nil {
+		return false, "", err
+	}
+	if !refusal.Final() {
+		return false, fmt.Sprintf("nobody uses it, but nothing says that this node is not admitted: %v", refusal.Others), nil
+	}
+	f := p.about(rec, ReasonForgotten, "", fmt.Sprintf("no session works; not admitted, says %v; not mounted but on its staging path; no device is built on it", refusal.Refused))
+	p.takeDownOnce(f, "forgotten "+rec.Volume+" "+rec.Target.Serial, func() error { return p.abandon(ctx, op, rec) })
+	return true, "", nil
+}
+
+// usedFor says what a volume is in use for, other than being staged; "" is nothing.
+func (p *pass) usedFor(rec *record, s iscsi.Shape, mounts []Mount) string {
+	var uses []string
+	for _, point := range s.Mounts {
+		if point != rec.Staging {
+			uses = append(uses, "mounted on "+point)
+		}
+	}
+	for _, t := range rec.Targets {
+		// A block volume may be open through a node that no mount shows.
+		if len(at(mounts, t.Path)) > 0 || rec.Mode == modeBlock {
+			uses = append(uses, "published on "+t.Path)
+		}
+	}
+	for _, h := range s.Holders {
+		uses = append(uses, "part of "+h)
+	}
+	return strings.Join(uses, ", ")
+}
+
+// abandon is an unstage that nobody asked for. Like every other it takes away only
+// what it can claim for itself.
+func (p *pass) abandon(ctx context.Context, op *operation, rec *record) error {
+	device, err := p.attacher.Find(ctx, rec.target())
+	if err != nil && !errors.Is(err, iscsi.ErrNotAttached) {
+		return fmt.Errorf("find the device: %w", err)
+	}
+	if err := p.takeDown(ctx, op, rec, rec.Staging, device); err != nil {
+		return err
+	}
+	return p.records.remove(rec.Volume)
+}
+
+// unrecorded takes down LUNs that this process had a record of and has none any
+// more, as a login leaves them that iscsid went on with after its volume was
+// unstaged.
+func (p *pass) unrecorded(ctx context.Context, recorded []*record) {
+	r := &p.reconciler
+	r.mu.Lock()
+	candidates := make(map[volumeLUN]iscsi.Target)
+	for k, t := range r.known {
+		if !slices.ContainsFunc(recorded, func(rec *record) bool { return rec.Target.IQN == k.iqn && rec.Target.LUN == k.lun }) {
+			candidates[k] = t
+		}
+	}
+	r.mu.Unlock()
+	for k, t := range candidates {
+		p.hold(ctx, k.volume, func(ctx context.Context, _ *operation) error { return p.orphan(ctx, k, t) })
+	}
+}
+
+func (p *pass) orphan(ctx context.Context, k volumeLUN, t iscsi.Target) error {
+	holder, err := p.records.holderOf(t, "")
+	if err != nil || holder != "" {
+		return err // recorded meanwhile
+	}
+	s, err := p.reconciler.paths.Inspect(ctx, t)
+	if err != nil {
+		return err
+	}
+	if !s.Attached() && s.NodeRecords == 0 {
+		p.reconciler.forget(k)
+		return nil
+	}
+	f := Finding{Reason: ReasonUnrecorded, Outcome: Seen, Volume: k.volume, Target: k.iqn,
+		Evidence: fmt.Sprintf("this plugin attached it, and no record speaks of it; live %v, down %v, disks %v, map %q, %d node records", s.Live, s.Down, s.Disks, s.Map, s.NodeRecords)}
+	if used := slices.Concat(s.Mounts, s.Holders); len(used) > 0 {
+		f.Evidence += fmt.Sprintf("; it is in use: %v", used)
+		p.found(f)
+		return nil
+	}
+	p.takeDownOnce(f, "unrecorded "+k.volume+" "+k.iqn, func() error { return p.attacher.Detach(ctx, t) })
+	return nil
+}
+
+// forget drops a LUN of which nothing is left.
+func (r *reconciler) forget(k volumeLUN) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.known, k)
+}
