@@ -59,7 +59,7 @@ func (s *Server) fsck(ctx context.Context, rec *record, device iscsi.Device, pol
 	var exit *iscsi.ExitError
 	switch {
 	case err == nil:
-		outcome += " found nothing to repair"
+		outcome += " exits 0" // e2fsck -p also after small repairs, e2fsck -n also before them
 	case preen && errors.As(err, &exit) && exit.Code == corrected:
 		return outcome + " repaired it: " + tail(out), true
 	default:

@@ -141,9 +141,13 @@ func TestOnAKernel(t *testing.T) {
 			t.Run("a clone beside its source", func(t *testing.T) { kernelClone(t, fs) })
 			t.Run("a mkfs at work", func(t *testing.T) { kernelHeld(t, fs) })
 			t.Run("a mkfs killed", func(t *testing.T) { kernelKilled(t, fs) })
+			t.Run("64 TiB", func(t *testing.T) { kernelHuge(t, fs) })
+			t.Run("damaged", func(t *testing.T) { kernelDamaged(t, fs) })
+			t.Run("readers", func(t *testing.T) { kernelReaders(t, fs) })
 		})
 	}
 	t.Run("block", kernelBlock)
+	t.Run("block, readers", kernelRawReaders)
 	t.Run("a part only", kernelPart)
 	t.Run("shut down", kernelShutdown)
 }
@@ -153,7 +157,7 @@ func inNamespace(t *testing.T, inside string) {
 	if os.Getuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	for _, tool := range []string{"losetup", "mkfs.xfs", "mke2fs", "xfs_growfs", "resize2fs", "xfs_io", "blkid", "mount"} {
+	for _, tool := range []string{"losetup", "mkfs.xfs", "mke2fs", "xfs_growfs", "resize2fs", "xfs_io", "xfs_repair", "e2fsck", "blkid", "mount"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed", tool)
 		}
@@ -161,7 +165,7 @@ func inNamespace(t *testing.T, inside string) {
 	if out, err := exec.Command("losetup", "-f").CombinedOutput(); err != nil {
 		t.Skipf("no loop devices here: %s", out)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestOnAKernel$", "-test.v", "-test.timeout=5m")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestOnAKernel$", "-test.v", "-test.timeout=5m", "-test.short="+strconv.FormatBool(testing.Short()))
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()

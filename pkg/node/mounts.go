@@ -45,9 +45,12 @@ func (h *hostMounts) Mount(source, target, fsType string, options []string) erro
 }
 
 // saysDamaged recognises EUCLEAN, and EBADMSG of a checksum that is wrong, in the
-// words of mount(8): its exit status is 32 for every errno.
+// words of mount(8): its exit status is 32 for every errno. EBADMSG it calls a
+// superblock that cannot be read.
 func saysDamaged(err error) bool {
-	return strings.Contains(err.Error(), "Structure needs cleaning") || strings.Contains(err.Error(), "Bad message")
+	return slices.ContainsFunc([]string{"Structure needs cleaning", "Bad message", "can't read superblock"}, func(words string) bool {
+		return strings.Contains(err.Error(), words)
+	})
 }
 
 func (h *hostMounts) Unmount(target string) error {
