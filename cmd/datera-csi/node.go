@@ -123,9 +123,8 @@ func (f *nodeFlags) placed() bool {
 	return err == nil && len(place) > 0
 }
 
-// build makes the node service and the initiator beneath it. The host's
-// initiator must have a name: it is the node's id.
-func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
+// initiator is that of the host.
+func (f *nodeFlags) initiator() *iscsi.Initiator {
 	host, root := iscsi.Nsenter(), "/proc/1/root"
 	switch f.hostExec {
 	case execIscsid:
@@ -136,18 +135,29 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 	if f.hostRoot != "" {
 		root = f.hostRoot
 	}
+	return iscsi.New(iscsi.Config{Host: host, Root: root, Multipath: iscsi.MultipathMode(f.multipath)})
+}
+
+// tools runs the tools of file systems. Devices and the kubelet's mounts are the
+// same here and on the host.
+func (f *nodeFlags) tools() iscsi.Runner {
+	if f.fsTools == toolsHost && f.hostExec != execDirect {
+		return iscsi.Nsenter()
+	}
+	return iscsi.Direct()
+}
+
+// build makes the node service and the initiator beneath it. The host's
+// initiator must have a name: it is the node's id.
+func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
+	initiator := f.initiator()
 	if err := os.MkdirAll(f.records, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("--record-dir: %w", err)
-	}
-	tools := iscsi.Direct() // devices and the kubelet's mounts are the same here and there
-	if f.fsTools == toolsHost && f.hostExec != execDirect {
-		tools = iscsi.Nsenter()
 	}
 	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
 		return nil, nil, fmt.Errorf("find which kernel runs: %w", err)
 	}
-	initiator := iscsi.New(iscsi.Config{Host: host, Root: root, Multipath: iscsi.MultipathMode(f.multipath)})
 	name, err := initiator.Name()
 	if err != nil {
 		return nil, nil, fmt.Errorf("find the id of this node: %w", err)
@@ -161,7 +171,7 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 		Attacher:      initiator,
 		Mounts:        node.NewMounts(mount.NewWithoutSystemd(""), node.Mountinfo("/proc/self/mountinfo")),
 		Devices:       node.NewDevices("/sys"),
-		Runner:        tools,
+		Runner:        f.tools(),
 		Kernel:        strings.TrimSpace(string(kernel)),
 		Topology:      place,
 		RecordDir:     f.records,
@@ -184,6 +194,8 @@ func nodeCommand() *cobra.Command {
 	var (
 		common serveFlags
 		flags  nodeFlags
+		check  bool
+		output = "text"
 	)
 	cmd := &cobra.Command{
 		Use:   "node",
@@ -192,6 +204,10 @@ func nodeCommand() *cobra.Command {
 driver registrar. It holds no array credentials and never calls the array;
 volumes that are mounted go on without it.
 
+With --check it only looks at the host, says what is wrong and what to do, and
+exits with 1 if no volume could work here; a warning does not count. The same is
+logged at the start.
+
 ` + hostHelp,
 		Example: `  # in a privileged pod with hostPID, /dev and the kubelet's directory
   datera-csi node
@@ -199,12 +215,18 @@ volumes that are mounted go on without it.
   # what the running plugin would repair, as JSON; exit status 1 when there is something
   datera-csi node --reconcile-once
 
+  # what is wrong with this host
+  datera-csi node --check --host-exec=direct
+
   # on the host itself
   datera-csi node --host-exec=direct --endpoint=unix:///run/datera-csi/csi.sock`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(common.check(), flags.check()); err != nil {
 				return err
+			}
+			if check {
+				return printFindings(cmd.OutOrStdout(), output, flags.inspection()(cmd.Context()))
 			}
 			service, initiator, err := flags.build()
 			if err != nil {
@@ -222,12 +244,15 @@ volumes that are mounted go on without it.
 	flags.add(cmd.Flags())
 	cmd.Flags().BoolVar(&flags.reconcileOnce, "reconcile-once", false,
 		"do not serve; print what --reconcile=repair would find, as JSON, change nothing, and exit with 1 when anything is not as it should be")
+	cmd.Flags().BoolVar(&check, "check", check, "only look whether this host is fit for volumes, and say what to do")
+	cmd.Flags().StringVarP(&output, "output", "o", output, "of --check: text or json")
 	return cmd
 }
 
 // background is what the node service does unasked.
 func (f *nodeFlags) background(service *node.Server) func(context.Context) {
 	return func(ctx context.Context) {
+		logFindings(ctx, f.inspection()(ctx)) // beside the service: tools that are slow must not keep it waiting
 		service.RunReconcile(ctx, node.ReconcileMode(f.reconcile), f.reconcileInterval)
 	}
 }

@@ -42,9 +42,10 @@ type host struct {
 	dirs     map[string]string        // disk to its SCSI device's directory
 	byName   map[string]string        // map by alias
 
-	greedy      bool // multipathd makes maps unasked
-	blacklisted bool
-	queueing    bool // maps keep what they cannot send
+	greedy        bool // multipathd makes maps unasked
+	blacklisted   bool
+	multipathConf string // what multipath -t prints
+	queueing      bool   // maps keep what they cannot send
 
 	sessions, disks, maps int // counters for names
 }
@@ -266,6 +267,10 @@ func (h *host) tool(argv []string) (out string, code int) {
 		return "", h.logOut(arg("-r"))
 	case argv[0] == "multipath" && arg("-a") != "":
 		return "", h.tellMultipath(filepath.Base(arg("-a")))
+	case line == "multipath -t":
+		return h.multipathConf, 0
+	case line == "iscsiadm --version":
+		return "iscsiadm version 2.1.8\n", 0
 	case strings.HasPrefix(line, "multipathd add path "):
 		h.takeUp(argv[3])
 		return "ok\n", 0

@@ -1,0 +1,78 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// Inspect looks at what of this host the node service depends on besides iSCSI.
+func Inspect(ctx context.Context, tools iscsi.Runner, recordDir string, now time.Time) []iscsi.Finding {
+	const limit = 15 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return []iscsi.Finding{
+		inspectTool(ctx, tools, iscsi.Unfit, "mkfs.xfs", "xfsprogs"), // xfs is what a class without fsType gets
+		inspectTool(ctx, tools, iscsi.Warning, "mke2fs", "e2fsprogs"),
+		inspectTool(ctx, tools, iscsi.Unfit, "blkid", "util-linux"),
+		inspectRecordDir(recordDir),
+		inspectClock(now),
+	}
+}
+
+// inspectTool asks a tool for its version.
+func inspectTool(ctx context.Context, tools iscsi.Runner, missing iscsi.Severity, tool, home string) iscsi.Finding {
+	const noSuchTool = 127
+	_, err := tools.Run(ctx, tool, "-V")
+	var exit *iscsi.ExitError
+	switch {
+	case err == nil:
+		return iscsi.Finding{Severity: iscsi.Fine, Check: tool, What: "installed"}
+	case errors.As(err, &exit) && exit.Code == noSuchTool:
+		return iscsi.Finding{Severity: missing, Check: tool, What: err.Error(), Remedy: "install " + home + " on the host"}
+	}
+	return iscsi.Finding{Severity: iscsi.Warning, Check: tool, What: err.Error(), Remedy: "run it on the host: " + tool + " -V"}
+}
+
+// inspectRecordDir writes a file where the records go.
+func inspectRecordDir(dir string) iscsi.Finding {
+	const check = "record directory"
+	probe := filepath.Join(dir, ".check")
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = writeSynced(probe, nil)
+	}
+	if err == nil {
+		err = os.Remove(probe)
+	}
+	if err != nil {
+		return iscsi.Finding{Severity: iscsi.Unfit, Check: check, What: err.Error(), Remedy: "mount a writable directory of the host there, or choose another by --record-dir"}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err == nil && (st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC || st.Type == unix.OVERLAYFS_SUPER_MAGIC) {
+		return iscsi.Finding{
+			Severity: iscsi.Warning, Check: check, What: dir + " is in memory or in the container, and is lost with it; what is staged would then be known from sysfs and mounts alone",
+			Remedy: "use a directory of the host's disk, e.g. a hostPath on /var/lib/datera-csi",
+		}
+	}
+	return iscsi.Finding{Severity: iscsi.Fine, Check: check, What: dir + " can be written"}
+}
+
+// inspectClock wants a time that is past this release, and one that is kept.
+func inspectClock(now time.Time) iscsi.Finding {
+	const check, remedy = "clock", "set it, and run chrony or systemd-timesyncd"
+	if written := time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC); now.Before(written) {
+		return iscsi.Finding{Severity: iscsi.Warning, Check: check, What: now.UTC().Format(time.RFC3339) + " is before this plugin was written", Remedy: remedy}
+	}
+	state, err := unix.Adjtimex(&unix.Timex{})
+	if err == nil && state == unix.TIME_ERROR {
+		return iscsi.Finding{Severity: iscsi.Warning, Check: check, What: "is not synchronized: times in logs and records of different nodes cannot be compared", Remedy: remedy}
+	}
+	return iscsi.Finding{Severity: iscsi.Fine, Check: check, What: now.UTC().Format(time.RFC3339)}
+}
