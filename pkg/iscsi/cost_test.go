@@ -16,13 +16,11 @@ func (h *host) started() []string {
 	var tools []string
 	for _, c := range h.ran() {
 		words := strings.Fields(c)
-		switch {
-		case words[0] == "multipathd":
-			words = words[:2]
-		default:
-			words = []string{words[0], words[len(words)-1]}
+		what := words[len(words)-1]
+		if words[0] == "multipathd" {
+			what = words[1]
 		}
-		tools = append(tools, strings.Join(words, " "))
+		tools = append(tools, words[0]+" "+what)
 	}
 	h.forget()
 	slices.Sort(tools)
@@ -39,7 +37,7 @@ func TestProcessesThatAVolumeCosts(t *testing.T) {
 		attach, detach []string
 	}{
 		"multipath": {
-			func(tb testing.TB) *host { return newHost(tb).runMultipathd() },
+			func(tb testing.TB) *host { tb.Helper(); return newHost(tb).runMultipathd() },
 			[]string{"iscsiadm --login", "iscsiadm --login"},
 			[]string{"iscsiadm --logout", "multipathd del"},
 		},

@@ -215,8 +215,8 @@ func FuzzVPD(f *testing.F) {
 			t.Errorf("serial %q, %v", serial, err)
 		}
 		if len(serial) > 0 && len(serial) < 200 {
-			if again, err := iscsi.ParseSerial(serialPage(serial)); again != serial || err != nil {
-				t.Errorf("serial %q comes back as %q, %v", serial, again, err)
+			if again, repeatErr := iscsi.ParseSerial(serialPage(serial)); again != serial || repeatErr != nil {
+				t.Errorf("serial %q comes back as %q, %v", serial, again, repeatErr)
 			}
 		}
 		wwid, err := iscsi.ParseWWID(page83)

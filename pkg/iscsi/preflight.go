@@ -15,6 +15,7 @@ import (
 // Severity says what a finding means for the host.
 type Severity string
 
+// The severities of a Finding.
 const (
 	Fine    Severity = "fine"
 	Warning Severity = "warning" // volumes work, until something else fails
@@ -98,7 +99,7 @@ func (i *Initiator) otherNames(name string) ([]string, error) {
 	sessions, err := i.sysfs.sessions(anyTarget)
 	var others []string
 	for _, s := range sessions {
-		if used, err := attribute(s.class, "initiatorname"); err == nil && used != "" && used != name && !slices.Contains(others, used) {
+		if used, readErr := attribute(s.class, "initiatorname"); readErr == nil && used != "" && used != name && !slices.Contains(others, used) {
 			others = append(others, used)
 		}
 	}
