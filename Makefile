@@ -53,6 +53,9 @@ sanity: prerequisites ## csi-sanity, verbose; ARGS="-array=https://HOST:7718 -ar
 demo: prerequisites ## the main job on the shipped array: three QEMU guests, real iSCSI
 	$(GO) run ./test/e2e/demo
 
+demo-kubernetes: prerequisites ## the same with kubectl on a real cluster in QEMU guests; KEEP=1 keeps it
+	$(GO) run ./test/e2e/kubernetes/demo
+
 e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some, TABLE=docs/laboratory.md for the table in there
 	hack/prerequisites.sh vm
 	events=$$(mktemp); trap "rm -f $$events" EXIT; failed=0
@@ -83,4 +86,4 @@ $(TESTSUM):
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.PHONY: build image test test-deploy model lint sanity demo e2e bench clean prerequisites help
+.PHONY: build image test test-deploy model lint sanity demo demo-kubernetes e2e bench clean prerequisites help
