@@ -56,13 +56,18 @@ demo: prerequisites ## the main job on the shipped array: three QEMU guests, rea
 demo-kubernetes: prerequisites ## the same with kubectl on a real cluster in QEMU guests; KEEP=1 keeps it
 	$(GO) run ./test/e2e/kubernetes/demo
 
-e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some, TABLE=docs/laboratory.md for the table in there
+e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some, SKIP=Regexp without some, TABLE=docs/laboratory.md for the table in there
 	hack/prerequisites.sh vm
 	events=$$(mktemp); trap "rm -f $$events" EXIT; failed=0
-	$(TESTSUM) --format testname --jsonfile $$events $(RERUN) --packages ./test/e2e/... -- \
-		-tags e2e -count=1 -p 1 -parallel 8 -timeout 60m $(if $(RUN),-run '$(RUN)') || failed=$$?
+	$(TESTSUM) --format testname --jsonfile $$events $(RERUN) --packages "$$($(GO) list -tags e2e ./test/e2e/... | grep -v e2e/kubernetes$$ | paste -sd ' ')" -- \
+		-tags e2e -count=1 -p 1 -parallel 8 -timeout 60m $(if $(RUN),-run '$(RUN)') $(if $(SKIP),-skip '$(SKIP)') || failed=$$?
 	$(GO) run ./test/e2e/report $(if $(TABLE),-markdown) $$events | tee $(or $(TABLE),/dev/null)
 	exit $$failed
+
+e2e-kubernetes: prerequisites $(TESTSUM) ## what users do with kubectl, proven on a real cluster; RUN=Regexp for some, KEEP=1 keeps it
+	hack/prerequisites.sh vm
+	$(TESTSUM) --format $(if $(KEEP),standard-verbose,testname) $(RERUN) --packages ./test/e2e/kubernetes -- \
+		-tags e2e -count=1 -timeout 60m $(if $(RUN),-run '$(RUN)')
 
 bench: prerequisites ## ratios and counts: the client, the controller, and the node in a guest
 	$(GO) test -run '^$$' -bench . -benchmem ./pkg/... ./internal/...
@@ -86,4 +91,4 @@ $(TESTSUM):
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.PHONY: build image test test-deploy model lint sanity demo demo-kubernetes e2e bench clean prerequisites help
+.PHONY: build image test test-deploy model lint sanity demo demo-kubernetes e2e e2e-kubernetes bench clean prerequisites help

@@ -1,0 +1,148 @@
+//go:build e2e
+
+package kubernetes_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
+)
+
+// pets is a StatefulSet whose pods only hold their volume; claims go with their pods.
+func pets(name string, replicas int) string {
+	return fmt.Sprintf(`{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: %[1]s}, spec: {serviceName: %[1]s, replicas: %[2]d,
+  podManagementPolicy: Parallel, persistentVolumeClaimRetentionPolicy: {whenScaled: Delete, whenDeleted: Delete},
+  selector: {matchLabels: {app: %[1]s}}, template: {metadata: {labels: {app: %[1]s}}, spec: {terminationGracePeriodSeconds: 1,
+  containers: [{name: pause, image: "%[3]s", volumeMounts: [{name: data, mountPath: /data}]}]}},
+  volumeClaimTemplates: [{metadata: {name: data}, spec: {storageClassName: datera, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}]}}`,
+		name, replicas, kubernetes.PauseImage)
+}
+
+// A StatefulSet goes from nothing to many replicas and back, and nothing is left. What of a pod's way to
+// ready is spent in the driver is printed beside the whole of it.
+func TestScaleUpAndBackLeavesNothing(t *testing.T) {
+	r := useCluster(t)
+	replicas := scaleTo
+	before, err := r.Spent(r.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	r.apply(pets("pets", replicas))
+	r.awaitReplicas("pets", replicas)
+	wall := time.Since(began)
+	after, err := r.Spent(r.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.report(replicas, wall, before, after)
+	if apps, err := r.Array.AppInstances(r.ctx); err != nil || len(apps) != replicas {
+		t.Errorf("the array has %d app instances, want %d: %v", len(apps), replicas, err)
+	}
+	began = time.Now()
+	r.kubectl("scale", "statefulset", "pets", "--replicas=0")
+	r.eventually("the array to be empty", func() error {
+		apps, err := r.Array.AppInstances(r.ctx)
+		if err == nil && len(apps) > 0 {
+			err = fmt.Errorf("it still has %d app instances", len(apps))
+		}
+		return err
+	})
+	t.Logf("%d to 0 in %.0f s", replicas, time.Since(began).Seconds())
+}
+
+// scaleTo is how many pods two emulated workers carry.
+const scaleTo = 50
+
+func (r *room) awaitReplicas(set string, replicas int) {
+	r.Helper()
+	r.kubectl("rollout", "status", "statefulset/"+set, "--timeout=8m")
+	if got := r.field("{.status.readyReplicas}", "statefulset", set); got != fmt.Sprint(replicas) {
+		r.Errorf("%s has %s replicas ready, want %d", set, got, replicas)
+	}
+}
+
+// report prints where the time of a scale-up went.
+func (r *room) report(replicas int, wall time.Duration, before, after kubernetes.Spent) {
+	r.Helper()
+	var pods struct {
+		Items []struct {
+			Metadata struct{ CreationTimestamp time.Time }
+			Status   struct {
+				Conditions []struct {
+					Type               string
+					LastTransitionTime time.Time
+				}
+			}
+		}
+	}
+	if err := r.Get(r.ctx, &pods, "pods", "--namespace="+r.namespace); err != nil {
+		r.Fatal(err)
+	}
+	var total time.Duration
+	for _, p := range pods.Items {
+		for _, c := range p.Status.Conditions {
+			if c.Type == "Ready" {
+				total += c.LastTransitionTime.Sub(p.Metadata.CreationTimestamp)
+			}
+		}
+	}
+	perPod := total.Seconds() / float64(max(1, len(pods.Items)))
+	var ours float64
+	for _, call := range []string{"CreateVolume", "ControllerPublishVolume", "NodeStageVolume", "NodePublishVolume"} {
+		spent := after[call].Minus(before[call])
+		r.Logf("%-24s %3d calls, %6.2f s each", call, spent.Calls, spent.Each())
+		if spent.Calls < replicas {
+			r.Errorf("the metrics know %d calls of %s, want %d at least", spent.Calls, call, replicas)
+		}
+		ours += spent.Seconds / float64(replicas)
+	}
+	r.Logf("0 to %d in %.0f s; a pod takes %.1f s from its creation to ready, %.1f s of it in calls of the driver (%.0f %%)",
+		replicas, wall.Seconds(), perPod, ours, 100*ours/perPod)
+}
+
+// The leading controller is killed amid a scale-up: the other one takes over, every replica gets its volume,
+// and none is made twice.
+func TestControllerLeaderIsKilledAmidAScaleUp(t *testing.T) {
+	r := useCluster(t)
+	const replicas = 20
+	scale := func(replicas string) {
+		r.kubectl("scale", "deployment/datera-csi-controller", "--namespace="+kubernetes.Namespace, "--replicas="+replicas)
+		r.kubectl("rollout", "status", "deployment/datera-csi-controller", "--namespace="+kubernetes.Namespace, "--timeout=8m")
+	}
+	scale("2")
+	leader := r.leader()
+	r.apply(pets("crowd", replicas))
+	r.eventually("some volumes to be made", func() error {
+		apps, err := r.Array.AppInstances(r.ctx)
+		if err == nil && len(apps) < 3 {
+			err = fmt.Errorf("there are %d", len(apps))
+		}
+		return err
+	})
+	r.kubectl("delete", "pod", leader, "--namespace="+kubernetes.Namespace, "--grace-period=0", "--force")
+	r.awaitReplicas("crowd", replicas)
+	if apps, err := r.Array.AppInstances(r.ctx); err != nil || len(apps) != replicas {
+		t.Errorf("the array has %d app instances, want %d: %v", len(apps), replicas, err)
+	}
+	if now := r.leader(); now == leader {
+		t.Errorf("%s still leads", leader)
+	}
+	scale("1")
+}
+
+// leader is the pod whose provisioner leads.
+func (r *room) leader() string {
+	r.Helper()
+	holder := r.field(`{.spec.holderIdentity}`, "lease", "dsp-csi-daterainc-io", "--namespace="+kubernetes.Namespace)
+	for _, pod := range strings.Fields(r.field("{.items[*].metadata.name}", "pods", "--namespace="+kubernetes.Namespace, "--selector=app.kubernetes.io/component=controller")) {
+		if strings.Contains(holder, pod) {
+			return pod
+		}
+	}
+	r.Fatalf("no pod is %q, which leads", holder)
+	return ""
+}
