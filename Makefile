@@ -91,4 +91,4 @@ $(TESTSUM):
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.PHONY: build image test test-deploy model lint sanity demo demo-kubernetes e2e e2e-kubernetes bench clean prerequisites help
+.PHONY: build image test test-deploy model fuzz lint sanity demo demo-kubernetes e2e e2e-kubernetes bench clean prerequisites help
