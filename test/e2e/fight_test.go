@@ -124,3 +124,33 @@ func TestRevokedWorkerNeitherReadsNorWrites(t *testing.T) {
 	must(t, bed.Detach(ctx, v, next, "pod-0"))
 	must(t, bed.Delete(ctx, v))
 }
+
+// TestLUNThatNowIsAnotherVolumeIsRefused is FM 2: behind the same target and LUN
+// stands another volume, before the stage and after it. No call hands it out, and
+// nothing is written to it.
+func TestLUNThatNowIsAnotherVolumeIsRefused(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "the LUN is used for another volume, under the same target")
+	w := bed.Workers[0]
+	v, err := bed.Create(ctx, "swapped", giB, nil, testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
+	must(t, err)
+	published, err := bed.Publish(ctx, v, w)
+	must(t, err)
+	restore, err := bed.Array.SwapLUN(ctx, published)
+	must(t, err)
+	t.Cleanup(func() { must(t, restore(context.WithoutCancel(ctx))) })
+	expectCode(t, w.Stage(ctx, v, published), codes.FailedPrecondition)
+	must(t, restore(ctx))
+
+	must(t, w.Stage(ctx, v, published))
+	restore, err = bed.Array.SwapLUN(ctx, published)
+	must(t, err)
+	t.Cleanup(func() { must(t, restore(context.WithoutCancel(ctx))) })
+	expectCode(t, w.Stage(ctx, v, published), codes.FailedPrecondition)
+	expectCode(t, w.PublishTo(ctx, v, published, "pod-0"), codes.FailedPrecondition)
+	must(t, restore(ctx))
+	must(t, eventually(ctx, func() error { return w.Stage(ctx, v, published) })) // the stage that was refused has taken it down
+	must(t, w.PublishTo(ctx, v, published, "pod-0"))
+	sh(ctx, t, w.Guest, "dd if=/dev/urandom of="+testbed.TargetPath(v, "pod-0")+" bs=64k count=1 oflag=direct status=none")
+	gone(ctx, t, bed, v)
+}

@@ -19,22 +19,27 @@ import (
 func TestSinglePath(t *testing.T) {
 	fault(t, "no multipathd, one portal")
 	lab := vmtest.Open(t)
-	bed, err := testbed.Start(t.Context(), lab, testbed.Config{SinglePath: true, Progress: os.Stderr})
+	bed, err := testbed.Start(t.Context(), lab, testbed.Config{SinglePath: true, FaultPoints: true, Progress: os.Stderr})
 	must(t, err)
 	t.Cleanup(func() {
 		expectNothingLeft(t, bed)
 		must(t, bed.Close())
 	})
-	for _, c := range []struct {
+	type promise struct {
 		name string
 		run  func(context.Context, *testing.T, *testbed.Bed)
-	}{
+	}
+	promises := []promise{
 		{"a volume moves with its data", singlePathMove},
 		{"a lost worker is fenced", singlePathFence},
 		{"a writer outlives a portal that comes back", singlePathOutage},
 		{"a dead portal is an error in time", singlePathDeadPortal},
 		{"no link that udev makes is needed", singlePathWithoutUdev}, // FM 30
-	} {
+	}
+	for name, run := range diskFailures() { // FM 1
+		promises = append(promises, promise{name, run})
+	}
+	for _, c := range promises {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patient)
 			defer cancel()

@@ -50,7 +50,10 @@ func StartArray(ctx context.Context, lab *vm.Lab, guest *vm.Guest, sim string, c
 		access = fmt.Sprintf("--access-ip=%s", a.Addr(0))
 	}
 	script := fmt.Sprintf(`#!/bin/sh -e
-data=/dev/disk/by-id/virtio-data
+disk=/dev/disk/by-id/virtio-data
+data=/dev/mapper/data
+modprobe dm_mod
+[ -e $data ] || dmsetup create data --table "0 $(blockdev --getsz $disk) linear $disk 0"
 blkid -p $data >/dev/null 2>&1 || mkfs.xfs -q -K $data
 mountpoint -q /data || { mkdir -p /data; mount $data /data; }
 setsid datera-sim --lio --data-dir=/data --backends-dir=/data/backends --endpoint=https://%s:7718 %s %s </dev/null >>/var/log/datera-sim.log 2>&1 &

@@ -2,7 +2,9 @@ package testbed
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint/points"
 )
@@ -23,4 +25,35 @@ func FaultPoints() ([]string, error) {
 func (w *Worker) KillAt(ctx context.Context, names ...string) error {
 	_, err := w.Shell(ctx, "mkdir -p "+faultPoints+"/kill; cd "+faultPoints+"/kill; touch '"+strings.Join(names, "' '")+"'")
 	return err
+}
+
+// NotReached are the points of KillAt that the plugin has not come to. It forgets
+// them.
+func (w *Worker) NotReached(ctx context.Context) ([]string, error) {
+	out, err := w.Shell(ctx, "mkdir -p "+faultPoints+"/kill; cd "+faultPoints+"/kill; ls; rm -f -- *")
+	return lines("", out), err
+}
+
+// HoldAt keeps the plugin at a point until release is called.
+func (w *Worker) HoldAt(ctx context.Context, name string) (release func(context.Context) error, _ error) {
+	release = func(ctx context.Context) error {
+		_, err := w.Shell(ctx, "rm -f '"+faultPoints+"/hold/"+name+"'")
+		return err
+	}
+	_, err := w.Shell(ctx, fmt.Sprintf("mkdir -p %[1]s/hold %[1]s/held; rm -f '%[1]s/held/%[2]s'; touch '%[1]s/hold/%[2]s'", faultPoints, name))
+	return release, err
+}
+
+// AwaitHeld waits until the plugin is held at a point.
+func (w *Worker) AwaitHeld(ctx context.Context, name string) error {
+	return eventually(ctx, "the plugin to come to "+name, time.Minute, func() error {
+		_, err := w.Run(ctx, "test", "-e", faultPoints+"/held/"+name)
+		return err
+	})
+}
+
+// Alive says whether the plugin runs.
+func (w *Worker) Alive(ctx context.Context) (bool, error) {
+	out, err := w.Shell(ctx, "pgrep -x datera-csi || true")
+	return len(out) > 0, err
 }

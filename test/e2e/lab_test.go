@@ -1,0 +1,231 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/datera-csi/datera-csi/test/e2e/testbed"
+)
+
+// accident is something that befalls the array, the network or the node, and passes.
+type accident struct {
+	name   string
+	strike func(context.Context, *testbed.Bed) error
+	mend   func(context.Context, *testbed.Bed) error
+	// lasts is for how long after the strike; an accident of no length lasts until
+	// every moment is over, which therefore must end well in spite of it.
+	lasts time.Duration
+}
+
+func accidents() []accident {
+	link := func(up bool, networks ...int) func(context.Context, *testbed.Bed) error {
+		return func(ctx context.Context, bed *testbed.Bed) error {
+			for _, n := range networks {
+				if err := bed.Workers[0].SetLink(ctx, n, up); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	loss := func(percent int) func(context.Context, *testbed.Bed) error {
+		return func(ctx context.Context, bed *testbed.Bed) error {
+			for n := range 2 {
+				if err := bed.Workers[0].SetLoss(ctx, n, percent); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	none := func(context.Context, *testbed.Bed) error { return nil }
+	// A client of the plugin dials again by itself.
+	restart := func(daemon, start string) func(context.Context, *testbed.Bed) error {
+		return func(ctx context.Context, bed *testbed.Bed) error {
+			_, err := bed.Workers[0].Shell(ctx, fmt.Sprintf("pkill -KILL -x %[1]s; while pgrep -x %[1]s >/dev/null; do sleep 0.05; done; sleep 1; %[2]s", daemon, start))
+			return err
+		}
+	}
+	return []accident{
+		{name: "one portal is lost", strike: link(false, 1), mend: link(true, 1)},
+		{name: "both portals are lost for 5 s", strike: link(false, 0, 1), mend: link(true, 0, 1), lasts: 5 * time.Second},
+		{name: "3 of 100 packets are lost", strike: loss(3), mend: loss(0)},
+		{name: "the array's process is killed", strike: func(ctx context.Context, bed *testbed.Bed) error { return bed.Array.RestartProcess(ctx) }, mend: none},
+		{name: "the array loses power", strike: func(ctx context.Context, bed *testbed.Bed) error { return bed.Array.Restart(ctx) }, mend: none, lasts: time.Millisecond},
+		{name: "the plugin is killed", strike: restart("datera-csi", "/etc/testbed"), mend: none, lasts: time.Millisecond},
+		{name: "iscsid is killed", strike: restart("iscsid", "iscsid"), mend: none, lasts: time.Millisecond},
+		{name: "multipathd is killed", strike: restart("multipathd", "multipathd"), mend: none, lasts: time.Millisecond},
+	}
+}
+
+// moment is what goes on at a volume when an accident strikes.
+type moment struct {
+	name   string
+	before func(context.Context, testing.TB, *subject)
+	during func(context.Context, testing.TB, *subject)
+}
+
+// subject is a volume at one moment.
+type subject struct {
+	bed       *testbed.Bed
+	w         *testbed.Worker
+	v         *testbed.Volume
+	pod       string
+	published map[string]string
+	writer    *stream
+}
+
+func (s *subject) dir() string { return testbed.TargetPath(s.v, s.pod) }
+
+func moments() []moment {
+	attach := func(ctx context.Context, t testing.TB, s *subject) {
+		t.Helper()
+		must(t, s.w.Stage(ctx, s.v, s.published))
+		must(t, s.w.PublishTo(ctx, s.v, s.published, s.pod))
+		s.writer = startStream(ctx, t, s.w, s.dir())
+	}
+	return []moment{
+		{
+			name:   "at the first stage",
+			before: func(context.Context, testing.TB, *subject) {},
+			during: func(ctx context.Context, t testing.TB, s *subject) {
+				t.Helper()
+				must(t, eventually(ctx, func() error { return s.w.Stage(ctx, s.v, s.published) }))
+				must(t, eventually(ctx, func() error { return s.w.PublishTo(ctx, s.v, s.published, s.pod) }))
+				s.writer = startStream(ctx, t, s.w, s.dir())
+				s.writer.stopUnharmed(ctx, t)
+			},
+		},
+		{
+			name:   "under a writer",
+			before: attach,
+			during: func(ctx context.Context, t testing.TB, s *subject) {
+				t.Helper()
+				s.writer.stopUnharmed(ctx, t)
+			},
+		},
+		{
+			name: "in growth",
+			before: func(ctx context.Context, t testing.TB, s *subject) {
+				t.Helper()
+				attach(ctx, t, s)
+				growControllerSide(ctx, t, s.bed, s.v, 2*giB)
+			},
+			during: func(ctx context.Context, t testing.TB, s *subject) {
+				t.Helper()
+				must(t, eventually(ctx, func() error { return expandOnce(ctx, s.w, s.v, s.pod, 2*giB) }))
+				s.writer.stopUnharmed(ctx, t)
+			},
+		},
+		{
+			name: "at unstage",
+			before: func(ctx context.Context, t testing.TB, s *subject) {
+				t.Helper()
+				attach(ctx, t, s)
+				s.writer.stopUnharmed(ctx, t)
+				sh(ctx, t, s.w.Guest, "dd if=/dev/zero of="+s.dir()+"/dirty bs=64k count=16 status=none") // for the unmount to write out
+				must(t, s.w.UnpublishFrom(ctx, s.v, s.pod))
+			},
+			during: func(ctx context.Context, t testing.TB, s *subject) {
+				t.Helper()
+				must(t, eventually(ctx, func() error { return s.w.Unstage(ctx, s.v) }))
+			},
+		},
+	}
+}
+
+// TestNoAccidentLosesData is FM 20, 25 and 37: whatever befalls a volume, calls
+// end well, if not at once then when repeated; a writer hears no error; all that
+// was acknowledged is there when the volume is attached anew; nothing is left.
+// Every accident strikes once, with a volume at each moment.
+func TestNoAccidentLosesData(t *testing.T) {
+	for _, a := range accidents() {
+		t.Run(a.name, func(t *testing.T) {
+			ctx, bed := useBed(t)
+			all := moments()
+			subjects := make([]*subject, len(all))
+			atOnce(t, len(all), func(n int) { subjects[n] = newSubject(ctx, t, bed, all[n], fmt.Sprintf("moment-%d", n)) })
+			struck := make(chan error, 1)
+			go func() { struck <- befall(ctx, bed, a) }()
+			if a.lasts == 0 {
+				must(t, <-struck)
+			}
+			t.Run("moments", func(t *testing.T) {
+				for n, m := range all {
+					t.Run(m.name, func(t *testing.T) {
+						t.Parallel()
+						fault(t, a.name+" "+m.name)
+						m.during(ctx, t, subjects[n])
+					})
+				}
+			})
+			if a.lasts > 0 {
+				must(t, <-struck)
+			}
+			must(t, a.mend(context.WithoutCancel(ctx), bed))
+			atOnce(t, len(all), func(n int) { subjects[n].expectWhole(ctx, t) })
+		})
+	}
+}
+
+// befall lets an accident strike. One that has a length is over when it returns.
+func befall(ctx context.Context, bed *testbed.Bed, a accident) error {
+	if err := a.strike(ctx, bed); err != nil || a.lasts == 0 {
+		return err
+	}
+	select {
+	case <-time.After(a.lasts):
+	case <-ctx.Done():
+	}
+	return a.mend(context.WithoutCancel(ctx), bed)
+}
+
+func newSubject(ctx context.Context, t testing.TB, bed *testbed.Bed, m moment, name string) *subject {
+	t.Helper()
+	v, err := bed.Create(ctx, name, giB, nil, testbed.Mount("xfs"))
+	must(t, err)
+	published, err := bed.Publish(ctx, v, bed.Workers[0])
+	must(t, err)
+	s := &subject{bed: bed, w: bed.Workers[0], v: v, pod: "pod-" + name, published: published}
+	m.before(ctx, t, s)
+	return s
+}
+
+// expectWhole takes a subject down, reads it anew on the other worker and deletes it.
+func (s *subject) expectWhole(ctx context.Context, t testing.TB) {
+	t.Helper()
+	acked := s.writer.acked(ctx, t)
+	other := s.bed.Workers[1]
+	_, err := s.bed.Publish(ctx, s.v, other)
+	expectCode(t, err, codes.FailedPrecondition, s.w.ID) // who has the volume is known
+	must(t, s.bed.Detach(ctx, s.v, s.w, s.pod))
+	must(t, s.bed.Attach(ctx, s.v, other, s.pod))
+	expectStream(ctx, t, other, s.dir(), acked)
+	must(t, s.bed.Detach(ctx, s.v, other, s.pod))
+	must(t, s.bed.Delete(ctx, s.v))
+}
+
+// atOnce does n things at the same time. One that fails ends the test when all
+// have ended.
+func atOnce(t testing.TB, n int, do func(i int)) {
+	t.Helper()
+	done := make(chan struct{}, n)
+	for i := range n {
+		go func() {
+			defer func() { done <- struct{}{} }() // also when do ends the goroutine by t.Fatal
+			do(i)
+		}()
+	}
+	for range n {
+		<-done
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+}
