@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
@@ -90,9 +92,6 @@ func TestPublishRefusesAStagingDirectoryThatIsNoMount(t *testing.T) {
 // TestDataIsNeverFormatted is FM 1: whatever is on the device, if it is not the
 // file system that was asked for, it stays as it is.
 func TestDataIsNeverFormatted(t *testing.T) {
-	ctx, bed := useBed(t)
-	fault(t, "the device holds something else")
-	w := bed.Workers[0]
 	for name, c := range map[string]string{
 		"a partition table":          "printf 'label: gpt\n,\n' | sfdisk -q %s",
 		"bytes without a signature":  "dd if=/dev/urandom of=%s bs=4k count=16 seek=100 conv=fsync status=none",
@@ -103,9 +102,11 @@ func TestDataIsNeverFormatted(t *testing.T) {
 		"an ext4 that lost its head": "mkfs.ext4 -q %s; dd if=/dev/zero of=%[1]s bs=64k count=1 conv=fsync,notrunc status=none",
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			ctx, bed := useBed(t)
+			fault(t, "the device holds something else")
+			w := bed.Workers[0]
 			// As a raw block device first, so that something can be put on it.
-			v, target := attached(ctx, t, bed, "precious-"+strings.ReplaceAll(name, " ", "-"), testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
+			v, target := attached(ctx, t, bed, "precious", testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
 			sh(ctx, t, w.Guest, fmt.Sprintf(c, target)+"; sync")
 			sum := samples(ctx, t, w, target)
 			must(t, bed.Detach(ctx, v, w, "pod-0"))
@@ -149,6 +150,80 @@ func TestXFSThatShutDownIsNotTakenForStaged(t *testing.T) {
 	gone(ctx, t, bed, v)
 }
 
+// TestOneDeadPortalIsNoObstacle is FM 25.
+func TestOneDeadPortalIsNoObstacle(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "one portal is lost at stage")
+	w := bed.Workers[0]
+	must(t, w.SetLink(ctx, 1, false))
+	t.Cleanup(func() { must(t, w.SetLink(context.WithoutCancel(ctx), 1, true)) })
+	v, dir := attached(ctx, t, bed, "onelegged", testbed.Mount("xfs"))
+	write(ctx, t, w, dir+"/data", 64)
+	must(t, w.SetLink(ctx, 1, true))
+	gone(ctx, t, bed, v)
+}
+
+// TestRebootBringsNothingBackByItself is FM 29: after a power cut there is no
+// session until the volume is staged again, and what was synced is there.
+func TestRebootBringsNothingBackByItself(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "the node loses power")
+	w := bed.Workers[0]
+	v, dir := attached(ctx, t, bed, "reboot", testbed.Mount("xfs"))
+	sum := write(ctx, t, w, dir+"/data", 1024)
+	sh(ctx, t, w.Guest, "sync") // the worker's own disk: the record is synced by the plugin itself
+	must(t, w.Reboot(ctx))
+	if n := sh(ctx, t, w.Guest, "ls /sys/class/iscsi_session | wc -l"); n != "0" {
+		t.Errorf("%s sessions after the boot, want none", n)
+	}
+	must(t, bed.Attach(ctx, v, w, "pod-0"))
+	if got := checksum(ctx, t, w, dir+"/data"); got != sum {
+		t.Errorf("checksum %s, was %s", got, sum)
+	}
+	gone(ctx, t, bed, v)
+}
+
+// TestPluginKilledAtAnyMomentConverges is FM 19: the plugin is killed somewhere
+// in the first stage, and the repeated call ends well.
+func TestPluginKilledAtAnyMomentConverges(t *testing.T) {
+	for _, after := range []int{50, 200, 400, 700, 1000, 1300, 1700, 2200} {
+		t.Run(fmt.Sprintf("%d ms", after), func(t *testing.T) {
+			ctx, bed := useBed(t)
+			fault(t, "the plugin is killed by the clock in a stage")
+			w := bed.Workers[0]
+			v, err := bed.Create(ctx, "killed", 20*giB, nil, testbed.Mount("xfs"))
+			must(t, err)
+			published, err := bed.Publish(ctx, v, w)
+			must(t, err)
+			staged := make(chan error, 1)
+			go func() { staged <- w.Stage(ctx, v, published) }()
+			time.Sleep(time.Duration(after) * time.Millisecond)
+			must(t, w.KillPlugin(ctx))
+			t.Logf("the interrupted call answered: %v", <-staged)
+			must(t, w.StartPlugin(ctx))
+
+			must(t, eventually(ctx, func() error { return w.Stage(ctx, v, published) }))
+			must(t, w.PublishTo(ctx, v, published, "pod-0"))
+			write(ctx, t, w, testbed.TargetPath(v, "pod-0")+"/data", 64)
+			gone(ctx, t, bed, v)
+		})
+	}
+}
+
+// TestWriterOutlivesThePlugin is FM 37: the plugin is killed and started under a
+// running writer, which notices nothing.
+func TestWriterOutlivesThePlugin(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "the plugin is killed under a writer")
+	w := bed.Workers[0]
+	v, dir := attached(ctx, t, bed, "upgrade", testbed.Mount("xfs"))
+	startWriter(ctx, t, w, dir)
+	must(t, w.KillPlugin(ctx))
+	must(t, w.StartPlugin(ctx))
+	stopWriter(ctx, t, w)
+	gone(ctx, t, bed, v)
+}
+
 // startWriter appends and syncs without end in the background; the first error ends it.
 func startWriter(ctx context.Context, t testing.TB, w *testbed.Worker, dir string) {
 	t.Helper()
@@ -172,6 +247,21 @@ func stopWriter(ctx context.Context, t testing.TB, w *testbed.Worker) {
 	}
 }
 
+// TestArrayRestartsUnderAWriter kills the array's own process: its targets go on,
+// and afterwards it knows its volumes and sessions.
+func TestArrayRestartsUnderAWriter(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "the array's process is killed under a writer")
+	w := bed.Workers[0]
+	v, dir := attached(ctx, t, bed, "leader", testbed.Mount("xfs"))
+	startWriter(ctx, t, w, dir)
+	must(t, bed.Array.RestartProcess(ctx))
+	_, err := bed.Publish(ctx, v, bed.Workers[1])
+	expectCode(t, err, codes.FailedPrecondition, w.ID)
+	stopWriter(ctx, t, w)
+	gone(ctx, t, bed, v)
+}
+
 // TestPoisonedNodeDatabaseHurtsNobodyElse is FM 29: the record of another
 // target was cut by a crash.
 func TestPoisonedNodeDatabaseHurtsNobodyElse(t *testing.T) {
@@ -186,4 +276,34 @@ func TestPoisonedNodeDatabaseHurtsNobodyElse(t *testing.T) {
 	must(t, bed.Detach(ctx, other, w, "pod-1"))
 	must(t, bed.Delete(ctx, other))
 	gone(ctx, t, bed, v)
+}
+
+// TestManyVolumesAtOnce is FM 27: parallel stages and unstages do not disturb each other.
+func TestManyVolumesAtOnce(t *testing.T) {
+	const volumes, workers = 12, 6
+	ctx, bed := useBed(t)
+	fault(t, "12 volumes, 6 at once")
+	w := bed.Workers[0]
+	all := make([]*testbed.Volume, volumes)
+	each := func(do func(i int) error) {
+		group, _ := errgroup.WithContext(ctx)
+		group.SetLimit(workers)
+		for i := range all {
+			group.Go(func() error { return do(i) })
+		}
+		must(t, group.Wait())
+	}
+	each(func(i int) (err error) {
+		all[i], err = bed.Create(ctx, fmt.Sprintf("many-%d", i), giB, nil, testbed.Mount("ext4"))
+		return err
+	})
+	each(func(i int) error { return bed.Attach(ctx, all[i], w, fmt.Sprintf("pod-%d", i)) })
+	if n := sh(ctx, t, w.Guest, "grep -c kubelet/pods /proc/mounts"); n != fmt.Sprint(volumes) {
+		t.Errorf("%s mounts for pods, want %d", n, volumes)
+	}
+	if n := sh(ctx, t, w.Guest, "ls /sys/class/iscsi_session | wc -l"); n != fmt.Sprint(2*volumes) {
+		t.Errorf("%s sessions, want %d", n, 2*volumes)
+	}
+	each(func(i int) error { return bed.Detach(ctx, all[i], w, fmt.Sprintf("pod-%d", i)) })
+	each(func(i int) error { return bed.Delete(ctx, all[i]) })
 }
