@@ -31,13 +31,10 @@ const pending = "pending: Controller Service [Controller Server] "
 func skips() []skip {
 	const (
 		group   = "the array freezes volumes together only within one app instance, and each volume of ours has its own (docs/limits.md)"
-		alpha   = "the health RPCs of the node are alpha in CSI v1.13 and come with a later release; those of the controller are tested"
 		kubelet = "the scheduler keeps a node's limit; the array knows volumes of other drivers and none of a node's own disks"
 	)
 	return []skip{
 		{"GroupControllerService not supported", 6, "plugin GROUP_CONTROLLER_SERVICE", group},
-		{"NodeGetVolumeHealth not supported", 2, "node GET_VOLUME_HEALTH", alpha},
-		{"NodeGetStorageHealth not supported", 1, "node GET_STORAGE_HEALTH", alpha},
 		{"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported", 1, "plugin SNAPSHOT_ACCESSIBILITY_CONSTRAINTS",
 			"alpha in CSI v1.13, and nothing to choose: a snapshot lies on the array of its volume"},
 		{"ControllerPublishVolume.readonly field not supported", 1, "controller PUBLISH_READONLY",
