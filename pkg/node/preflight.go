@@ -35,9 +35,9 @@ func inspectTool(ctx context.Context, tools iscsi.Runner, missing iscsi.Severity
 	case err == nil:
 		return iscsi.Finding{Severity: iscsi.Fine, Check: tool, What: "installed"}
 	case errors.As(err, &exit) && exit.Code == noSuchTool:
-		return iscsi.Finding{Severity: missing, Check: tool, What: err.Error(), Remedy: "install " + home + " on the host"}
+		return iscsi.Finding{Severity: missing, Check: tool, What: err.Error(), Remedy: "install " + home + " where --fs-tools has them run: in the plugin's image, or on the host"}
 	}
-	return iscsi.Finding{Severity: iscsi.Warning, Check: tool, What: err.Error(), Remedy: "run it on the host: " + tool + " -V"}
+	return iscsi.Finding{Severity: iscsi.Warning, Check: tool, What: err.Error(), Remedy: "run it where --fs-tools has it run: " + tool + " -V"}
 }
 
 // inspectRecordDir writes a file where the records go.
