@@ -38,6 +38,7 @@ type nodeFlags struct {
 	records       string
 	multipath     string
 	maxVolumes    int64
+	maxSessions   int64
 	formatTimeout time.Duration
 	topology      []string // key=value
 
@@ -58,8 +59,10 @@ func (f *nodeFlags) add(flags *pflag.FlagSet) {
 		"directory for one small file a staged volume; it must outlive this process, its pod and a reboot")
 	flags.StringVar(&f.multipath, "multipath", string(iscsi.MultipathAuto),
 		"auto (a map over every portal when multipathd runs, else one session), require (a map or an error) or off (one session)")
-	flags.Int64Var(&f.maxVolumes, "max-volumes-per-node", 128,
-		"volumes that this host takes, each with one session a portal; 0 sets no limit")
+	flags.Int64Var(&f.maxVolumes, "max-volumes-per-node", 0,
+		"volumes that this host takes; 0 is as many as it has sessions for: those of --max-sessions that others do not use, divided by the portals of a volume")
+	flags.Int64Var(&f.maxSessions, "max-sessions", 512,
+		"iSCSI sessions that this host may have, those of others included; fewer where iscsid may not open so many files")
 	flags.DurationVar(&f.formatTimeout, "format-timeout", 30*time.Minute,
 		"after this long a mkfs is killed; it goes on when the call that began it is over")
 	flags.StringVar(&f.reconcile, "reconcile", string(node.ReconcileRepair),
@@ -84,7 +87,10 @@ func (f *nodeFlags) check() error {
 		errs = append(errs, fmt.Errorf("--multipath: %q is not %s, %s or %s", f.multipath, iscsi.MultipathAuto, iscsi.MultipathRequire, iscsi.MultipathOff))
 	}
 	if f.maxVolumes < 0 {
-		errs = append(errs, fmt.Errorf("--max-volumes-per-node: %d is negative; 0 sets no limit", f.maxVolumes))
+		errs = append(errs, fmt.Errorf("--max-volumes-per-node: %d is negative; 0 is as many as the host has sessions for", f.maxVolumes))
+	}
+	if f.maxSessions < 1 {
+		errs = append(errs, fmt.Errorf("--max-sessions: %d leaves no volume a session", f.maxSessions))
 	}
 	if !slices.Contains([]node.ReconcileMode{node.ReconcileRepair, node.ReconcileObserve, node.ReconcileOff}, node.ReconcileMode(f.reconcile)) {
 		errs = append(errs, fmt.Errorf("--reconcile: %q is not %s, %s or %s", f.reconcile, node.ReconcileRepair, node.ReconcileObserve, node.ReconcileOff))
@@ -178,6 +184,8 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 		Paths:         initiator,
 		ForgottenTime: f.forgottenAfter,
 		MaxVolumes:    f.maxVolumes,
+		MaxSessions:   f.maxSessions,
+		OnePath:       iscsi.MultipathMode(f.multipath) == iscsi.MultipathOff,
 		FormatTimeout: f.formatTimeout,
 		Clock:         time.Now,
 	})

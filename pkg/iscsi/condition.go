@@ -164,11 +164,15 @@ type Fabric struct {
 	Ready     error // nil, or ErrNotReady: no LUN can be attached
 	Sessions  []Session
 	Unwatched int // multipath maps that no multipathd watches: their lost paths do not come back
+
+	// DaemonFiles is how many files iscsid may have open, of which each session is
+	// one; 0: it does not run, or the kernel does not say.
+	DaemonFiles int
 }
 
 // Fabric looks at the initiator and at every session, as Condition does.
 func (i *Initiator) Fabric(ctx context.Context) (Fabric, error) {
-	f := Fabric{Ready: i.Ready(ctx)}
+	f := Fabric{Ready: i.Ready(ctx), DaemonFiles: i.daemonFiles()}
 	sessions, err := i.sysfs.sessions(anyTarget)
 	if err != nil {
 		return Fabric{}, err

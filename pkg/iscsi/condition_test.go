@@ -2,6 +2,7 @@ package iscsi_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -144,5 +145,43 @@ func TestATableSaysWhetherItsMapQueues(t *testing.T) {
 		if got := iscsi.TableQueues(table); got != want {
 			t.Errorf("%q: got %v, want %v", table, got, want)
 		}
+	}
+}
+
+// FM 27: how many sessions there may be depends on how many files iscsid may open.
+func TestFabricTellsHowManyFilesTheHostsIscsidMayOpen(t *testing.T) {
+	t.Parallel()
+	const limits = "Limit                     Soft Limit           Hard Limit           Units     \nMax processes             7823                 7823                 processes \nMax open files            %s                 524288               files     \n"
+	for name, c := range map[string]struct {
+		change func(*host)
+		want   int
+	}{
+		"it does not run": {func(*host) {}, 0},
+		"it does":         {func(h *host) { h.write("proc/812/limits", fmt.Sprintf(limits, "1024")) }, 1024},
+		"the one that writes its log may open less": {func(h *host) {
+			h.write("proc/811/comm", "iscsid\n")
+			h.write("proc/811/limits", fmt.Sprintf(limits, "1024"))
+			h.write("proc/812/limits", fmt.Sprintf(limits, "16384"))
+		}, 16384},
+		"without a limit": {func(h *host) { h.write("proc/812/limits", fmt.Sprintf(limits, "unlimited")) }, 0},
+		"unreadable":      {func(h *host) { h.write("proc/812/limits", "Max open files\n") }, 0},
+		"one of a container": {func(h *host) {
+			h.write("proc/812/limits", fmt.Sprintf(limits, "256"))
+			h.symlink("proc/1/ns/net", "net:[4026531840]")
+			h.symlink("proc/812/ns/net", "net:[4026532999]")
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			if name != "it does not run" {
+				h.write("proc/812/comm", "iscsid\n")
+			}
+			c.change(h)
+			f, err := h.initiator().Fabric(t.Context())
+			if err != nil || f.DaemonFiles != c.want {
+				t.Errorf("got %d files, %v; want %d", f.DaemonFiles, err, c.want)
+			}
+		})
 	}
 }

@@ -149,6 +149,18 @@ func (h *host) link(name, target string) {
 	}
 }
 
+// symlink makes a link to what need not exist, as those of /proc/PID/ns.
+func (h *host) symlink(name, to string) {
+	h.t.Helper()
+	path := h.path(name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.Symlink(to, path); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func (h *host) remove(names ...string) {
 	for _, n := range names {
 		if err := os.RemoveAll(h.path(n)); err != nil {

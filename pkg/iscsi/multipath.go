@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,25 +16,11 @@ import (
 // multipathdRuns looks for the daemon among the host's processes: cheaper than
 // asking it, and true also while it is too busy to answer.
 func (i *Initiator) multipathdRuns() (bool, error) {
-	proc := filepath.Join(i.cfg.Root, "proc")
-	dir, err := os.Open(proc)
+	dir, err := i.process("multipathd", func(string) bool { return true })
 	if err != nil {
 		return false, fmt.Errorf("look for multipathd: %w", err)
 	}
-	defer dir.Close() //nolint:errcheck // opened for reading
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return false, fmt.Errorf("look for multipathd: %w", err)
-	}
-	for _, pid := range names {
-		if _, err := strconv.ParseUint(pid, 10, 31); err != nil {
-			continue
-		}
-		if comm, err := attribute(filepath.Join(proc, pid), "comm"); err == nil && comm == "multipathd" {
-			return true, nil
-		}
-	}
-	return false, nil
+	return dir != "", nil
 }
 
 // wantsMap says whether a map is expected over the paths of a LUN. A disk that is

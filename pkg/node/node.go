@@ -121,7 +121,10 @@ type Config struct {
 	RecordDir string            // a directory that outlives this process and the pod, not on tmpfs
 	Paths     Paths             // what Reconcile looks at and mends; nil: there is no Reconcile
 
-	MaxVolumes    int64         // volumes this node takes; 0 means the scheduler may decide
+	MaxVolumes  int64 // volumes this node takes; 0 means as many as its sessions suffice for
+	MaxSessions int64 // iSCSI sessions this host may have, others' too; 0 means 512
+	OnePath     bool  // a volume has one session, however many portals
+
 	FormatTimeout time.Duration // after this long a mkfs is killed; 0 means 30 min
 	ForgottenTime time.Duration // how long a volume must look forgotten before Reconcile takes it down; 0 means 15 min
 	StatsTimeout  time.Duration // after this long NodeGetVolumeStats and NodeGetVolumeHealth give up on a device; 0 means 10 s
@@ -140,7 +143,7 @@ type Server struct {
 	runner        iscsi.Runner
 	records       recordStore
 	kernel        filesystem.Kernel
-	maxVolumes    int64
+	allotment     allotment
 	place         *csi.Topology // nil: not told
 	formatTimeout time.Duration
 	statsTimeout  time.Duration
@@ -174,8 +177,8 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("node: Attacher, Mounts, Devices, Runner and Clock are needed")
 	case cfg.RecordDir == "":
 		return nil, errors.New("node: a directory for the records is needed; without one a restart would forget what is staged")
-	case cfg.MaxVolumes < 0:
-		return nil, fmt.Errorf("node: at most %d volumes make no sense", cfg.MaxVolumes)
+	case cfg.MaxVolumes < 0 || cfg.MaxSessions < 0:
+		return nil, fmt.Errorf("node: at most %d volumes and %d sessions make no sense", cfg.MaxVolumes, cfg.MaxSessions)
 	}
 	s := &Server{
 		id:            cfg.NodeID,
@@ -183,7 +186,7 @@ func New(cfg Config) (*Server, error) {
 		mounts:        cfg.Mounts,
 		devices:       cfg.Devices,
 		runner:        cfg.Runner,
-		maxVolumes:    cfg.MaxVolumes,
+		allotment:     allotment{fixed: cfg.MaxVolumes, sessions: orDefault(cfg.MaxSessions, 512), onePath: cfg.OnePath},
 		formatTimeout: orDefault(cfg.FormatTimeout, 30*time.Minute),
 		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
 		clock:         cfg.Clock,
@@ -203,11 +206,11 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-func orDefault(d, otherwise time.Duration) time.Duration {
-	if d <= 0 {
+func orDefault[T time.Duration | int64](v, otherwise T) T {
+	if v <= 0 {
 		return otherwise
 	}
-	return d
+	return v
 }
 
 // checkNodeID wants an iSCSI name (RFC 3720, 3.2.6) with a part of its own.
@@ -232,12 +235,6 @@ func checkNodeID(id string) error {
 		return fmt.Errorf("node: initiator name %q has no part of its own, every host would carry it; %s", id, remedy)
 	}
 	return nil
-}
-
-// NodeGetInfo answers from the configuration: registration never waits for the
-// array or for iscsid (FM 25).
-func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: s.id, MaxVolumesPerNode: s.maxVolumes, AccessibleTopology: s.place}, nil
 }
 
 // NodeGetCapabilities lists what is whole.
