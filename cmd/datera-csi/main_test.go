@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -368,6 +370,56 @@ func TestControllerWithoutBackendsIsNotReadyAndSaysWhy(t *testing.T) {
 	p.end(t, syscall.SIGTERM)
 	if !strings.Contains(p.log.String(), "holds no backend") {
 		t.Errorf("the log does not say what is missing:\n%s", p.log)
+	}
+}
+
+// freeAddress is a TCP address that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// TestProbesAreAnsweredOverHTTP: live is whoever answers on the socket, ready is who says so.
+func TestProbesAreAnsweredOverHTTP(t *testing.T) {
+	for name, c := range map[string]struct {
+		args  []string
+		ready int
+	}{
+		"ready":     {controllerArgs(t), http.StatusOK},
+		"not ready": {[]string{"controller", "--backends-dir=" + t.TempDir()}, http.StatusServiceUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := freeAddress(t)
+			start(t, append(c.args, "--health-address="+address)...)
+			for path, want := range map[string]int{"/livez": http.StatusOK, "/readyz": c.ready, "/": http.StatusNotFound} {
+				resp, err := http.Get("http://" + address + path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if resp.StatusCode != want {
+					t.Errorf("GET %s = %s, want %d", path, resp.Status, want)
+				}
+			}
+		})
+	}
+}
+
+func TestATakenHealthAddressIsNamed(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	sock := filepath.Join(t.TempDir(), "csi.sock")
+	_, stderr, code := run(t, append(controllerArgs(t), "--endpoint=unix://"+sock, "--health-address="+l.Addr().String())...)
+	if code == 0 || !strings.Contains(stderr, "--health-address: ") || !strings.Contains(stderr, "give another address") {
+		t.Errorf("exit %d:\n%s", code, stderr)
 	}
 }
 

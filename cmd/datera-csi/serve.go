@@ -31,11 +31,13 @@ const (
 type serveFlags struct {
 	endpoint string
 	name     string
+	health   string
 }
 
 func (f *serveFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.endpoint, "endpoint", defaultEndpoint, "unix socket to serve CSI on; its directory is made when missing")
 	flags.StringVar(&f.name, "driver-name", defaultName, "name of this driver, the provisioner of its StorageClasses")
+	flags.StringVar(&f.health, "health-address", "", "TCP address, such as :9808, that answers GET /livez and /readyz for probes; neither depends on the array")
 }
 
 func (f *serveFlags) check() error {
@@ -64,6 +66,11 @@ func serve(ctx context.Context, f *serveFlags, s services) error {
 	if err != nil {
 		return fmt.Errorf("--endpoint: %w", err)
 	}
+	probes, err := listenHealth(ctx, f.health, f.endpoint)
+	if err != nil {
+		return errors.Join(fmt.Errorf("--health-address: %w", err), l.Close())
+	}
+	go probes.serve(ctx)
 	v := readVersion()
 	log := klog.FromContext(ctx)
 	log.Info("Starting", "driver", f.name, "version", v.Version, "commit", v.Commit, "csi", v.CSISpec,
@@ -74,7 +81,7 @@ func serve(ctx context.Context, f *serveFlags, s services) error {
 	server := rpc.New(rpc.Config{Log: log, Grace: stopGrace, Abort: stopAbort})
 	s.register(server, identity.Config{Name: f.name, Version: v.Version, Controller: s.controller != nil, Placed: s.placed, Ready: s.ready})
 	quiet := s.startBackground(ctx)
-	err = server.Serve(ctx, l)
+	err = errors.Join(server.Serve(ctx, l), probes.close())
 	drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopDrain)
 	defer cancel()
 	select {

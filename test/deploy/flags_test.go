@@ -22,24 +22,23 @@ func binaries(t *testing.T) string {
 	return dir
 }
 
-// TestEveryArgumentIsUnderstood gives each container's arguments, and the commands of
-// its probes, to the binary with --help behind them: flags are parsed before help is
-// printed, so an unknown one is an error.
+// TestEveryArgumentIsUnderstood gives each container's arguments to the binary with
+// --help behind them: flags are parsed before help is printed, so an unknown one is
+// an error.
 func TestEveryArgumentIsUnderstood(t *testing.T) {
 	dir := binaries(t)
 	tried := 0
 	for _, k := range kustomizations(t) {
 		for _, p := range pods(build(t, k)) {
 			for _, c := range p.containers() {
-				if !strings.HasPrefix(c.Image, ours) {
-					continue
+				if !strings.HasPrefix(c.Image, ours) || c.Command != nil {
+					continue // another program's, such as nsenter
 				}
-				for _, argv := range commands(c) {
-					tried++
-					out, err := exec.CommandContext(t.Context(), filepath.Join(dir, argv[0]), append(argv[1:], "--help")...).CombinedOutput()
-					if err != nil || !strings.Contains(string(out), "Usage:") {
-						t.Errorf("%s: %s/%s: %s: %v\n%s", k, p.name, c.Name, strings.Join(argv, " "), err, out)
-					}
+				tried++
+				program, _, _ := strings.Cut(strings.TrimPrefix(c.Image, ours), ":")
+				out, err := exec.CommandContext(t.Context(), filepath.Join(dir, program), append(c.Args, "--help")...).CombinedOutput()
+				if err != nil || !strings.Contains(string(out), "Usage:") {
+					t.Errorf("%s: %s/%s: %s: %v\n%s", k, p.name, c.Name, strings.Join(c.Args, " "), err, out)
 				}
 			}
 		}
@@ -49,18 +48,25 @@ func TestEveryArgumentIsUnderstood(t *testing.T) {
 	}
 }
 
-// commands are what a container runs of ours: its arguments and its probes. A command
-// that is another program's, such as nsenter, is left out.
-func commands(c corev1.Container) [][]string {
-	name, _, _ := strings.Cut(strings.TrimPrefix(c.Image, ours), ":")
-	var all [][]string
-	if c.Command == nil {
-		all = append(all, append([]string{name}, c.Args...))
-	}
-	for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
-		if probe != nil && probe.Exec != nil {
-			all = append(all, slices.Clone(probe.Exec.Command))
+// TestEveryProbeAsksAPortOfItsContainer: the kubelet takes any name, and fails each probe of one that is not there.
+func TestEveryProbeAsksAPortOfItsContainer(t *testing.T) {
+	probed := 0
+	for _, k := range kustomizations(t) {
+		for _, p := range pods(build(t, k)) {
+			for _, c := range p.containers() {
+				for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
+					if probe == nil || probe.HTTPGet == nil {
+						continue
+					}
+					probed++
+					if !slices.ContainsFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.Name == probe.HTTPGet.Port.StrVal }) {
+						t.Errorf("%s: %s/%s: a probe asks port %q, which it has not", k, p.name, c.Name, probe.HTTPGet.Port.StrVal)
+					}
+				}
+			}
 		}
 	}
-	return all
+	if probed < 10 {
+		t.Errorf("only %d probes seen", probed)
+	}
 }
