@@ -7,6 +7,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+	"k8s.io/klog/v2"
 
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
@@ -14,11 +15,15 @@ import (
 // GetCapacity tells how much a class could still make at a place: what is free on
 // the media of the class, divided by its copies, in whole GiB. Where CreateVolume
 // may choose between backends the free space of all counts, and the largest volume
-// is what the largest of them takes.
+// is what the largest of them takes. A class with a mistake has the capacity of an
+// empty one: it is CreateVolume that tells, where claims show it.
 func (s *Server) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	want, err := parseCapacity(req)
 	if err != nil {
 		return nil, err
+	}
+	if want.Mistake != nil {
+		klog.FromContext(ctx).Info("CreateVolume will refuse this class", "mistake", want.Mistake)
 	}
 	room, err := s.room(ctx, want)
 	if err != nil {

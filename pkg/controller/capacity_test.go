@@ -123,9 +123,7 @@ func TestCapacityOfWhatCannotBe(t *testing.T) {
 	if got := l.capacity(t, can); got == zero {
 		t.Error("a file system for one writer: nothing is free")
 	}
-	_, err := l.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"replicas": "3"}})
-	wantCode(t, "an unknown key", err, codes.InvalidArgument, "replicas")
-	_, err = l.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"backend": "west"}})
+	_, err := l.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"backend": "west"}})
 	wantCode(t, "no such backend", err, codes.FailedPrecondition, "west")
 	_, err = l.GetCapacity(t.Context(), &csi.GetCapacityRequest{AccessibleTopology: place("zone", "a")})
 	wantCode(t, "a place without topology", err, codes.InvalidArgument, "VOLUME_ACCESSIBILITY_CONSTRAINTS")
@@ -155,4 +153,25 @@ func TestCapacityOfAPlace(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
 	}
+}
+
+// TestCapacityTakesTheClassAsTheProvisionerPassesItOn: with the keys that it keeps from CreateVolume.
+func TestCapacityTakesTheClassAsTheProvisionerPassesItOn(t *testing.T) {
+	l := start(t, mixedArray)
+	got := l.capacity(t, class("replica_count", "1", "csi.storage.k8s.io/fstype", "xfs",
+		"csi.storage.k8s.io/provisioner-secret-name", "chap", "csi.storage.k8s.io/node-stage-secret-namespace", "shop"))
+	if want := (figures{900, 900, 1}); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestAMistakeInAClassDoesNotSeemToBeWantOfSpace: the scheduler would let no pod come as far as CreateVolume, whose
+// error names the mistake.
+func TestAMistakeInAClassDoesNotSeemToBeWantOfSpace(t *testing.T) {
+	l := start(t, mixedArray)
+	if got, want := l.capacity(t, class("replicas", "1")), l.capacity(t, class()); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	_, err := l.CreateVolume(t.Context(), createRequest("a", parameters("replicas", "1")))
+	wantCode(t, "CreateVolume", err, codes.InvalidArgument, "replicas")
 }
