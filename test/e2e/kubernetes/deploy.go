@@ -63,17 +63,31 @@ func (c *Cluster) AwaitReady(ctx context.Context) error {
 		}
 	}
 	for _, wait := range [][]string{
-		// Not "rollout status" of a Deployment: that gives up when a pod takes longer than ten minutes.
-		{"wait", "--for=condition=Available", "deployment/datera-csi-controller", "--namespace=" + Namespace},
-		{"wait", "--for=condition=Available", "deployment/snapshot-controller", "--namespace=kube-system"},
-		{"rollout", "status", "daemonset/datera-csi-node", "--namespace=" + Namespace},
+		{"daemonset/datera-csi-node", Namespace, "{.status.desiredNumberScheduled} {.status.numberReady}"},
+		{"deployment/datera-csi-controller", Namespace, "{.spec.replicas} {.status.readyReplicas}"},
+		{"deployment/snapshot-controller", "kube-system", "{.spec.replicas} {.status.readyReplicas}"},
 	} {
-		if _, err := c.Kubectl(ctx, append(wait, "--timeout="+(2*slow).String())...); err != nil {
+		if err := c.awaitAll(ctx, wait[0], wait[1], wait[2]); err != nil {
 			return err
 		}
 	}
 	c.tell("The driver serves on both")
 	return nil
+}
+
+// awaitAll waits until all pods of a workload are ready. "kubectl wait" for a Deployment's condition Available is
+// content with one less, and "rollout status" gives up after ten minutes.
+func (c *Cluster) awaitAll(ctx context.Context, workload, namespace, counts string) error {
+	return Eventually(ctx, workload+" to be ready", 2*slow, func() error {
+		out, err := c.Field(ctx, counts, workload, "--namespace="+namespace)
+		if err != nil {
+			return err
+		}
+		if n := strings.Fields(out); len(n) != 2 || n[0] != n[1] {
+			return fmt.Errorf("pods wanted and ready: %q", out)
+		}
+		return nil
+	})
 }
 
 func (c *Cluster) awaitNode(ctx context.Context, name string) error {

@@ -10,7 +10,7 @@ const kernelPackage = "linux-image-cloud-amd64"
 var packages = []string{
 	"busybox-static", "dmsetup", "e2fsprogs", "fdisk", "iproute2", "kmod", "lsscsi", "mount", "multipath-tools", "nftables",
 	"open-iscsi", "procps", "sg3-utils", "socat", "strace", "udev", "util-linux", "xfsprogs",
-	"containernetworking-plugins", "runc",
+	"containernetworking-plugins", "crun",
 }
 
 // excluded paths are never unpacked.

@@ -77,7 +77,8 @@ func (i image) build() (v1.Image, error) {
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", "amd64"
-	config.Config.Env = []string{"PATH=/bin"}
+	// Emulated processors pay for each thread that spins, and for each signal that preempts.
+	config.Config.Env = []string{"PATH=/bin", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
 	if i.Shell {
 		config.Config.Cmd = []string{"/bin/sh"}
 	} else {
