@@ -175,3 +175,11 @@ func TestAMistakeInAClassDoesNotSeemToBeWantOfSpace(t *testing.T) {
 	_, err := l.CreateVolume(t.Context(), createRequest("a", parameters("replicas", "1")))
 	wantCode(t, "CreateVolume", err, codes.InvalidArgument, "replicas")
 }
+
+// TestCapacityOfAClusterWithoutPlaces: external-provisioner then asks for the place without segments.
+func TestCapacityOfAClusterWithoutPlaces(t *testing.T) {
+	l := start(t, mixedArray)
+	if got, want := l.capacity(t, class(), at()), l.capacity(t, class()); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

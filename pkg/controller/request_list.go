@@ -111,7 +111,8 @@ func parseCapacity(req *csi.GetCapacityRequest) (capacityRequest, error) {
 			return capacityRequest{}, err
 		}
 	}
-	if t := req.GetAccessibleTopology(); t != nil {
+	// A cluster without topology has one place, without segments.
+	if t := req.GetAccessibleTopology(); len(t.GetSegments()) > 0 {
 		if want.Place, err = parseRequirement(&csi.TopologyRequirement{Requisite: []*csi.Topology{t}}); err != nil {
 			return capacityRequest{}, invalid(fmt.Errorf("accessible_topology: %w", err))
 		}

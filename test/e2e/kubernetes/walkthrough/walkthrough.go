@@ -18,7 +18,7 @@ import (
 const (
 	set       = "test-petset"
 	first     = set + "-0"
-	patience  = 8 * time.Minute
+	patience  = 5 * time.Minute
 	staticApp = "CSI-pv-datera-0" // what the example static.yaml names
 )
 
@@ -108,7 +108,7 @@ func (s *story) static(ctx context.Context) error {
 	if err := s.apply(ctx, "article/static.yaml"); err != nil {
 		return err
 	}
-	if _, err := s.cluster.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/kube-pv-demo", "--timeout=8m"); err != nil {
+	if _, err := s.cluster.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/kube-pv-demo", "--timeout=5m"); err != nil {
 		return err
 	}
 	if err := errors.Join(s.shows(ctx, "get", "pv"), s.shows(ctx, "get", "pvc"), s.shows(ctx, "get", "pods", "-o", "wide")); err != nil {
@@ -172,7 +172,7 @@ func (s *story) gone(ctx context.Context, kind string) error {
 }
 
 func (s *story) rollout(ctx context.Context) error {
-	_, err := s.cluster.Kubectl(ctx, "rollout", "status", "statefulset/"+set, "--timeout=8m")
+	_, err := s.cluster.Kubectl(ctx, "rollout", "status", "statefulset/"+set, "--timeout=5m")
 	return err
 }
 
