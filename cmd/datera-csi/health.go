@@ -24,7 +24,7 @@ type health struct {
 // listenHealth listens on an address; nothing is answered before serve. An empty address is no server at all.
 func listenHealth(ctx context.Context, address, endpoint string) (*health, error) {
 	if address == "" {
-		return nil, nil
+		return &health{}, nil
 	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
@@ -55,7 +55,7 @@ func answer(probe func(context.Context) error) http.HandlerFunc {
 
 // serve answers until close.
 func (h *health) serve(ctx context.Context) {
-	if h == nil {
+	if h.listener == nil {
 		return
 	}
 	klog.FromContext(ctx).Info("Answering probes", "address", h.listener.Addr().String())
@@ -65,7 +65,7 @@ func (h *health) serve(ctx context.Context) {
 }
 
 func (h *health) close() error {
-	if h == nil {
+	if h.listener == nil {
 		return nil
 	}
 	return h.server.Close()
