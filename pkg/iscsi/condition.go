@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"time"
 )
 
 // Condition is how a LUN is reached from this host, as the kernel has it now.
@@ -140,12 +139,8 @@ func (i *Initiator) bereft(t Target) (dmap, error) {
 }
 
 func (i *Initiator) mapCondition(ctx context.Context, m dmap) *MapCondition {
-	const moment = 2 * time.Second
-	ctx, cancel := context.WithTimeout(ctx, moment)
-	defer cancel()
-	c := &MapCondition{Name: m.name, Alias: m.alias, Number: m.dev, Suspended: m.suspended}
+	c := &MapCondition{Name: m.name, Alias: m.alias, Number: m.dev, Suspended: m.suspended, Queues: i.queues(ctx, m)}
 	c.Bytes, _ = size(m.dir)
-	c.Queues, _ = bounded(ctx, &i.bounds, "ask whether "+m.wwid+" queues", func() (bool, error) { return i.kernel.Queues(mapUUID + m.wwid) })
 	return c
 }
 

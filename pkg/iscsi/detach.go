@@ -248,7 +248,7 @@ func (i *Initiator) resign(ctx context.Context, t Target, s stack) error {
 	if !s.mapped {
 		return nil
 	}
-	return fatal(i.multipath(ctx, "multipathd", "disablequeueing", "map", s.dmap.alias))
+	return i.endQueueing(ctx, s.dmap)
 }
 
 // removeMaps removes the map over the LUN, and a map of the LUN's WWID whose
@@ -270,7 +270,7 @@ func (i *Initiator) removeMaps(ctx context.Context, t Target) error {
 	if err := together(i.wake(ctx, orphan), i.unused(ctx, orphan.blockDevice)); err != nil {
 		return err
 	}
-	if err := fatal(i.multipath(ctx, "multipathd", "disablequeueing", "map", orphan.alias)); err != nil {
+	if err := i.endQueueing(ctx, orphan); err != nil {
 		return err
 	}
 	return i.removeMap(ctx, orphan)

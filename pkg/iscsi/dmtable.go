@@ -12,44 +12,31 @@ import (
 )
 
 // The kernel's device-mapper interface (linux/dm-ioctl.h), as far as it says what
-// table a map has.
+// table a map has and passes a message to its target.
 const (
 	dmControl     = "/dev/mapper/control"
 	dmTableStatus = 0xc138fd0c // DM_TABLE_STATUS: _IOWR(0xfd, 12, struct dm_ioctl)
+	dmTargetMsg   = 0xc138fd0e // DM_TARGET_MSG
 
-	dmHeader     = 312 // sizeof(struct dm_ioctl)
-	dmTargetSpec = 40  // sizeof(struct dm_target_spec)
-	dmUUIDOffset = 176
-	dmUUIDBytes  = 129
+	dmHeader      = 312 // sizeof(struct dm_ioctl)
+	dmTargetSpec  = 40  // sizeof(struct dm_target_spec)
+	dmSectorBytes = 8   // what struct dm_target_msg begins with
+	dmUUIDOffset  = 176
+	dmUUIDBytes   = 129
 
 	dmStatusTable = 1 << 4  // the table, not the state
 	dmBufferFull  = 1 << 8  // it did not fit
 	dmNoFlush     = 1 << 11 // and do not wait for I/O meanwhile
 )
 
-// Queues asks for the table of a map by its uuid, so that a number that has passed
-// to another map is not asked. Sysfs does not tell it, and multipathd may be busy
-// or dead just when it matters.
-func (linux) Queues(uuid string) (queues bool, err error) {
-	if len(uuid) == 0 || len(uuid) >= dmUUIDBytes {
-		return false, fmt.Errorf("%q is not the uuid of a map", uuid)
-	}
-	control, err := os.OpenFile(dmControl, os.O_RDWR, 0)
+// Queues asks for the table of a map. Sysfs does not tell it, and multipathd may be
+// busy or dead just when it matters.
+func (linux) Queues(uuid string) (bool, error) {
+	buf, err := askMapper(dmTableStatus, dmStatusTable|dmNoFlush, uuid, nil)
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("read the table of map %s: %w", uuid, err)
 	}
-	defer func() { err = together(err, control.Close()) }()
-	const room = 16 << 10
-	buf := make([]byte, room)
 	order := binary.NativeEndian
-	order.PutUint32(buf[0:], 4) // the interface's major version
-	order.PutUint32(buf[12:], room)
-	order.PutUint32(buf[16:], dmHeader)
-	order.PutUint32(buf[28:], dmStatusTable|dmNoFlush)
-	copy(buf[dmUUIDOffset:], uuid)
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, control.Fd(), dmTableStatus, uintptr(unsafe.Pointer(&buf[0]))); errno != 0 { //nolint:gosec // the ioctl takes a pointer
-		return false, fmt.Errorf("read the table of map %s: %w", uuid, errno)
-	}
 	if order.Uint32(buf[28:])&dmBufferFull != 0 {
 		return false, errors.New("the table of the map is too large")
 	}
@@ -59,6 +46,41 @@ func (linux) Queues(uuid string) (queues bool, err error) {
 	}
 	table, _, _ := bytes.Cut(buf[start:], []byte{0})
 	return tableQueues(string(table)), nil
+}
+
+// EndQueueing sends the message that multipathd would. It may be repeated.
+func (linux) EndQueueing(uuid string) error {
+	message := append(make([]byte, dmSectorBytes), "fail_if_no_path\x00"...) // to the target that begins at sector 0: a map has one
+	if _, err := askMapper(dmTargetMsg, 0, uuid, message); err != nil {
+		return fmt.Errorf("let what map %s keeps fail: %w", uuid, err)
+	}
+	return nil
+}
+
+// askMapper asks device-mapper about a map, by its uuid, so that a number that has
+// passed to another map is not asked.
+func askMapper(command uintptr, flags uint32, uuid string, payload []byte) (answer []byte, err error) {
+	if len(uuid) == 0 || len(uuid) >= dmUUIDBytes {
+		return nil, fmt.Errorf("%q is not the uuid of a map", uuid)
+	}
+	control, err := os.OpenFile(dmControl, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = together(err, control.Close()) }()
+	const room = 16 << 10
+	buf := make([]byte, room)
+	order := binary.NativeEndian
+	order.PutUint32(buf[0:], 4) // the interface's major version
+	order.PutUint32(buf[12:], room)
+	order.PutUint32(buf[16:], dmHeader)
+	order.PutUint32(buf[28:], flags)
+	copy(buf[dmUUIDOffset:], uuid)
+	copy(buf[dmHeader:], payload)
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, control.Fd(), command, uintptr(unsafe.Pointer(&buf[0]))); errno != 0 { //nolint:gosec // the ioctl takes a pointer
+		return nil, errno
+	}
+	return buf, nil
 }
 
 // tableQueues looks among the features that a multipath table begins with: their

@@ -43,6 +43,7 @@ func (h *spoiled) Identify(string) (iscsi.Identity, error) {
 func (h *spoiled) Claim(string) error          { return nil }
 func (h *spoiled) Flush(string, bool) error    { return nil }
 func (h *spoiled) Queues(string) (bool, error) { return false, syscall.ENXIO }
+func (h *spoiled) EndQueueing(string) error    { return syscall.ENXIO }
 
 // tree unpacks a tree of files: one whose content begins with "-> " is a link to
 // another place in it.

@@ -232,12 +232,7 @@ func TestUnsoundRecordsAreSetAside(t *testing.T) {
 // the target and from one that would let this host in.
 func TestOnlyARefusalIsARefusal(t *testing.T) {
 	t.Parallel()
-	answer := func(class, detail byte) []byte {
-		pdu := make([]byte, 48)
-		pdu[0], pdu[36], pdu[37] = 0x23, class, detail
-		return pdu
-	}
-	refused, let, unknown := answer(2, 2), answer(0, 0), answer(2, 3)
+	refused, let, unknown := loginAnswer(2, 2), loginAnswer(0, 0), loginAnswer(2, 3)
 	for name, c := range map[string]struct {
 		answers [][]byte
 		final   bool
@@ -262,6 +257,13 @@ func TestOnlyARefusalIsARefusal(t *testing.T) {
 			}
 		})
 	}
+}
+
+// loginAnswer is the header of an answer to a login, with its status.
+func loginAnswer(class, detail byte) []byte {
+	pdu := make([]byte, 48)
+	pdu[0], pdu[36], pdu[37] = 0x23, class, detail
+	return pdu
 }
 
 // serveLogin is a portal that answers one request; nil closes the connection.

@@ -297,6 +297,7 @@ func (h *host) tool(argv []string) (out string, code int) {
 		}
 		return "fail\n", 1
 	case strings.HasPrefix(line, "multipathd disablequeueing map "):
+		h.queueing = false
 		return "ok\n", 0
 	}
 	h.t.Errorf("the host was asked to run %q", line)
@@ -697,6 +698,17 @@ func (h *host) Queues(uuid string) (bool, error) {
 		return false, syscall.ENXIO
 	}
 	return h.queueing, nil
+}
+
+// EndQueueing is the kernel's.
+func (h *host) EndQueueing(uuid string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mapNamed(strings.TrimPrefix(uuid, "mpath-")) == "" {
+		return syscall.ENXIO
+	}
+	h.queueing = false
+	return nil
 }
 
 func (h *host) Claim(path string) error {

@@ -29,8 +29,9 @@ type kernel interface {
 	Flush(path string, alone bool) error
 
 	// Queues says whether the multipath map of this device-mapper uuid keeps I/O
-	// while it has no path.
+	// while it has no path, and EndQueueing makes what it keeps fail.
 	Queues(uuid string) (bool, error)
+	EndQueueing(uuid string) error
 }
 
 type linux struct{}

@@ -97,6 +97,8 @@ func (l *loops) Condition(ctx context.Context, t iscsi.Target) (iscsi.Condition,
 	}}, err
 }
 
+func (l *loops) Renounce(context.Context, iscsi.Target) error { return nil }
+
 func (l *loops) Fabric(context.Context) (iscsi.Fabric, error) { return iscsi.Fabric{}, nil }
 
 func (l *loops) Rescan(ctx context.Context, t iscsi.Target) (int64, error) {

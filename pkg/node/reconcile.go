@@ -173,6 +173,10 @@ func (p *pass) each(ctx context.Context, all []*record) {
 	wait.Wait()
 }
 
+// longestStep is for how long a pass waits for one volume. What the kernel does not
+// finish by then goes on, and the volume is busy in the passes that follow.
+const longestStep = 3 * time.Minute
+
 // hold runs fn with the volume's lock, which is also that of its calls, and counts
 // the volume as busy when a call has it.
 func (p *pass) hold(ctx context.Context, volume string, fn func(context.Context, *operation) error) {
@@ -184,6 +188,8 @@ func (p *pass) hold(ctx context.Context, volume string, fn func(context.Context,
 		return
 	}
 	defer op.release()
+	ctx, cancel := context.WithTimeout(ctx, longestStep)
+	defer cancel()
 	err = survive(ctx, func(ctx context.Context) error { return fn(ctx, op) })
 	if err != nil {
 		p.found(Finding{Reason: ReasonUnclear, Volume: volume, Evidence: "it cannot be told what there is of it, so it is left alone", Outcome: Seen, Error: err.Error()})

@@ -199,11 +199,11 @@ func (p *pass) usedFor(rec *record, s iscsi.Shape, mounts []Mount) string {
 // abandon is an unstage that nobody asked for. Like every other it takes away only
 // what it can claim for itself.
 func (p *pass) abandon(ctx context.Context, op *operation, rec *record) error {
-	device, err := p.attacher.Find(ctx, rec.target())
-	if err != nil && !errors.Is(err, iscsi.ErrNotAttached) {
-		return fmt.Errorf("find the device: %w", err)
+	numbers, err := p.knownNumbers(ctx, rec)
+	if err != nil {
+		return err
 	}
-	if err := p.takeDown(ctx, op, rec, rec.Staging, device); err != nil {
+	if err := p.takeDown(ctx, op, rec, rec.Staging, numbers); err != nil {
 		return err
 	}
 	return p.records.remove(rec.Volume)

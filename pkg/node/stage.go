@@ -85,7 +85,14 @@ func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stage
 // is known of an earlier mkfs stays, for the next stage of this device depends on
 // it (FM 1). What somebody uses was there before, and stays too.
 func (s *Server) giveUp(ctx context.Context, op *operation, rec *record, device iscsi.Device, cause error) error {
-	err := s.takeDown(ctx, op, rec, rec.Staging, device)
+	var err error
+	numbers := map[Number]bool{}
+	if device.Path != "" { // it is attached
+		numbers, err = s.numbers(device)
+	}
+	if err == nil {
+		err = s.takeDown(ctx, op, rec, rec.Staging, numbers)
+	}
 	if err == nil && rec.Format.State == "" {
 		err = s.records.remove(rec.Volume)
 	}

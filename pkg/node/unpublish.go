@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -62,19 +63,31 @@ func (s *Server) unpublish(ctx context.Context, op *operation, r unpublishReques
 }
 
 // knownNumbers are the numbers of the recorded volume's device; none when it is
-// not attached or has no record.
+// not attached or has no record. A map that has lost all its paths is no device to
+// use, but it may still be mounted.
 func (s *Server) knownNumbers(ctx context.Context, rec *record) (map[Number]bool, error) {
 	if rec == nil {
 		return nil, nil //nolint:nilnil // an empty set
 	}
 	device, err := s.attacher.Find(ctx, rec.target())
 	if errors.Is(err, iscsi.ErrNotAttached) {
-		return nil, nil //nolint:nilnil // an empty set
+		return s.numbersWithoutPath(ctx, rec)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("find the device: %w", err)
 	}
 	return s.numbers(device)
+}
+
+func (s *Server) numbersWithoutPath(ctx context.Context, rec *record) (map[Number]bool, error) {
+	c, err := s.attacher.Condition(ctx, rec.target())
+	if err != nil {
+		return nil, fmt.Errorf("find the device: %w", err)
+	}
+	if slices.ContainsFunc(c.Paths, func(p iscsi.PathCondition) bool { return p.Disk != "" }) {
+		return map[Number]bool{}, nil // an attach that did not finish: nobody uses it yet
+	}
+	return numbersOf(c), nil
 }
 
 // takeOffTarget unmounts what a publish bound, however often, and removes the

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"k8s.io/klog/v2"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
-	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
 // NodeUnstageVolume unmounts the staging path, detaches the volume and forgets
@@ -50,21 +50,21 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 	if err != nil {
 		return err
 	}
-	device, err := s.attacher.Find(ctx, rec.target())
-	if err != nil && !errors.Is(err, iscsi.ErrNotAttached) {
-		return fmt.Errorf("find the device: %w", err)
+	numbers, err := s.knownNumbers(ctx, rec)
+	if err != nil {
+		return err
 	}
-	if err := s.takeDown(ctx, op, rec, staging, device); err != nil {
+	if err := s.takeDown(ctx, op, rec, staging, numbers); err != nil {
 		return err
 	}
 	faultpoint.At("unstage: detached")
 	return s.records.remove(r.Volume)
 }
 
-// takeDown unmounts the staging path and detaches the volume; its record stays.
-// The device is the zero value when it is not attached, or not wholly.
-func (s *Server) takeDown(ctx context.Context, op *operation, rec *record, staging string, device iscsi.Device) error {
-	err := op.own(ctx, "unmounting", func(context.Context) error { return s.takeOff(rec, staging, device) })
+// takeDown unmounts the staging path and detaches the volume, whose device has
+// these numbers; its record stays.
+func (s *Server) takeDown(ctx context.Context, op *operation, rec *record, staging string, numbers map[Number]bool) error {
+	err := op.own(ctx, "unmounting", func(ctx context.Context) error { return s.takeOff(ctx, rec, staging, numbers) })
 	if err != nil {
 		return err
 	}
@@ -108,16 +108,10 @@ func (s *Server) derive(ctx context.Context, volume, staging string) (*record, e
 // takeOff unmounts the staging path after proving that nothing else that this
 // mount namespace sees uses the volume. What others see is Detach's to find: it
 // claims the device before it takes it away.
-func (s *Server) takeOff(rec *record, staging string, device iscsi.Device) error {
+func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbers map[Number]bool) error {
 	mounts, err := s.mounts.List()
 	if err != nil {
 		return err
-	}
-	numbers := map[Number]bool{}
-	if device.Path != "" { // it is attached
-		if numbers, err = s.numbers(device); err != nil {
-			return err
-		}
 	}
 	there := at(mounts, staging)
 	if staging != rec.Staging {
@@ -136,9 +130,36 @@ func (s *Server) takeOff(rec *record, staging string, device iscsi.Device) error
 		return fmt.Errorf("%w: it is still mounted on %v; unpublish it there first", errInUse, uses)
 	}
 	for _, m := range slices.Backward(there) {
-		if err := s.unmount(m.Path); err != nil {
+		if err := s.unmountForGood(ctx, rec, m.Path); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// unmountForGood is an unmount that writes out what the volume's file system holds
+// back. Without a path it waits, for as long as multipath says. Before it and as
+// long as it lasts it is looked whether the array has taken this node out of the
+// volume's ACL: then nothing can be written any more, and the unmount must not wait
+// for ever (FM 21).
+func (s *Server) unmountForGood(ctx context.Context, rec *record, path string) error {
+	const every = 10 * time.Second
+	done := make(chan error, 1)
+	renounce := func() {
+		if err := survive(ctx, func(ctx context.Context) error { return s.attacher.Renounce(ctx, rec.target()) }); err != nil {
+			klog.FromContext(ctx).Info("Cannot tell whether the array still admits this node", "volume", rec.Volume, "target", rec.Target.IQN, "err", err)
+		}
+	}
+	renounce()
+	go func() { done <- survive(ctx, func(context.Context) error { return s.unmount(path) }) }()
+	again := time.NewTicker(every)
+	defer again.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-again.C:
+			renounce()
+		}
+	}
 }

@@ -160,3 +160,32 @@ func TestUnstageOfADeadVolumeSucceeds(t *testing.T) {
 	ok(t, v.unpublish(), v.unstage())
 	m.nothingLeft()
 }
+
+// FM 5: all sessions were logged out by hand. What is mounted is the volume's map,
+// which no sysfs link ties to its target any more, and it comes off all the same.
+func TestAMapThatLostAllItsPathsIsTakenOff(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish())
+	v.disk().LosePaths()
+	ok(t, v.unpublish(), v.unstage())
+	m.nothingLeft()
+}
+
+// FM 21: before it unmounts for good, the node sees whether the array has taken it
+// out of the volume's ACL: what waits to be written would be waited for without end.
+func TestUnstageRenouncesWhatTheArrayRefuses(t *testing.T) {
+	for name, admitted := range map[string]bool{"admitted": true, "refused": false} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			ok(t, v.stage())
+			v.disk().Admit(admitted)
+			ok(t, v.unstage())
+			m.nothingLeft()
+			if got := len(m.calls("renounce")) > 0; got == admitted {
+				t.Errorf("renounced: %v, and it is admitted: %v", got, admitted)
+			}
+		})
+	}
+}

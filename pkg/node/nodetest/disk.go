@@ -39,6 +39,7 @@ type Disk struct {
 	mendable  bool                    // and e2fsck -p can repair it
 	sessions  map[netip.AddrPort]bool // by portal: whether it works
 	refused   bool                    // the array does not admit the machine
+	bare      bool                    // its map has no path left
 }
 
 // Disk returns the disk of a target, known to the machine or not yet.
@@ -71,7 +72,7 @@ func (d *Disk) resize(bytes int64) error {
 }
 
 func (d *Disk) detach() {
-	d.number, d.path, d.visible, d.shutDown, d.readOnly, d.sessions = node.Number{}, "", 0, false, false, nil
+	d.number, d.path, d.visible, d.shutDown, d.readOnly, d.bare, d.sessions = node.Number{}, "", 0, false, false, false, nil
 }
 
 func (d *Disk) device() iscsi.Device {

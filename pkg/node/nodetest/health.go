@@ -44,6 +44,9 @@ func (h *Host) Condition(_ context.Context, t iscsi.Target) (iscsi.Condition, er
 	if d.condition != nil {
 		return *d.condition, nil
 	}
+	if d.bare {
+		return iscsi.Condition{Map: &iscsi.MapCondition{Name: d.path, Number: d.number.String(), Bytes: d.visible}}, nil
+	}
 	c.Paths = []iscsi.PathCondition{{
 		Portal: t.Portals[0], Session: "LOGGED_IN", Disk: d.path, State: "running", Number: d.number.String(), Serial: d.target.Serial, Bytes: d.visible,
 	}}

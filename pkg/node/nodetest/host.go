@@ -274,7 +274,7 @@ func (h *Host) Find(_ context.Context, t iscsi.Target) (iscsi.Device, error) {
 	}
 	defer leave()
 	d := h.disks[lun{t.IQN, t.LUN}]
-	if d == nil || d.number == (node.Number{}) {
+	if d == nil || d.number == (node.Number{}) || d.bare {
 		return iscsi.Device{}, iscsi.ErrNotAttached
 	}
 	return d.device(), d.promised(t)
@@ -319,7 +319,7 @@ func (h *Host) Origin(n node.Number) (iscsi.Target, error) {
 	if d == nil {
 		return iscsi.Target{}, fmt.Errorf("device %s: %w", n, fs.ErrNotExist)
 	}
-	if d.target.IQN == "" {
+	if d.target.IQN == "" || d.bare {
 		return iscsi.Target{}, fmt.Errorf("device %s: %w", n, node.ErrNotISCSI)
 	}
 	return d.target, nil

@@ -51,6 +51,15 @@ func (d *Disk) EndSession(portal netip.AddrPort) {
 	delete(d.sessions, portal)
 }
 
+// LosePaths takes all paths of an attached disk away. Its map stays, because it is
+// mounted, and leads nowhere.
+func (d *Disk) LosePaths() {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	clear(d.sessions)
+	d.bare = true
+}
+
 // Surface makes the machine have the disk without anybody's asking, as iscsid does
 // that goes on with an abandoned login.
 func (d *Disk) Surface() {
@@ -159,6 +168,19 @@ func (h *Host) AskAdmission(_ context.Context, t iscsi.Target) (iscsi.Refusal, e
 		}
 	}
 	return r, nil
+}
+
+// Renounce is node.Attacher's; it notes that there was something to renounce.
+func (h *Host) Renounce(_ context.Context, t iscsi.Target) error {
+	leave, err := h.enter("renounce")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if d := h.disks[lun{t.IQN, t.LUN}]; d != nil && d.refused {
+		h.done("renounce " + t.IQN)
+	}
+	return nil
 }
 
 // UnsoundRecords is node.Paths'.

@@ -1,0 +1,64 @@
+package iscsi
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// Renounce lets everything fail that the LUN's map keeps waiting for a path, once
+// no session works and the target refuses this host: it can be written no more, and
+// whoever waits for it, an unmount above all, would wait for ever (FM 21). While a
+// session works, or nothing but silence speaks against it, everything stays.
+func (i *Initiator) Renounce(ctx context.Context, t Target) error {
+	m, found, err := i.deserted(t)
+	if err != nil || !found || !i.queues(ctx, m) {
+		return err
+	}
+	refusal, err := i.AskAdmission(ctx, t)
+	if err != nil || !refusal.Final() {
+		return err
+	}
+	klog.FromContext(ctx).Info("The array does not admit this host any more, so what waits to be written fails", "target", t.IQN, "lun", t.LUN, "map", m.name, "refusedBy", refusal.Refused)
+	return i.endQueueing(ctx, m)
+}
+
+// deserted finds the map of a LUN to which no session works.
+func (i *Initiator) deserted(t Target) (dmap, bool, error) {
+	if err := t.check(); err != nil {
+		return dmap{}, false, err
+	}
+	sessions, err := i.sysfs.sessions(t.IQN)
+	if err != nil || slices.ContainsFunc(sessions, session.live) {
+		return dmap{}, false, err
+	}
+	m, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	if err == nil && !found {
+		m, found, err = i.orphan(t)
+	}
+	return m, found, err
+}
+
+// endQueueing lets what a map keeps waiting fail. Multipathd is told first, which
+// would turn it on again; the kernel is where that does not help, because no daemon
+// runs or it has no time.
+func (i *Initiator) endQueueing(ctx context.Context, m dmap) error {
+	told := i.multipath(ctx, "multipathd", "disablequeueing", "map", m.alias)
+	if ctx.Err() != nil || !i.queues(ctx, m) {
+		return fatal(told)
+	}
+	_, err := bounded(ctx, &i.bounds, "end the queueing of "+m.wwid, func() (struct{}, error) { return struct{}{}, i.kernel.EndQueueing(mapUUID + m.wwid) })
+	return err
+}
+
+// queues says whether a map keeps what it cannot send; false also when the kernel
+// does not tell.
+func (i *Initiator) queues(ctx context.Context, m dmap) bool {
+	const moment = 2 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, moment)
+	defer cancel()
+	is, err := bounded(ctx, &i.bounds, "ask whether "+m.wwid+" queues", func() (bool, error) { return i.kernel.Queues(mapUUID + m.wwid) })
+	return err == nil && is
+}

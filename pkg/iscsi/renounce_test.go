@@ -1,0 +1,75 @@
+package iscsi_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
+)
+
+// FM 6, 21: what a map keeps waiting fails once the array refuses this host, also
+// when multipathd is no help, and for no lesser reason.
+func TestWhatWaitsFailsOnlyWhenTheArrayRefusesThisHost(t *testing.T) {
+	t.Parallel()
+	refused, admitted := loginAnswer(2, 2), loginAnswer(0, 0)
+	for name, c := range map[string]struct {
+		answers [][]byte
+		spoil   func(h *host)
+		waits   bool // afterwards
+		told    int  // multipathd, how often
+	}{
+		"refused":                         {answers: [][]byte{refused, refused}, told: 1},
+		"refused by one, silence":         {answers: [][]byte{refused, nil}, told: 1},
+		"refused, multipathd does not do": {answers: [][]byte{refused}, spoil: func(h *host) { h.exits["disablequeueing"] = 1 }, told: 1},
+		"refused, multipathd is dead":     {answers: [][]byte{refused}, spoil: func(h *host) { h.exits["multipathd"] = 1; h.remove("proc/4711/comm") }, told: 1},
+		"refused, all paths are gone":     {answers: [][]byte{refused}, spoil: func(h *host) { h.claimed["dm-0"] = true; h.logOutAll(iqnA) }, told: 1},
+		"silence":                         {answers: [][]byte{nil, nil}, waits: true},
+		"another portal would admit":      {answers: [][]byte{refused, admitted}, waits: true},
+		"a session works":                 {answers: [][]byte{refused}, spoil: func(h *host) { h.write("sys/class/iscsi_session/session1/state", "LOGGED_IN\n") }, waits: true},
+		"nothing waits":                   {answers: nil, spoil: func(h *host) { h.queueing = false }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t).runMultipathd()
+			i := h.initiator()
+			attach(t, i, targetA())
+			for _, p := range portals() {
+				h.fail(iqnA, p)
+			}
+			h.queueing = true
+			if c.spoil != nil {
+				c.spoil(h)
+			}
+			h.forget()
+			target := targetA()
+			target.Portals = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")} // which nobody may ask
+			if c.answers != nil {
+				target.Portals = nil
+			}
+			for _, a := range c.answers {
+				target.Portals = append(target.Portals, serveLogin(t, a))
+			}
+			if err := i.Renounce(t.Context(), target); err != nil {
+				t.Fatal(err)
+			}
+			if h.queueing != c.waits {
+				t.Errorf("it still waits: %v, want %v", h.queueing, c.waits)
+			}
+			if ran := h.ran(); len(ran) != c.told {
+				t.Errorf("ran %q, want multipathd told %d times and nothing else", ran, c.told)
+			}
+		})
+	}
+}
+
+// A host where nothing of the LUN is has nothing to renounce.
+func TestNothingToRenounce(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	if err := h.initiator().Renounce(t.Context(), targetA()); err != nil || len(h.ran()) > 0 {
+		t.Errorf("err %v, ran %q", err, h.ran())
+	}
+	if err := h.initiator().Renounce(t.Context(), iscsi.Target{}); err == nil {
+		t.Error("a target without a name was looked for")
+	}
+}
