@@ -20,6 +20,7 @@ type PathCondition struct {
 	Portal  netip.AddrPort
 	Session string // LOGGED_IN, FAILED or FREE; "" is no session
 	Disk    string // sdb; "" is no disk of this LUN
+	InMap   bool   // the disk is part of the map
 	State   string // of the disk: running, blocked, offline, transport-offline
 	Number  string // of the disk, major:minor
 	Serial  string // as the kernel knows the disk; "" when it does not
@@ -36,14 +37,16 @@ type MapCondition struct {
 }
 
 // Live says whether the kernel sends commands down the path.
-func (p PathCondition) Live() bool { return p.Session == stateLoggedIn && p.State == stateRunning }
+func (p PathCondition) Live() bool { return p.loggedIn() && p.State == stateRunning }
+
+func (p PathCondition) loggedIn() bool { return p.Session == stateLoggedIn }
 
 // String says where a path ends.
 func (p PathCondition) String() string {
 	switch {
 	case p.Session == "":
 		return fmt.Sprintf("%s has no session", p.Portal)
-	case p.Session != stateLoggedIn:
+	case !p.loggedIn():
 		return fmt.Sprintf("%s has a session that is %s", p.Portal, p.Session)
 	case p.Disk == "":
 		return fmt.Sprintf("%s has a session, but it shows no disk of this LUN", p.Portal)
@@ -88,13 +91,17 @@ func (i *Initiator) Condition(ctx context.Context, t Target) (Condition, error) 
 		return t.rank(session{portal: a.Portal}) - t.rank(session{portal: b.Portal})
 	})
 	if over.name == "" {
-		if over, err = i.bereft(t); err != nil {
+		if over, _, err = i.orphan(t); err != nil {
 			return Condition{}, err
 		}
 	}
-	if over.name != "" {
-		c.Map = i.mapCondition(ctx, over)
+	if over.name == "" {
+		return c, nil
 	}
+	for n, p := range c.Paths {
+		c.Paths[n].InMap = slices.Contains(over.slaves, p.Disk)
+	}
+	c.Map = i.mapCondition(ctx, over)
 	return c, nil
 }
 
@@ -120,22 +127,6 @@ func holdingMap(y sysfs, d disk) (dmap, error) {
 		}
 	}
 	return dmap{}, errNotMultipath
-}
-
-// bereft finds the map of a LUN whose paths are all gone, by the WWID that its
-// serial number promises.
-func (i *Initiator) bereft(t Target) (dmap, error) {
-	if t.Serial == "" {
-		return dmap{}, nil
-	}
-	maps, err := i.sysfs.maps()
-	if err != nil {
-		return dmap{}, err
-	}
-	if n := slices.IndexFunc(maps, func(m dmap) bool { return m.wwid == lioWWID(t.Serial) }); n >= 0 {
-		return maps[n], nil
-	}
-	return dmap{}, nil
 }
 
 func (i *Initiator) mapCondition(ctx context.Context, m dmap) *MapCondition {

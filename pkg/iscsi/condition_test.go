@@ -24,8 +24,8 @@ func TestConditionTellsEachPathAndAsksNoDevice(t *testing.T) {
 	ps := portals()
 	whole := iscsi.Condition{
 		Paths: []iscsi.PathCondition{
-			{Portal: ps[0], Session: "LOGGED_IN", Disk: "sdb", State: "running", Number: "8:16", Serial: serialA, Bytes: gib},
-			{Portal: ps[1], Session: "LOGGED_IN", Disk: "sdc", State: "running", Number: "8:32", Serial: serialA, Bytes: gib},
+			{Portal: ps[0], Session: "LOGGED_IN", Disk: "sdb", InMap: true, State: "running", Number: "8:16", Serial: serialA, Bytes: gib},
+			{Portal: ps[1], Session: "LOGGED_IN", Disk: "sdc", InMap: true, State: "running", Number: "8:32", Serial: serialA, Bytes: gib},
 		},
 		Map: &iscsi.MapCondition{Name: "dm-0", Alias: wwidA, Number: "253:0", Bytes: gib},
 	}

@@ -47,11 +47,12 @@ func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort
 	}
 	var done Mended
 	reviveErr := i.revive(ctx, t, &done)
-	if before.Map == "" {
+	if before.Map == nil {
 		return done, reviveErr
 	}
-	resumeErr := i.resume(ctx, t, before, &done)
-	i.rejoin(ctx, t, slices.DeleteFunc(slices.Clone(portals), func(p netip.AddrPort) bool { return !slices.Contains(before.Missing, p) }), &done)
+	resumeErr := i.resume(ctx, t, *before.Map, &done)
+	missing := before.Missing()
+	i.rejoin(ctx, t, slices.DeleteFunc(slices.Clone(portals), func(p netip.AddrPort) bool { return !slices.Contains(missing, p) }), &done)
 	return done, together(reviveErr, resumeErr, i.show(ctx, t, &done), i.combine(ctx, t, &done))
 }
 
@@ -78,15 +79,15 @@ func (i *Initiator) revive(ctx context.Context, t Target, done *Mended) error {
 
 // resume wakes a map that stays suspended. Multipathd suspends a map for a moment
 // whenever it changes it, so a moment is waited for first.
-func (i *Initiator) resume(ctx context.Context, t Target, s Shape, done *Mended) error {
+func (i *Initiator) resume(ctx context.Context, t Target, seen MapCondition, done *Mended) error {
 	const moment = 3 * time.Second
-	if !s.Suspended {
+	if !seen.Suspended {
 		return nil
 	}
 	var m dmap
 	ok, err := until(ctx, min(moment, i.cfg.MapTimeout/2), func() (bool, error) {
 		var err error
-		m, err = readMap(filepath.Join(i.sysfs.root, "block", s.Map))
+		m, err = readMap(filepath.Join(i.sysfs.root, "block", seen.Name))
 		return err == nil && !m.suspended || gone(err), ignoreGone(err)
 	})
 	if err != nil || ok {
@@ -181,14 +182,18 @@ func (i *Initiator) show(ctx context.Context, t Target, done *Mended) error {
 // that answers as another LUN is reported and left alone.
 func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
 	before, err := i.Inspect(ctx, t)
-	if err != nil || len(before.Apart) == 0 {
+	if err != nil {
 		return err
+	}
+	apart := before.Apart()
+	if len(apart) == 0 {
+		return nil
 	}
 	disks, _, err := i.liveDisks(t)
 	if err != nil {
 		return err
 	}
-	paths := i.examine(ctx, slices.DeleteFunc(disks, func(d disk) bool { return !slices.Contains(before.Apart, d.name) }))
+	paths := i.examine(ctx, slices.DeleteFunc(disks, func(d disk) bool { return !slices.Contains(apart, d.name) }))
 	if others := strangers(t, paths); len(others) > 0 {
 		return others[0].stranger(t)
 	}

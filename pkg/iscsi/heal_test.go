@@ -49,7 +49,7 @@ func TestHealAddsThePathOfAPortalThatIsBack(t *testing.T) {
 	h := newHost(t).runMultipathd()
 	i := h.initiator()
 	degraded(t, h, i, nil)
-	if s := inspect(t, i); !s.Mendable() || !slices.Equal(s.Missing, portals()[1:]) {
+	if s := inspect(t, i); !s.Mendable() || !slices.Equal(s.Missing(), portals()[1:]) {
 		t.Fatalf("a degraded LUN shows as %+v", s)
 	}
 	h.forget()
@@ -61,7 +61,7 @@ func TestHealAddsThePathOfAPortalThatIsBack(t *testing.T) {
 	if diff := cmp.Diff(got, want, portalsAsValues(), cmpopts.IgnoreFields(iscsi.Mended{}, "Joined")); diff != "" {
 		t.Errorf("mended (-got +want):\n%s", diff)
 	}
-	if s := inspect(t, i); s.Mendable() || len(s.Live) != 2 || len(s.Disks) != 2 {
+	if s := inspect(t, i); s.Mendable() || len(s.Live()) != 2 || len(s.Disks()) != 2 {
 		t.Errorf("after it was mended it shows as %+v", s)
 	}
 	if len(h.glob("sys/block/dm-0/slaves/*")) != 2 {
@@ -156,7 +156,7 @@ func TestHealRevivesADiskThatTheKernelGaveUp(t *testing.T) {
 	h := newHost(t).runMultipathd()
 	i := h.initiator()
 	attach(t, i, targetA())
-	name := inspect(t, i).Disks[0]
+	name := inspect(t, i).Disks()[0]
 	h.write(h.diskDir(name)+"/state", "offline\n")
 	got, err := i.Heal(t.Context(), targetA(), nil)
 	if err != nil || !slices.Equal(got.Revived, []string{name}) || h.read(h.diskDir(name)+"/state") != "running" {

@@ -4,22 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 )
 
-// Shape is what there is of a LUN on this host and what is missing, by sysfs and
-// the mount tables: no device is asked and no tool is run for it.
+// Shape is the condition of a LUN and what uses it, by sysfs and the mount tables:
+// no device is asked and no tool is run for it.
 type Shape struct {
-	Live    []netip.AddrPort // portals with a session that works
-	Down    []netip.AddrPort // portals with one that iscsid tries to bring back
-	Missing []netip.AddrPort // promised portals without a session
-	Blind   []netip.AddrPort // live sessions that do not show the LUN
-	Offline []string         // disks that the kernel gave up although their session works
-	Disks   []string         // all that show the LUN
-
-	Map       string   // the multipath map; "" when there is none
-	Apart     []string // disks behind live sessions that the map lacks
-	Suspended bool     // the map keeps all I/O waiting
+	Condition
 
 	NodeRecords int // of the target in open-iscsi's database
 
@@ -27,20 +19,8 @@ type Shape struct {
 	Holders []string // what is built upon it, other than the map and maps of its partitions
 }
 
-// Attached says that something of the LUN is there.
-func (s Shape) Attached() bool { return len(s.Live)+len(s.Down) > 0 || s.Map != "" }
-
-// Mendable says that Heal has something to do. Without a map nothing is added: a
-// second disk that is the same LUN would only be a danger (FM 28).
-func (s Shape) Mendable() bool {
-	if s.Map == "" {
-		return len(s.Offline) > 0
-	}
-	return len(s.Missing)+len(s.Blind)+len(s.Offline)+len(s.Apart) > 0 || s.Suspended
-}
-
-// Inspect says what there is of the LUN. What contradicts itself, such as a map
-// over paths of two targets, is ErrForeign.
+// Inspect says what there is of the LUN. Unlike Condition it takes what contradicts
+// itself, such as a map over paths of two targets, for ErrForeign.
 func (i *Initiator) Inspect(ctx context.Context, t Target) (Shape, error) {
 	if err := together(t.check(), ctx.Err()); err != nil {
 		return Shape{}, err
@@ -49,78 +29,115 @@ func (i *Initiator) Inspect(ctx context.Context, t Target) (Shape, error) {
 	if err != nil {
 		return Shape{}, err
 	}
+	if _, _, err = i.sysfs.mapOver(t.IQN, t.LUN); err != nil {
+		return Shape{}, err
+	}
 	s := Shape{NodeRecords: len(records)}
-	m, mapped, err := i.sysfs.mapOver(t.IQN, t.LUN)
-	if err == nil && !mapped {
-		m, mapped, err = i.orphan(t)
-	}
-	if err != nil {
+	if s.Condition, err = i.Condition(ctx, t); err != nil {
 		return Shape{}, err
 	}
-	if mapped {
-		s.Map, s.Suspended = m.name, m.suspended
-	}
-	tops, err := i.inspectSessions(t, m, &s)
-	if err != nil {
-		return Shape{}, err
-	}
-	if mapped {
-		tops = append(tops, m.blockDevice)
-	}
-	return s, i.inspectUsers(tops, m.name, &s)
+	return s, i.inspectUsers(&s)
 }
 
-func (i *Initiator) inspectSessions(t Target, m dmap, s *Shape) ([]blockDevice, error) {
-	sessions, err := i.sysfs.sessions(t.IQN)
-	if err != nil {
-		return nil, err
-	}
-	var found []blockDevice
-	for _, one := range sessions {
-		disks, err := i.sysfs.disks(one)
-		if err != nil {
-			return nil, err
-		}
-		n := slices.IndexFunc(disks, func(d disk) bool { return d.lun == t.LUN })
-		if n >= 0 {
-			s.Disks = append(s.Disks, disks[n].name)
-			found = append(found, disks[n].blockDevice())
-		}
-		switch {
-		case !one.live():
-			s.Down = append(s.Down, one.portal)
-			continue
-		case n < 0:
-			s.Blind = append(s.Blind, one.portal)
-		case m.name != "" && !slices.Contains(m.slaves, disks[n].name):
-			s.Apart = append(s.Apart, disks[n].name)
-		}
-		s.Live = append(s.Live, one.portal)
-		if n >= 0 && disks[n].offline() {
-			s.Offline = append(s.Offline, disks[n].name)
-		}
-	}
-	for _, p := range t.portals() {
-		if !slices.Contains(s.Live, p) && !slices.Contains(s.Down, p) {
-			s.Missing = append(s.Missing, p)
-		}
-	}
-	return found, nil
+// The lists below say what of a condition Heal could mend, and what it goes by.
+
+// Live are the portals with a session that works.
+func (c Condition) Live() []netip.AddrPort {
+	return portalsWhere(c, func(p PathCondition) bool { return p.loggedIn() })
 }
 
-// offline says that the kernel gave the disk up after errors. Unlike a disk whose
-// session is down, it does not come back by itself.
-func (d disk) offline() bool {
-	state, err := attribute(d.dir, "state")
-	return err == nil && state == "offline"
+// Down are the portals with a session that iscsid tries to bring back.
+func (c Condition) Down() []netip.AddrPort {
+	return portalsWhere(c, func(p PathCondition) bool { return p.Session != "" && !p.loggedIn() })
 }
 
-func (i *Initiator) inspectUsers(tops []blockDevice, mapName string, s *Shape) error {
+// Missing are the promised portals without a session.
+func (c Condition) Missing() []netip.AddrPort {
+	return portalsWhere(c, func(p PathCondition) bool { return p.Session == "" })
+}
+
+// Blind are the portals whose session works and does not show the LUN.
+func (c Condition) Blind() []netip.AddrPort {
+	return portalsWhere(c, func(p PathCondition) bool { return p.loggedIn() && p.Disk == "" })
+}
+
+// Disks are all that show the LUN.
+func (c Condition) Disks() []string {
+	return disksWhere(c, func(PathCondition) bool { return true })
+}
+
+// Offline are the disks that the kernel gave up after errors although their session
+// works. Unlike a disk whose session is down, they do not come back by themselves.
+func (c Condition) Offline() []string {
+	return disksWhere(c, func(p PathCondition) bool { return p.loggedIn() && p.State == stateOffline })
+}
+
+// Apart are the disks behind sessions that work which the map lacks.
+func (c Condition) Apart() []string {
+	return disksWhere(c, func(p PathCondition) bool { return p.loggedIn() && c.Map != nil && !p.InMap })
+}
+
+// Suspended says that the map keeps all I/O waiting.
+func (c Condition) Suspended() bool { return c.Map != nil && c.Map.Suspended }
+
+// Attached says that something of the LUN is there.
+func (c Condition) Attached() bool {
+	return c.Map != nil || slices.ContainsFunc(c.Paths, func(p PathCondition) bool { return p.Session != "" })
+}
+
+// Mendable says that Heal has something to do. Without a map nothing is added: a
+// second disk that is the same LUN would only be a danger (FM 28).
+func (c Condition) Mendable() bool {
+	if c.Map == nil {
+		return len(c.Offline()) > 0
+	}
+	return len(c.Missing())+len(c.Blind())+len(c.Offline())+len(c.Apart()) > 0 || c.Suspended()
+}
+
+func portalsWhere(c Condition, is func(PathCondition) bool) []netip.AddrPort {
+	var found []netip.AddrPort
+	for _, p := range c.Paths {
+		if is(p) {
+			found = append(found, p.Portal)
+		}
+	}
+	return found
+}
+
+func disksWhere(c Condition, is func(PathCondition) bool) []string {
+	var found []string
+	for _, p := range c.Paths {
+		if p.Disk != "" && is(p) {
+			found = append(found, p.Disk)
+		}
+	}
+	return found
+}
+
+// tops are the block devices of a condition that can be mounted.
+func (c Condition) tops(y sysfs) []blockDevice {
+	var all []blockDevice
+	for _, p := range c.Paths {
+		if p.Disk != "" {
+			all = append(all, y.blockNamed(p.Disk, p.Number))
+		}
+	}
+	if c.Map != nil {
+		all = append(all, y.blockNamed(c.Map.Name, c.Map.Number))
+	}
+	return all
+}
+
+func (y sysfs) blockNamed(name, dev string) blockDevice {
+	return blockDevice{name: name, dev: dev, dir: filepath.Join(y.root, "block", name)}
+}
+
+func (i *Initiator) inspectUsers(s *Shape) error {
 	mounts, err := i.mounts()
 	if err != nil {
 		return err
 	}
-	for _, b := range tops {
+	for _, b := range s.tops(i.sysfs) {
 		parts, err := b.parts()
 		if err != nil {
 			return err
@@ -140,7 +157,8 @@ func (i *Initiator) inspectUsers(tops []blockDevice, mapName string, s *Shape) e
 				return fmt.Errorf("what is built on %s: %w", p.name, err)
 			}
 			for _, h := range holders {
-				if h != mapName && !slices.ContainsFunc(partMaps, func(m blockDevice) bool { return m.name == h }) {
+				ofMap := s.Map != nil && h == s.Map.Name
+				if !ofMap && !slices.ContainsFunc(partMaps, func(m blockDevice) bool { return m.name == h }) {
 					s.Holders = append(s.Holders, h)
 				}
 			}

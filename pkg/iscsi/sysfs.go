@@ -20,8 +20,9 @@ type sysfs struct{ root string }
 const (
 	stateLoggedIn = "LOGGED_IN"
 	stateRunning  = "running" // of a SCSI disk
-	anyTarget     = ""        // for sessions: all of them
-	sectorBytes   = 512       // the unit of every size in sysfs, whatever the disk's block size
+	stateOffline  = "offline"
+	anyTarget     = ""  // for sessions: all of them
+	sectorBytes   = 512 // the unit of every size in sysfs, whatever the disk's block size
 )
 
 // session is one iSCSI session of this host, to one portal of one target.
@@ -278,6 +279,12 @@ func parseIdentity(serialPage, idPage []byte) (identity, error) {
 func (d disk) running() bool {
 	state, err := attribute(d.dir, "state")
 	return err == nil && state == stateRunning && d.session.live()
+}
+
+// offline says that the kernel gave the disk up after errors.
+func (d disk) offline() bool {
+	state, err := attribute(d.dir, "state")
+	return err == nil && state == stateOffline
 }
 
 // size is the capacity the kernel uses for a block device, in bytes.

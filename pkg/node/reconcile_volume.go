@@ -40,7 +40,7 @@ func (p *pass) volume(ctx context.Context, op *operation, listed *record) error 
 	p.report.Attached++
 	p.mu.Unlock()
 	all := p.lacks(rec, shape)
-	if len(shape.Live) == 0 {
+	if len(shape.Live()) == 0 {
 		forgotten, why, err := p.forgotten(ctx, op, rec, shape, mounts)
 		if err != nil || forgotten {
 			return err
@@ -68,31 +68,31 @@ func (p *pass) lacks(rec *record, s iscsi.Shape) []lack {
 	add := func(mending bool, reason Reason, portal, evidence string, still func(iscsi.Shape) bool) {
 		all = append(all, lack{Finding: p.about(rec, reason, portal, evidence), still: still, mending: mending})
 	}
-	if len(s.Live) == 0 {
-		add(s.Map != "" && len(s.Missing) > 0, ReasonNoPaths, "", fmt.Sprintf("no session works; down: %v, without one: %v", s.Down, s.Missing), func(s iscsi.Shape) bool { return len(s.Live) == 0 })
+	if len(s.Live()) == 0 {
+		add(s.Map != nil && len(s.Missing()) > 0, ReasonNoPaths, "", fmt.Sprintf("no session works; down: %v, without one: %v", s.Down(), s.Missing()), func(s iscsi.Shape) bool { return len(s.Live()) == 0 })
 	}
-	if s.Map != "" { // else one session is all there should be (FM 28)
-		for _, portal := range s.Missing {
-			add(true, ReasonDegraded, portal.String(), "no session to the portal", func(s iscsi.Shape) bool { return slices.Contains(s.Missing, portal) })
+	if s.Map != nil { // else one session is all there should be (FM 28)
+		for _, portal := range s.Missing() {
+			add(true, ReasonDegraded, portal.String(), "no session to the portal", func(s iscsi.Shape) bool { return slices.Contains(s.Missing(), portal) })
 		}
 		if s.NodeRecords == 0 {
 			add(false, ReasonNodeRecord, "", "the target has no node record left; a session that ends does not come back before the volume is staged again", nil)
 		}
-		for _, disk := range s.Apart {
-			add(true, ReasonApart, "", fmt.Sprintf("map %s does not have %s", s.Map, disk), func(s iscsi.Shape) bool { return slices.Contains(s.Apart, disk) })
+		for _, disk := range s.Apart() {
+			add(true, ReasonApart, "", fmt.Sprintf("map %s does not have %s", s.Map.Name, disk), func(s iscsi.Shape) bool { return slices.Contains(s.Apart(), disk) })
 		}
-		for _, portal := range s.Blind {
-			add(true, ReasonNotShown, portal.String(), "the session does not show the LUN", func(s iscsi.Shape) bool { return slices.Contains(s.Blind, portal) })
+		for _, portal := range s.Blind() {
+			add(true, ReasonNotShown, portal.String(), "the session does not show the LUN", func(s iscsi.Shape) bool { return slices.Contains(s.Blind(), portal) })
 		}
 	}
-	for _, portal := range s.Down {
+	for _, portal := range s.Down() {
 		add(false, ReasonDegraded, portal.String(), "the session to the portal is down; iscsid tries to bring it back", nil)
 	}
-	for _, disk := range s.Offline {
-		add(true, ReasonOffline, "", "the kernel gave up "+disk+", whose session works", func(s iscsi.Shape) bool { return slices.Contains(s.Offline, disk) })
+	for _, disk := range s.Offline() {
+		add(true, ReasonOffline, "", "the kernel gave up "+disk+", whose session works", func(s iscsi.Shape) bool { return slices.Contains(s.Offline(), disk) })
 	}
-	if s.Suspended {
-		add(true, ReasonSuspended, "", "map "+s.Map+" keeps all I/O waiting", func(s iscsi.Shape) bool { return s.Suspended })
+	if s.Suspended() {
+		add(true, ReasonSuspended, "", "map "+s.Map.Name+" keeps all I/O waiting", iscsi.Shape.Suspended)
 	}
 	return all
 }
@@ -108,7 +108,7 @@ func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []
 		}
 		return nil
 	}
-	mended, healErr := p.reconciler.paths.Heal(ctx, rec.target(), p.worthTrying(before.Missing))
+	mended, healErr := p.reconciler.paths.Heal(ctx, rec.target(), p.worthTrying(before.Missing()))
 	p.heard(mended)
 	after, err := p.reconciler.paths.Inspect(ctx, rec.target())
 	if err != nil {
@@ -241,7 +241,7 @@ func (p *pass) orphan(ctx context.Context, k volumeLUN, t iscsi.Target) error {
 		return nil
 	}
 	f := Finding{Reason: ReasonUnrecorded, Outcome: Seen, Volume: k.volume, Target: k.iqn,
-		Evidence: fmt.Sprintf("this plugin attached it, and no record speaks of it; live %v, down %v, disks %v, map %q, %d node records", s.Live, s.Down, s.Disks, s.Map, s.NodeRecords)}
+		Evidence: fmt.Sprintf("this plugin attached it, and no record speaks of it; live %v, down %v, disks %v, map: %v, %d node records", s.Live(), s.Down(), s.Disks(), s.Map != nil, s.NodeRecords)}
 	if used := slices.Concat(s.Mounts, s.Holders); len(used) > 0 {
 		f.Evidence += fmt.Sprintf("; it is in use: %v", used)
 		p.found(f)

@@ -90,17 +90,15 @@ func (h *Host) Inspect(_ context.Context, t iscsi.Target) (iscsi.Shape, error) {
 	if d == nil || d.number == (node.Number{}) {
 		return s, nil
 	}
-	s.Map, s.NodeRecords = d.path, len(d.target.Portals)
-	for _, p := range t.Portals {
-		works, there := d.sessions[p]
-		switch {
-		case works:
-			s.Live = append(s.Live, p)
-		case there:
-			s.Down = append(s.Down, p)
-		default:
-			s.Missing = append(s.Missing, p)
+	s.Map, s.NodeRecords = &iscsi.MapCondition{Name: d.path, Number: d.number.String(), Bytes: d.visible}, len(d.target.Portals)
+	for _, portal := range t.Portals {
+		path := iscsi.PathCondition{Portal: portal}
+		if works, there := d.sessions[portal]; works {
+			path = iscsi.PathCondition{Portal: portal, Session: "LOGGED_IN", Disk: d.path, InMap: true, State: "running"}
+		} else if there {
+			path.Session = "FAILED"
 		}
+		s.Paths = append(s.Paths, path)
 	}
 	for _, m := range h.mounts {
 		if m.disk == d.number {
