@@ -142,25 +142,17 @@ func TestAttachMultipathOffSaysWhenMultipathTookTheDevice(t *testing.T) {
 
 func TestAttachIsIdempotent(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*host){
-		"single": func(*host) {},
-		"map":    func(h *host) { h.runMultipathd() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			prepare(h)
-			first := attach(t, h.initiator(), targetA())
-			h.forget()
-			again := attach(t, h.initiator(), targetA())
-			if diff := cmp.Diff(first, again); diff != "" {
-				t.Error(diff)
-			}
-			if ran := h.ran(); len(ran) > 0 {
-				t.Errorf("the repeat ran %q, want nothing", ran)
-			}
-		})
-	}
+	eachKind(t, func(t *testing.T, h *host) {
+		first := attach(t, h.initiator(), targetA())
+		h.forget()
+		again := attach(t, h.initiator(), targetA())
+		if diff := cmp.Diff(first, again); diff != "" {
+			t.Error(diff)
+		}
+		if ran := h.ran(); len(ran) > 0 {
+			t.Errorf("the repeat ran %q, want nothing", ran)
+		}
+	})
 }
 
 // A host that got its multipathd after the volume was mounted keeps the bare
@@ -291,21 +283,13 @@ func TestSecretsStayOutOfSight(t *testing.T) {
 // FM 25: one portal of two is enough.
 func TestAttachSurvivesADeadPortal(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*host){
-		"single": func(*host) {},
-		"map":    func(h *host) { h.runMultipathd() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			prepare(h)
-			h.login[portals()[0]] = 8
-			got := attach(t, h.initiator(), targetA())
-			if len(got.Paths) != 1 || got.Bytes != gib {
-				t.Errorf("got %+v, want one path of 1 GiB", got)
-			}
-		})
-	}
+	eachKind(t, func(t *testing.T, h *host) {
+		h.login[portals()[0]] = 8
+		got := attach(t, h.initiator(), targetA())
+		if len(got.Paths) != 1 || got.Bytes != gib {
+			t.Errorf("got %+v, want one path of 1 GiB", got)
+		}
+	})
 }
 
 func TestAttachSaysWhyEveryPortalFailed(t *testing.T) {
@@ -403,30 +387,22 @@ func TestAttachOverAPoisonedRecord(t *testing.T) {
 // FM 2: the LUN number was given to another volume while the session lived.
 func TestStaleLUNIsReplaced(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*host){
-		"single": func(*host) {},
-		"map":    func(h *host) { h.runMultipathd() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			prepare(h)
-			i := h.initiator()
-			old := attach(t, i, targetA())
-			h.luns[iqnA][0] = lun{serialB, 2 * gib}
-			renewed := targetA()
-			renewed.Serial, renewed.Bytes = serialB, 2*gib
-			got := attach(t, i, renewed)
-			if got.WWID != wwidB || got.Bytes != 2*gib || len(got.Paths) != len(old.Paths) {
-				t.Errorf("got %+v, want %d paths to the new volume", got, len(old.Paths))
+	eachKind(t, func(t *testing.T, h *host) {
+		i := h.initiator()
+		old := attach(t, i, targetA())
+		h.luns[iqnA][0] = lun{serialB, 2 * gib}
+		renewed := targetA()
+		renewed.Serial, renewed.Bytes = serialB, 2*gib
+		got := attach(t, i, renewed)
+		if got.WWID != wwidB || got.Bytes != 2*gib || len(got.Paths) != len(old.Paths) {
+			t.Errorf("got %+v, want %d paths to the new volume", got, len(old.Paths))
+		}
+		for _, p := range old.Paths {
+			if slices.Contains(got.Paths, p) {
+				t.Errorf("%s was kept", p)
 			}
-			for _, p := range old.Paths {
-				if slices.Contains(got.Paths, p) {
-					t.Errorf("%s was kept", p)
-				}
-			}
-		})
-	}
+		}
+	})
 }
 
 func TestStaleLUNInUseIsRefusedAndKept(t *testing.T) {

@@ -85,37 +85,29 @@ func TestFabricTellsSessionsAndWhatIsMissing(t *testing.T) {
 // FM 2
 func TestProveBelievesTheDeviceAndNotTheKernelsMemory(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*host){
-		"single": func(*host) {},
-		"map":    func(h *host) { h.runMultipathd() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			prepare(h)
-			i := h.initiator()
-			want := attach(t, i, targetA())
-			if got, err := i.Prove(t.Context(), targetA()); err != nil || got.Path != want.Path {
-				t.Fatalf("got %+v, %v", got, err)
-			}
-			h.forget()
-			h.luns[iqnA][0] = lun{serialB, 2 * gib} // the number is given to another LUN
-			if got, err := i.Find(t.Context(), targetA()); err != nil || got.Path != want.Path {
-				t.Fatalf("sysfs: got %+v, %v, want the old LUN", got, err)
-			}
-			if _, err := i.Prove(t.Context(), targetA()); !errors.Is(err, iscsi.ErrForeign) {
-				t.Errorf("prove: %v, want ErrForeign", err)
-			}
-			grown := targetA()
-			grown.Bytes = 2 * gib
-			if _, err := i.Rescan(t.Context(), grown); !errors.Is(err, iscsi.ErrForeign) {
-				t.Errorf("rescan: %v, want ErrForeign", err)
-			}
-			if len(h.ran())+len(h.writes) > 0 {
-				t.Errorf("ran %q, wrote %q", h.ran(), h.writes)
-			}
-		})
-	}
+	eachKind(t, func(t *testing.T, h *host) {
+		i := h.initiator()
+		want := attach(t, i, targetA())
+		if got, err := i.Prove(t.Context(), targetA()); err != nil || got.Path != want.Path {
+			t.Fatalf("got %+v, %v", got, err)
+		}
+		h.forget()
+		h.luns[iqnA][0] = lun{serialB, 2 * gib} // the number is given to another LUN
+		if got, err := i.Find(t.Context(), targetA()); err != nil || got.Path != want.Path {
+			t.Fatalf("sysfs: got %+v, %v, want the old LUN", got, err)
+		}
+		if _, err := i.Prove(t.Context(), targetA()); !errors.Is(err, iscsi.ErrForeign) {
+			t.Errorf("prove: %v, want ErrForeign", err)
+		}
+		grown := targetA()
+		grown.Bytes = 2 * gib
+		if _, err := i.Rescan(t.Context(), grown); !errors.Is(err, iscsi.ErrForeign) {
+			t.Errorf("rescan: %v, want ErrForeign", err)
+		}
+		if len(h.ran())+len(h.writes) > 0 {
+			t.Errorf("ran %q, wrote %q", h.ran(), h.writes)
+		}
+	})
 }
 
 func TestProveNeedsOneAnswerOnly(t *testing.T) {

@@ -14,30 +14,22 @@ import (
 
 func TestFindReturnsWhatAttachReturned(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*host){
-		"single": func(*host) {},
-		"map":    func(h *host) { h.runMultipathd() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			prepare(h)
-			i := h.initiator()
-			want := attach(t, i, targetA())
-			h.forget()
-			h.hang("sdb") // Find asks no device
-			got, err := i.Find(t.Context(), targetA())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Error(diff)
-			}
-			if len(h.ran())+len(h.writes) > 0 {
-				t.Errorf("ran %q, wrote %q", h.ran(), h.writes)
-			}
-		})
-	}
+	eachKind(t, func(t *testing.T, h *host) {
+		i := h.initiator()
+		want := attach(t, i, targetA())
+		h.forget()
+		h.hang("sdb") // Find asks no device
+		got, err := i.Find(t.Context(), targetA())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+		if len(h.ran())+len(h.writes) > 0 {
+			t.Errorf("ran %q, wrote %q", h.ran(), h.writes)
+		}
+	})
 }
 
 func TestFindSaysNotAttached(t *testing.T) {
@@ -87,28 +79,20 @@ func TestFindRefusesAnotherIdentity(t *testing.T) {
 // FM 15: every path, then the map.
 func TestRescanShowsGrowth(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*host){
-		"single": func(*host) {},
-		"map":    func(h *host) { h.runMultipathd() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			prepare(h)
-			i := h.initiator()
-			attach(t, i, targetA())
-			h.luns[iqnA][0] = lun{serialA, 5 * gib}
-			grown := targetA()
-			grown.Bytes = 4 * gib // less than there is: the array rounds up
-			got, err := i.Rescan(t.Context(), grown)
-			if err != nil || got != 5*gib {
-				t.Errorf("%d, %v, want %d", got, err, 5*gib)
-			}
-			if d, err := i.Find(t.Context(), grown); err != nil || d.Bytes != 5*gib {
-				t.Errorf("found %+v, %v", d, err)
-			}
-		})
-	}
+	eachKind(t, func(t *testing.T, h *host) {
+		i := h.initiator()
+		attach(t, i, targetA())
+		h.luns[iqnA][0] = lun{serialA, 5 * gib}
+		grown := targetA()
+		grown.Bytes = 4 * gib // less than there is: the array rounds up
+		got, err := i.Rescan(t.Context(), grown)
+		if err != nil || got != 5*gib {
+			t.Errorf("%d, %v, want %d", got, err, 5*gib)
+		}
+		if d, err := i.Find(t.Context(), grown); err != nil || d.Bytes != 5*gib {
+			t.Errorf("found %+v, %v", d, err)
+		}
+	})
 }
 
 func TestRescanOfAVolumeThatDidNotGrow(t *testing.T) {

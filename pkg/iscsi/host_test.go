@@ -106,6 +106,22 @@ func (h *host) runMultipathd() *host {
 	return h
 }
 
+// eachKind runs a test on a host that uses one path, and on one with multipathd.
+func eachKind(t *testing.T, test func(*testing.T, *host)) {
+	t.Helper()
+	for name, prepare := range map[string]func(*host){
+		"single": func(*host) {},
+		"map":    func(h *host) { h.runMultipathd() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			prepare(h)
+			test(t, h)
+		})
+	}
+}
+
 func (h *host) initiator(changes ...func(*iscsi.Config)) *iscsi.Initiator {
 	cfg := iscsi.Config{
 		Host: h, Root: h.root, Sysfs: h.path("sys"), Dev: "/dev",
