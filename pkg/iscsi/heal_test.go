@@ -236,13 +236,16 @@ func TestOnlyARefusalIsARefusal(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers [][]byte
 		final   bool
+		gone    bool
 	}{
-		"both refuse":                  {[][]byte{refused, refused}, true},
-		"one refuses, one is silent":   {[][]byte{refused, nil}, true},
-		"one refuses, one would admit": {[][]byte{refused, let}, false},
-		"silence":                      {[][]byte{nil, nil}, false},
-		"no such target":               {[][]byte{unknown, unknown}, false},
-		"another protocol":             {[][]byte{[]byte(strings.Repeat("HTTP/1.1 400 ", 8)), nil}, false},
+		"both refuse":                  {[][]byte{refused, refused}, true, false},
+		"one refuses, one is silent":   {[][]byte{refused, nil}, true, false},
+		"one refuses, one would admit": {[][]byte{refused, let}, false, false},
+		"silence":                      {[][]byte{nil, nil}, false, false},
+		"no such target":               {[][]byte{unknown, unknown}, false, true},
+		"not served":                   {[][]byte{loginAnswer(3, 1), nil}, false, true},
+		"no such target at one only":   {[][]byte{unknown, let}, false, false},
+		"another protocol":             {[][]byte{[]byte(strings.Repeat("HTTP/1.1 400 ", 8)), nil}, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := targetA()
@@ -252,8 +255,8 @@ func TestOnlyARefusalIsARefusal(t *testing.T) {
 			}
 			i := newHost(t).initiator()
 			got, err := i.AskAdmission(t.Context(), target)
-			if err != nil || got.Final() != c.final {
-				t.Errorf("got %+v, %v, want final %v", got, err, c.final)
+			if err != nil || got.Final() != c.final || got.Gone() != c.gone {
+				t.Errorf("got %+v, %v, want final %v, gone %v", got, err, c.final, c.gone)
 			}
 		})
 	}

@@ -26,6 +26,14 @@ func (r Refusal) Final() bool {
 	return len(r.Refused) > 0 && !slices.ContainsFunc(mapValues(r.Others), func(s string) bool { return s == Admitted })
 }
 
+// Gone says that a portal answers that it does not serve the target, and none that
+// it would let this host in. By itself it is no refusal: an array that starts or
+// takes a volume offline says so too. After a refusal it is what a deletion looks like.
+func (r Refusal) Gone() bool {
+	said := mapValues(r.Others)
+	return slices.Contains(said, noTarget) && !slices.Contains(said, Admitted)
+}
+
 func mapValues(m map[netip.AddrPort]string) []string {
 	all := make([]string, 0, len(m))
 	for _, v := range m {
@@ -36,6 +44,8 @@ func mapValues(m map[netip.AddrPort]string) []string {
 
 // Admitted is how Refusal words that a portal would let this host log in.
 const Admitted = "it would let this host log in"
+
+const noTarget = "it does not serve the target"
 
 // AskAdmission begins a login at every portal of the target and leaves after the
 // first answer, which says whether the target admits this host's name at all: that
@@ -119,7 +129,11 @@ func loginRequest(initiator, target string) []byte {
 
 // verdict reads the status of a login answer (RFC 7143, 11.13.5).
 func verdict(answer []byte) string {
-	const success, initiatorError, forbidden = 0, 2, 2
+	const (
+		success, initiatorError, targetError = 0, 2, 3 // classes
+		forbidden, notFound, removed         = 2, 3, 4 // details of initiatorError
+		unavailable                          = 1       // of targetError; what Linux' target says of one it does not have
+	)
 	class, detail := answer[36], answer[37]
 	switch {
 	case answer[0]&0x3f != opLoginAnswer:
@@ -128,6 +142,8 @@ func verdict(answer []byte) string {
 		return Admitted
 	case class == initiatorError && detail == forbidden:
 		return ""
+	case class == initiatorError && (detail == notFound || detail == removed), class == targetError && detail == unavailable:
+		return noTarget
 	}
 	return fmt.Sprintf("it answers the login with status %#02x%02x", class, detail)
 }

@@ -214,6 +214,14 @@ func (p *pass) ripe(what string) (age time.Duration, long bool) {
 	return age, before && age >= r.grace
 }
 
+// begun says whether something looked ripe in the pass before.
+func (p *pass) begun(what string) bool {
+	p.reconciler.mu.Lock()
+	defer p.reconciler.mu.Unlock()
+	_, before := p.reconciler.since[what]
+	return before
+}
+
 // takeDownOnce finishes a finding about something that is ripe: it is waited for,
 // told, put off, or done.
 func (p *pass) takeDownOnce(f Finding, what string, do func() error) {

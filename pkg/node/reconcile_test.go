@@ -98,6 +98,28 @@ func TestAForgottenVolumeIsTakenDownAfterItsTime(t *testing.T) {
 	ok(t, v.unstage())
 }
 
+// FM 6: a target that is not there is no refusal by itself, for it may come back.
+// That of a volume which was refused before was deleted.
+func TestAForgottenVolumeMayBeDeletedMeanwhile(t *testing.T) {
+	for name, refused := range map[string]bool{"after it was refused": true, "unseen": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWheel(t)
+			v := w.volume("a")
+			ok(t, v.stage())
+			if refused {
+				v.disk().Admit(false)
+				expect(t, w.reconcile(node.ReconcileRepair, 0), node.ReasonForgotten, node.Waits, 1)
+			}
+			v.disk().Delete()
+			w.reconcile(node.ReconcileRepair, time.Minute)
+			w.reconcile(node.ReconcileRepair, 20*time.Minute)
+			if down := v.disk().Path() == ""; down != refused {
+				t.Errorf("taken down: %v, and it was refused: %v", down, refused)
+			}
+		})
+	}
+}
+
 // FM 6, 20: what is not proven is not done.
 func TestWhatMayBeUsedIsNeverTakenDown(t *testing.T) {
 	for name, spoil := range map[string]func(w *wheel, v *volume){

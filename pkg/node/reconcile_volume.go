@@ -168,11 +168,13 @@ func (p *pass) forgotten(ctx context.Context, op *operation, rec *record, s iscs
 	if err != nil {
 		return false, "", err
 	}
-	if !refusal.Final() {
+	what := "forgotten " + rec.Volume + " " + rec.Target.Serial
+	deleted := refusal.Gone() && p.begun(what) // after it was refused
+	if !refusal.Final() && !deleted {
 		return false, fmt.Sprintf("nobody uses it, but nothing says that this node is not admitted: %v", refusal.Others), nil
 	}
-	f := p.about(rec, ReasonForgotten, "", fmt.Sprintf("no session works; not admitted, says %v; not mounted but on its staging path; no device is built on it", refusal.Refused))
-	p.takeDownOnce(f, "forgotten "+rec.Volume+" "+rec.Target.Serial, func() error { return p.abandon(ctx, op, rec) })
+	f := p.about(rec, ReasonForgotten, "", fmt.Sprintf("no session works; not admitted, says %v, others %v; not mounted but on its staging path; no device is built on it", refusal.Refused, refusal.Others))
+	p.takeDownOnce(f, what, func() error { return p.abandon(ctx, op, rec) })
 	return true, "", nil
 }
 

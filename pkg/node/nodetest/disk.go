@@ -39,6 +39,7 @@ type Disk struct {
 	mendable  bool                    // and e2fsck -p can repair it
 	sessions  map[netip.AddrPort]bool // by portal: whether it works
 	refused   bool                    // the array does not admit the machine
+	deleted   bool                    // the array has it no more
 	bare      bool                    // its map has no path left
 }
 

@@ -44,6 +44,15 @@ func (d *Disk) Admit(admitted bool) {
 	d.host.settle()
 }
 
+// Delete is what the array does to the volume behind the disk, after it has expelled
+// every host.
+func (d *Disk) Delete() {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.refused, d.deleted = true, true
+	d.host.settle()
+}
+
 // EndSession takes a session away, as an administrator may.
 func (d *Disk) EndSession(portal netip.AddrPort) {
 	d.host.mu.Lock()
@@ -159,6 +168,8 @@ func (h *Host) AskAdmission(_ context.Context, t iscsi.Target) (iscsi.Refusal, e
 		switch {
 		case h.silent[p]:
 			r.Others[p] = "no answer"
+		case d.deleted:
+			r.Others[p] = "it does not serve the target"
 		case d.refused:
 			r.Refused = append(r.Refused, p)
 		default:
