@@ -28,3 +28,8 @@ func (r *steppedRecords) between(op string, change func() error) error {
 	}
 	return r.step(op + " done")
 }
+
+// StoppedSince is stoppedSince.
+func StoppedSince(superblock []byte, options []string, e FilesystemErrors) bool {
+	return stoppedSince(superblock, options, e)
+}

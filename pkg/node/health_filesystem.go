@@ -35,21 +35,25 @@ func (s *Server) filesystem(ctx context.Context, d *diagnosis, rec *record, numb
 		return
 	}
 	const broken = "the kernel found an error in the file system and stopped writing; its log says which. Delete the volume's pods on this node, so that it is unmounted, and check it"
-	switch {
-	case slices.Contains(m.Super, "shutdown"):
+	readOnly := m.readOnly() || slices.Contains(m.Super, "emergency_ro")
+	if slices.Contains(m.Super, "shutdown") {
 		d.add(inaccessible, "FilesystemShutDown", broken)
-	case !rec.ReadOnly && (m.readOnly() || slices.Contains(m.Super, "emergency_ro")):
+	} else if !rec.ReadOnly && readOnly {
 		d.add(inaccessible, "FilesystemReadOnly", broken)
 	}
-	d.remembered(s.devices.FilesystemErrors(m.Type, m.Device))
-	if reachable {
-		s.enterRoot(ctx, d, rec)
+	e, err := s.devices.FilesystemErrors(m.Type, m.Device)
+	if err != nil {
+		e = FilesystemErrors{} // gone meanwhile, or of a kind that keeps none
+	}
+	d.remembered(e)
+	if reachable && s.enterRoot(ctx, d, rec, m, e) && !rec.ReadOnly && !readOnly {
+		d.add(inaccessible, "FilesystemReadOnly", broken)
 	}
 }
 
 // remembered tells the errors that the file system keeps a count of.
-func (d *diagnosis) remembered(e FilesystemErrors, err error) {
-	if err != nil || e.Count == 0 { // gone meanwhile, or of a kind that keeps none
+func (d *diagnosis) remembered(e FilesystemErrors) {
+	if e.Count == 0 {
 		return
 	}
 	text := fmt.Sprintf("the kernel found %d errors in the file system, the last at %s in %s; it is cleared by a check: unmount it and run e2fsck -f", e.Count, e.Time.UTC().Format(time.RFC3339), e.Where)
@@ -60,10 +64,12 @@ func (d *diagnosis) remembered(e FilesystemErrors, err error) {
 }
 
 // enterRoot reads a name of the root directory: only so a file system that was shut
-// down shows it. On a device that hangs it may wait, so it is left behind then.
-func (s *Server) enterRoot(ctx context.Context, d *diagnosis, rec *record) {
-	_, err := s.looks.do(ctx, rec.Volume, s.statsTimeout, func(context.Context) (struct{}, error) {
-		return struct{}{}, s.devices.Alive(rec.Staging)
+// down shows it. It also asks the kernel whether one with errors has stopped. On a
+// device that hangs either may wait, so both are left behind then.
+func (s *Server) enterRoot(ctx context.Context, d *diagnosis, rec *record, m Mount, e FilesystemErrors) (stopped bool) {
+	stopped, err := s.looks.do(ctx, rec.Volume, s.statsTimeout, func(context.Context) (bool, error) {
+		is, stoppedErr := s.devices.Stopped(m, e)
+		return is, errors.Join(s.devices.Alive(rec.Staging), stoppedErr)
 	})
 	switch {
 	case err == nil:
@@ -74,6 +80,7 @@ func (s *Server) enterRoot(ctx context.Context, d *diagnosis, rec *record) {
 	default:
 		d.add(degraded, "Unreadable", err.Error())
 	}
+	return stopped
 }
 
 // FilesystemErrors is Devices'. Of the file systems here ext4 keeps a count.

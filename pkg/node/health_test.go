@@ -157,6 +157,8 @@ func TestHealthTellsWhatIsWrongWithTheFileSystem(t *testing.T) {
 
 	v.disk().Err(node.FilesystemErrors{Count: 3, Where: "ext4_lookup", Time: time.Unix(0, 0)})
 	v.expectHealth(map[string]string{"DEGRADED/FilesystemErrors": "3 errors in the file system, the last at 1970-01-01T00:00:00Z in ext4_lookup"})
+	v.disk().Err(node.FilesystemErrors{Count: 3, Where: "ext4_journal_check_start"})
+	v.expectHealth(map[string]string{"DEGRADED/FilesystemErrors": "3 errors", "INACCESSIBLE/FilesystemReadOnly": "stopped writing"})
 	v.disk().Err(node.FilesystemErrors{Count: 3, Corrupt: true})
 	v.expectHealth(map[string]string{"DEGRADED/FilesystemErrors": "e2fsck", "DATA_LOSS/FilesystemCorrupted": "snapshot"})
 	v.disk().Err(node.FilesystemErrors{})

@@ -76,6 +76,9 @@ type Devices interface {
 	// FilesystemErrors is what the file system of this type remembers of errors,
 	// as the kernel has it in memory.
 	FilesystemErrors(fsType string, n Number) (FilesystemErrors, error)
+	// Stopped says whether the file system takes no writes any more because of the
+	// errors it remembers, although its mount does not show it.
+	Stopped(m Mount, e FilesystemErrors) (bool, error)
 	// Usage is statfs, and Alive reads a name of the directory. They may wait for
 	// the device without end.
 	Usage(path string) (Usage, error)
@@ -153,7 +156,7 @@ type Server struct {
 
 	operations operations
 	stats      measurements[[]*csi.VolumeUsage]
-	looks      measurements[struct{}]
+	looks      measurements[bool]
 	reconciler reconciler
 }
 

@@ -123,6 +123,17 @@ func (h *Host) FilesystemErrors(_ string, n node.Number) (node.FilesystemErrors,
 	return node.FilesystemErrors{}, nil
 }
 
+// Stopped is node.Devices': a file system whose errors are of the mount's time and
+// of the function that meets an aborted journal.
+func (h *Host) Stopped(_ node.Mount, e node.FilesystemErrors) (bool, error) {
+	leave, err := h.enter("stopped")
+	if err != nil {
+		return false, err
+	}
+	defer leave()
+	return e.Where == "ext4_journal_check_start", nil
+}
+
 // Alive is node.Devices'; make it fail with Fail("alive", …).
 func (h *Host) Alive(string) error {
 	leave, err := h.enter("alive")
