@@ -146,11 +146,13 @@ func TestOnAKernel(t *testing.T) {
 			t.Run("64 TiB", func(t *testing.T) { kernelHuge(t, fs) })
 			t.Run("damaged", func(t *testing.T) { kernelDamaged(t, fs) })
 			t.Run("readers", func(t *testing.T) { kernelReaders(t, fs) })
+			t.Run("broken", func(t *testing.T) { kernelBroken(t, fs) })
 		})
 	}
 	t.Run("block", kernelBlock)
 	t.Run("block, readers", kernelRawReaders)
 	t.Run("a part only", kernelPart)
+	t.Run("strange mounts", kernelStrange)
 	t.Run("shut down", kernelShutdown)
 }
 
