@@ -7,12 +7,9 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/datera-csi/datera-csi/test/e2e/tell"
@@ -21,27 +18,11 @@ import (
 )
 
 func main() {
-	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), `demo runs the driver's main job on an array and two workers in QEMU guests.
-It needs root or sudo, and installs the Debian packages that it lacks.`)
-	}
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
-		os.Exit(1)
-	}
+	vm.Main(`demo runs the driver's main job on an array and two workers in QEMU guests.
+It needs root or sudo, and installs the Debian packages that it lacks.`, run)
 }
 
 func run(ctx context.Context) (err error) {
-	if err = vm.InstallDependencies(ctx, os.Stderr); err != nil {
-		return err
-	}
-	if err = vm.BecomeRoot(ctx); err != nil {
-		return err
-	}
 	teller := tell.New(os.Stdout)
 	teller.Title("datera-csi: a PersistentVolume on a Datera array, from CreateVolume to a mounted xfs",
 		"Three QEMU guests on a private network: an array (datera-sim and the Linux kernel's",

@@ -6,11 +6,7 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
 	"github.com/datera-csi/datera-csi/test/e2e/kubernetes/walkthrough"
@@ -19,27 +15,11 @@ import (
 )
 
 func main() {
-	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), `demo shows the driver on a Kubernetes cluster of two workers and an array in QEMU guests.
-It needs root or sudo, and installs the Debian packages that it lacks. KEEP=1 keeps the cluster afterwards.`)
-	}
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
-		os.Exit(1)
-	}
+	vm.Main(`demo shows the driver on a Kubernetes cluster of two workers and an array in QEMU guests.
+It needs root or sudo, and installs the Debian packages that it lacks. KEEP=1 keeps the cluster afterwards.`, run)
 }
 
 func run(ctx context.Context) (err error) {
-	if err = vm.InstallDependencies(ctx, os.Stderr); err != nil {
-		return err
-	}
-	if err = vm.BecomeRoot(ctx); err != nil {
-		return err
-	}
 	teller := tell.New(os.Stdout)
 	teller.Title("datera-csi: StatefulSets on a Datera array, with kubectl",
 		"A real Kubernetes "+kubernetes.Version+" on a private network: etcd and the control plane are processes of this",

@@ -4,38 +4,18 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
 	"github.com/datera-csi/datera-csi/test/e2e/vm"
 )
 
 func main() {
-	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), `up starts a Kubernetes cluster of two workers and an array in QEMU guests, with the driver in it.
-It needs root or sudo, and installs the Debian packages that it lacks. Ctrl-C ends it.`)
-	}
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "up: %v\n", err)
-		os.Exit(1)
-	}
+	vm.Main(`up starts a Kubernetes cluster of two workers and an array in QEMU guests, with the driver in it.
+It needs root or sudo, and installs the Debian packages that it lacks. Ctrl-C ends it.`, run)
 }
 
 func run(ctx context.Context) (err error) {
-	if err = vm.InstallDependencies(ctx, os.Stderr); err != nil {
-		return err
-	}
-	if err = vm.BecomeRoot(ctx); err != nil {
-		return err
-	}
 	lab, err := vm.Open(ctx, vm.Config{Progress: os.Stderr})
 	if err != nil {
 		return err
