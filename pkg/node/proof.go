@@ -69,10 +69,10 @@ func (s *Server) clearStale(rec *record, mounts, there []Mount) error {
 // place in sysfs, or that its device is gone for good.
 func (s *Server) checkOrigin(rec *record, m Mount) error {
 	origin, err := s.devices.Origin(m.Device)
-	if errors.Is(err, fs.ErrNotExist) {
+	if m.Device.isGone(err) {
 		return nil
 	}
-	if err != nil && !errors.Is(err, ErrNotISCSI) {
+	if err != nil && !errors.Is(err, ErrNotISCSI) && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("what is mounted on %s: %w", m.Path, err)
 	}
 	if err != nil || origin.IQN != rec.Target.IQN || origin.LUN != rec.Target.LUN {
@@ -80,6 +80,11 @@ func (s *Server) checkOrigin(rec *record, m Mount) error {
 	}
 	return nil
 }
+
+// isGone says whether an error of Origin means that the device was taken away. The
+// numbers of file systems that have no device, as those of memory and of networks,
+// are of major 0; the kernel never knew one as a device.
+func (n Number) isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) && n.Major != 0 }
 
 // otherUses lists the paths, but for one, where the file system of a device is
 // mounted.
