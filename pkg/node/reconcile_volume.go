@@ -30,11 +30,15 @@ func (p *pass) volume(ctx context.Context, op *operation, listed *record) error 
 		return err
 	}
 	if !shape.Attached() {
-		// After a reboot, or between two stages: kubelet stages it again or unstages it.
 		if n := len(at(mounts, rec.Staging)); n > 0 {
 			p.found(p.about(rec, ReasonLost, "", fmt.Sprintf("%s is still mounted, and no session, disk or map of it is left; delete its pods", rec.Staging)))
+			return nil
 		}
-		return nil
+		// After a reboot, or between two stages: kubelet stages it again or unstages it, unless the orchestrator
+		// gave this node up for dead and started the pod elsewhere. Then there is no mount that would tell kubelet
+		// of the volume, and nobody else takes the record and its node records away (FM 25).
+		_, _, err = p.forgotten(ctx, op, rec, shape, mounts)
+		return err
 	}
 	p.mu.Lock()
 	p.report.Attached++
@@ -154,7 +158,7 @@ func (p *pass) heard(m iscsi.Mended) {
 	}
 }
 
-// forgotten looks at an attached volume no session of which works, and says why it
+// forgotten looks at a volume no session of which works, and says why it
 // is not one that kubelet has forgotten. While it is used, or the array may still
 // admit this node, it is not: iscsid brings the sessions back when the network or
 // the array is. It is when nobody uses it and the array has taken this node out of
@@ -187,8 +191,8 @@ func (p *pass) usedFor(rec *record, s iscsi.Shape, mounts []Mount) string {
 		}
 	}
 	for _, t := range rec.Targets {
-		// A block volume may be open through a node that no mount shows.
-		if len(at(mounts, t.Path)) > 0 || rec.Mode == modeBlock {
+		// A block volume may be open through a node that no mount shows, as long as there is a device.
+		if len(at(mounts, t.Path)) > 0 || rec.Mode == modeBlock && s.Attached() {
 			uses = append(uses, "published on "+t.Path)
 		}
 	}
