@@ -185,19 +185,24 @@ func TestAPublishedBlockVolumeIsNeverForgotten(t *testing.T) {
 // FM 25: the node lost its power, its pod was started elsewhere, and the node came back. No mount tells kubelet of
 // the volume, so nobody unstages it.
 func TestADeadNodeComesBackAndKeepsNothing(t *testing.T) {
-	for name, prepare := range map[string]func(v *volume){
-		"file system": func(*volume) {},
-		"block":       func(v *volume) { v.cap = blockCap(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER) },
+	file, block := mountCap("xfs", csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER), blockCap(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
+	for name, c := range map[string]struct {
+		cap  *csi.VolumeCapability
+		lose func(v *volume)
+	}{
+		"file system": {file, func(v *volume) { v.disk().Admit(false) }},
+		"block":       {block, func(v *volume) { v.disk().Admit(false) }},
+		"deleted":     {file, func(v *volume) { v.disk().Delete() }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWheel(t)
 			v := w.volume("a")
-			prepare(v)
+			v.cap = c.cap
 			ok(t, v.stage(), v.publish())
 			w.Reboot()
 			w.restart(w.clocked)
 			expect(t, w.reconcile(node.ReconcileRepair, time.Hour), node.ReasonForgotten, "", 0) // it is admitted
-			v.disk().Admit(false)
+			c.lose(v)
 			expect(t, w.reconcile(node.ReconcileRepair, 0), node.ReasonForgotten, node.Waits, 1)
 			expect(t, w.reconcile(node.ReconcileRepair, 16*time.Minute), node.ReasonForgotten, node.Done, 1)
 			w.nothingLeft()

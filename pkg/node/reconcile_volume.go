@@ -173,7 +173,7 @@ func (p *pass) forgotten(ctx context.Context, op *operation, rec *record, s iscs
 		return false, "", err
 	}
 	what := "forgotten " + rec.Volume + " " + rec.Target.Serial
-	deleted := refusal.Gone() && p.begun(what) // after it was refused
+	deleted := refusal.Gone() && (p.begun(what) || !s.Attached()) // after it was refused, or with nothing to lose
 	if !refusal.Final() && !deleted {
 		return false, fmt.Sprintf("nobody uses it, but nothing says that this node is not admitted: %v", refusal.Others), nil
 	}

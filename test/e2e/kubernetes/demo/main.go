@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
@@ -40,6 +41,7 @@ func run(ctx context.Context) (err error) {
 	}
 	if err != nil && ctx.Err() == nil {
 		err = errors.Join(err, cluster.SaveLogs("demo"))
+		fmt.Fprintf(os.Stderr, "\nThe story ended early: %v\n", err) // before the cluster is kept to look at
 	}
 	if cluster != nil && os.Getenv("KEEP") != "" && ctx.Err() == nil {
 		cluster.Keep(ctx, os.Stdout)
