@@ -50,11 +50,11 @@ lint: $(LINT) ## golangci-lint
 sanity: prerequisites ## csi-sanity, verbose; ARGS="-array=https://HOST:7718 -array-user=U -array-password-file=F -array-ca=F" for hardware
 	$(GO) test -count=1 -v -timeout 30m ./test/sanity $(ARGS)
 
-demo: prerequisites ## the main job on the shipped array: three QEMU guests, real iSCSI
-	$(GO) run ./test/e2e/demo
-
-demo-kubernetes: prerequisites ## the same with kubectl on a real cluster in QEMU guests; KEEP=1 keeps it
+demo: prerequisites ## the main job on the shipped array, with kubectl on a real cluster in QEMU guests; KEEP=1 keeps it
 	$(GO) run ./test/e2e/kubernetes/demo
+
+demo-node: prerequisites ## the same by CSI calls, without Kubernetes: sooner there, and closer to the kernel
+	$(GO) run ./test/e2e/demo
 
 e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some, SKIP=Regexp without some, TABLE=docs/laboratory.md for the table in there
 	hack/prerequisites.sh vm
@@ -91,4 +91,4 @@ $(TESTSUM):
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.PHONY: build image test test-deploy model fuzz lint sanity demo demo-kubernetes e2e e2e-kubernetes bench clean prerequisites help
+.PHONY: build image test test-deploy model fuzz lint sanity demo demo-node e2e e2e-kubernetes bench clean prerequisites help

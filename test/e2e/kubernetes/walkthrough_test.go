@@ -10,7 +10,7 @@ import (
 	"github.com/datera-csi/datera-csi/test/e2e/tell"
 )
 
-// The article's story holds: `make demo-kubernetes` tells it, this test runs it.
+// The article's story holds: `make demo` tells it, this test runs it.
 func TestWalkThrough(t *testing.T) {
 	r := useCluster(t)
 	if err := walkthrough.Play(r.ctx, tell.New(logged{t}), r.Cluster); err != nil {
