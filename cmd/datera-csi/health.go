@@ -11,8 +11,9 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// probeTimeout bounds one answer of the health server; a probe of Kubernetes waits longer.
-const probeTimeout = 5 * time.Second
+// probeTimeout bounds one answer of the health server. It is below the 30 s that the manifests' probes wait, and
+// not by much: a busy node is slow, and a restart of its plugin would not make it faster.
+const probeTimeout = 25 * time.Second
 
 // health answers the kubelet's probes over HTTP, which costs a node nothing, where starting a program in the
 // container every few seconds does.
