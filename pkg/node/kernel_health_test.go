@@ -27,8 +27,8 @@ func kernelBroken(t *testing.T, fs string) {
 	} else {
 		device := filepath.Base(l.attached[v.target.IQN].Path)
 		ok(t, os.WriteFile(filepath.Join("/sys/fs/ext4", device, "trigger_fs_error"), []byte("1"), 0))
-		later["DEGRADED/FilesystemErrors"] = "e2fsck -f"
-		v.expectHealth(map[string]string{"INACCESSIBLE/FilesystemReadOnly": "stopped writing", "DEGRADED/FilesystemErrors": "e2fsck -f"})
+		later["DEGRADED/FilesystemErrors"], later["DATA_LOSS/FilesystemCorrupted"] = "e2fsck -f", "check it on a copy" // the kernel calls it EFSCORRUPTED
+		v.expectHealth(map[string]string{"INACCESSIBLE/FilesystemReadOnly": "stopped writing", "DEGRADED/FilesystemErrors": "e2fsck -f", "DATA_LOSS/FilesystemCorrupted": "check it on a copy"})
 	}
 	if err := os.WriteFile(filepath.Join(v.path, "file"), nil, 0o600); err == nil {
 		t.Error("it can be written to")
