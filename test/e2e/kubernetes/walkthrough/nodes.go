@@ -186,11 +186,11 @@ func (s *story) tidy(ctx context.Context) error {
 	}
 	// What the dead node had is nobody's to unstage: its plugin gives it up once the array refuses it.
 	err = kubernetes.Eventually(ctx, "nothing to be left", patience, func() error {
-		left, err := s.cluster.Leftovers(ctx)
-		if err == nil && len(left) > 0 {
-			err = fmt.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
+		left, lookErr := s.cluster.Leftovers(ctx)
+		if lookErr == nil && len(left) > 0 {
+			lookErr = fmt.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
 		}
-		return err
+		return lookErr
 	})
 	if err != nil {
 		return err
