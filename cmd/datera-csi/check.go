@@ -19,8 +19,11 @@ import (
 // inspection returns a look at all of the host that volumes need.
 func (f *nodeFlags) inspection() func(context.Context) []iscsi.Finding {
 	initiator, tools := f.initiator(), f.tools()
+	host, _ := f.host()
 	return func(ctx context.Context) []iscsi.Finding {
-		return append(initiator.Preflight(ctx), node.Inspect(ctx, tools, f.records, time.Now())...)
+		return append(initiator.Preflight(ctx), node.Inspect(ctx, node.Inspection{
+			Tools: tools, Host: host, FileSystems: "/proc/filesystems", RecordDir: f.records, Now: time.Now(),
+		})...)
 	}
 }
 

@@ -25,7 +25,9 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 )
 
 // binary is the plugin, built once with the flags of the Makefile.
@@ -308,8 +310,38 @@ func TestEachCommandServesItsServices(t *testing.T) {
 	}
 }
 
+// nodeInUseArgs is a node with a volume: it is registered though it is not fit.
+func nodeInUseArgs(t *testing.T) []string {
+	t.Helper()
+	records := t.TempDir()
+	const record = `{"version": 1, "volume": "CSI-a", "stagingPath": "/staging", "mode": "block", "target": {"iqn": "iqn.2013-05.com.daterainc:a"}}`
+	if err := os.WriteFile(filepath.Join(records, "a.json"), []byte(record), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return append(nodeArgs(t), "--record-dir="+records, "--reconcile=off")
+}
+
+func TestAHostWithoutIscsidIsNotRegistered(t *testing.T) {
+	args := nodeArgs(t)
+	_, err := csi.NewNodeClient(start(t, args...).conn).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
+	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "iscsid: ") {
+		t.Errorf("NodeGetInfo: %v, want FailedPrecondition that names iscsid", err)
+	}
+	stdout, _, code := run(t, append(args, "--check", "--output=json")...)
+	var found []struct{ Severity, Check, What, Remedy string }
+	if err := json.Unmarshal([]byte(stdout), &found); err != nil || code == 0 {
+		t.Fatalf("--check: exit %d, %v:\n%s", code, err, stdout)
+	}
+	for _, f := range found {
+		if f.Check == "iscsid" && f.Severity == "unfit" && f.Remedy != "" {
+			return
+		}
+	}
+	t.Errorf("--check does not say that iscsid lacks: %+v", found)
+}
+
 func TestNodeIdIsTheInitiatorName(t *testing.T) {
-	p := start(t, nodeArgs(t)...)
+	p := start(t, nodeInUseArgs(t)...)
 	info, err := csi.NewNodeClient(p.conn).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
 	if err != nil || info.GetNodeId() != "iqn.1993-08.org.debian:01:abc" {
 		t.Errorf("NodeGetInfo = %v, %v", info, err)
@@ -326,7 +358,7 @@ func TestPlacesAreToldByTheNodeAndByTheController(t *testing.T) {
 			return c.GetService().GetType() == csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS
 		})
 	}
-	node := start(t, append(nodeArgs(t), "--topology=zone=east,rack=7", "--topology=host=")...)
+	node := start(t, append(nodeInUseArgs(t), "--topology=zone=east,rack=7", "--topology=host=")...)
 	info, err := csi.NewNodeClient(node.conn).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
 	want := map[string]string{"zone": "east", "rack": "7"}
 	if got := info.GetAccessibleTopology().GetSegments(); err != nil || !maps.Equal(got, want) {

@@ -129,18 +129,24 @@ func (f *nodeFlags) placed() bool {
 	return err == nil && len(place) > 0
 }
 
-// initiator is that of the host.
-func (f *nodeFlags) initiator() *iscsi.Initiator {
-	host, root := iscsi.Nsenter(), "/proc/1/root"
+// host runs the host's tools, and says where its root directory is.
+func (f *nodeFlags) host() (tools iscsi.Runner, root string) {
+	tools, root = iscsi.Nsenter(), "/proc/1/root"
 	switch f.hostExec {
 	case execIscsid:
-		host = iscsi.NsenterDaemon("/proc")
+		tools = iscsi.NsenterDaemon("/proc")
 	case execDirect:
-		host, root = iscsi.Direct(), "/"
+		tools, root = iscsi.Direct(), "/"
 	}
 	if f.hostRoot != "" {
 		root = f.hostRoot
 	}
+	return tools, root
+}
+
+// initiator is that of the host.
+func (f *nodeFlags) initiator() *iscsi.Initiator {
+	host, root := f.host()
 	return iscsi.New(iscsi.Config{Host: host, Root: root, Multipath: iscsi.MultipathMode(f.multipath)})
 }
 
@@ -185,6 +191,7 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 		ForgottenTime: f.forgottenAfter,
 		MaxVolumes:    f.maxVolumes,
 		MaxSessions:   f.maxSessions,
+		Inspect:       f.inspection(),
 		OnePath:       iscsi.MultipathMode(f.multipath) == iscsi.MultipathOff,
 		FormatTimeout: f.formatTimeout,
 		Clock:         time.Now,
@@ -214,7 +221,7 @@ volumes that are mounted go on without it.
 
 With --check it only looks at the host, says what is wrong and what to do, and
 exits with 1 if no volume could work here; a warning does not count. The same is
-logged at the start.
+logged at the start, and such a host is not registered until it is mended.
 
 ` + hostHelp,
 		Example: `  # in a privileged pod with hostPID, /dev and the kubelet's directory

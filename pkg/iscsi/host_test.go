@@ -45,6 +45,7 @@ type host struct {
 	greedy        bool // multipathd makes maps unasked
 	blacklisted   bool
 	multipathConf string // what multipath -t prints
+	multipathRuns string // what the running multipathd goes by; "": the same
 	queueing      bool   // maps keep what they cannot send
 
 	sessions, disks, maps int // counters for names
@@ -297,6 +298,12 @@ func (h *host) tool(argv []string) (out string, code int) {
 		return "", h.tellMultipath(filepath.Base(arg("-a")))
 	case line == "multipath -t":
 		return h.multipathConf, 0
+	case line == "multipathd show config" && h.multipathRuns != "":
+		return h.multipathRuns, 0
+	case line == "multipathd show config":
+		return h.multipathConf, 0
+	case strings.HasPrefix(line, "modprobe --dry-run "):
+		return "", 0
 	case line == "iscsiadm --version":
 		return "iscsiadm version 2.1.8\n", 0
 	case strings.HasPrefix(line, "multipathd add path "):

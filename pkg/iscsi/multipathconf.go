@@ -123,14 +123,34 @@ func (s *section) effective(key string) string {
 	return ""
 }
 
-// judge says what in the configuration does not suit the array.
-func (s *section) judge(require bool) []Finding {
-	if why := s.excludes(); why != "" {
-		severity := Warning
-		if require {
-			severity = Unfit
+// like says whether another configuration means the same for the array's LUNs.
+func (s *section) like(other *section) bool {
+	for _, key := range []string{"no_path_retry", "features", "path_grouping_policy", "fast_io_fail_tmo", "user_friendly_names", "find_multipaths"} {
+		if s.effective(key) != other.effective(key) {
+			return false
 		}
-		return []Finding{{severity, "multipath blacklist", why + " excludes the array's LUNs, so each gets one path", "take it out of /etc/multipath.conf, then: multipathd reconfigure"}}
+	}
+	return s.excludes() == other.excludes() && (len(ours(s.all("devices", "device"))) == 0) == (len(ours(other.all("devices", "device"))) == 0)
+}
+
+// findMultipaths says when multipathd makes a map over a LUN. Whatever it is told,
+// a map comes to be: the plugin tells it of each LUN where it would wait for that.
+func (s *section) findMultipaths() Finding {
+	const check = "multipath find_multipaths"
+	switch v := s.effective("find_multipaths"); v {
+	case "no", "off", "greedy":
+		return Finding{Fine, check, v + ": it makes a map over every LUN that it sees", ""}
+	case "":
+		return Finding{Fine, check, "not told: the plugin tells it of each LUN", ""}
+	default:
+		return Finding{Fine, check, v + ": it makes a map over LUNs that it knows, and the plugin tells it of each", ""}
+	}
+}
+
+// judge says what in the configuration does not suit the array.
+func (s *section) judge(lacking Severity) []Finding {
+	if why := s.excludes(); why != "" {
+		return []Finding{{lacking, "multipath blacklist", why + " excludes the array's LUNs, so each gets one path", "take it out of /etc/multipath.conf, then: multipathd reconfigure"}}
 	}
 	const shipped = "copy deploy/multipath/datera.conf to /etc/multipath/conf.d/, then: multipathd reconfigure"
 	var found []Finding

@@ -111,23 +111,64 @@ func (i *Initiator) inspectMultipath(ctx context.Context) []Finding {
 	if i.cfg.Multipath == MultipathOff {
 		return []Finding{{Fine, check, "not used: --multipath=off", ""}}
 	}
-	require := i.cfg.Multipath == MultipathRequire
+	lacking := Warning
+	if i.cfg.Multipath == MultipathRequire {
+		lacking = Unfit
+	}
+	found := []Finding{i.inspectMapper(ctx, lacking)}
 	runs, err := i.multipathdRuns()
 	if err != nil || !runs {
-		f := Finding{Warning, check, "does not run: each volume gets one path, and an outage of that portal stops it", "systemctl enable --now multipathd; or say that one path is meant by --multipath=off"}
-		if require {
-			f.Severity = Unfit
-		}
-		return []Finding{f}
+		return append(found, Finding{lacking, check, "does not run: each volume gets one path, and an outage of that portal stops it", "systemctl enable --now multipathd; or say that one path is meant by --multipath=off"})
 	}
-	out, err := i.cfg.Host.Run(ctx, "multipath", "-t")
-	if err != nil {
-		return []Finding{{Warning, check, "runs, but its configuration cannot be read: " + err.Error(), "run: multipath -t"}}
+	return append(found, i.inspectMultipathConf(ctx, lacking)...)
+}
+
+// inspectMapper looks for the kernel's part of multipath, which is loaded when the
+// first map is made.
+func (i *Initiator) inspectMapper(ctx context.Context, lacking Severity) Finding {
+	const module = "dm_multipath"
+	const check = "module " + module
+	if _, err := os.Stat(filepath.Join(i.cfg.Sysfs, "module", module)); err == nil {
+		return Finding{Fine, check, "loaded", ""}
 	}
-	if found := parseMultipathConf(string(out)).judge(require); len(found) > 0 {
-		return found
+	return InspectModule(ctx, i.cfg.Host, module, lacking)
+}
+
+// InspectModule asks the host whether a module that is not loaded could be: it may
+// also be a part of the kernel.
+func InspectModule(ctx context.Context, host Runner, module string, lacking Severity) Finding {
+	check := "module " + module
+	_, err := host.Run(ctx, "modprobe", "--dry-run", "--quiet", module)
+	switch {
+	case err == nil:
+		return Finding{Fine, check, "can be loaded", ""}
+	case exitedWith(err, 1):
+		return Finding{lacking, check, "the kernel does not have it", "install the kernel's extra modules"}
 	}
-	return []Finding{{Fine, check, "runs, and suits the array", ""}}
+	return Finding{Warning, check, "is not loaded, and whether it can be is not known: " + err.Error(), "run it on the host: modprobe " + module}
+}
+
+// inspectMultipathConf judges what the running multipathd goes by. The files may
+// say something else, until it is told to read them.
+func (i *Initiator) inspectMultipathConf(ctx context.Context, lacking Severity) []Finding {
+	const check = "multipathd"
+	files, filesErr := i.cfg.Host.Run(ctx, "multipath", "-t")
+	running, err := i.cfg.Host.Run(ctx, "multipathd", "show", "config")
+	switch {
+	case err != nil && filesErr != nil:
+		return []Finding{{Warning, check, "runs, but its configuration cannot be read: " + filesErr.Error(), "run: multipath -t"}}
+	case err != nil:
+		running = files // it is busy, or of a release that does not tell
+	}
+	conf := parseMultipathConf(string(running))
+	found := append(conf.judge(lacking), conf.findMultipaths())
+	if written := parseMultipathConf(string(files)); filesErr == nil && !conf.like(written) {
+		found = append(found, Finding{Warning, check, "has not read its configuration since that was changed", "multipathd reconfigure"})
+	}
+	if !slices.ContainsFunc(found, func(f Finding) bool { return f.Severity != Fine }) {
+		found = append(found, Finding{Fine, check, "runs, and suits the array", ""})
+	}
+	return found
 }
 
 // inspectStartup looks for node records that log in at boot, before and without

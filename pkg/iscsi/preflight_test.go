@@ -44,11 +44,12 @@ func TestPreflightSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 		want   []string
 		word   string
 	}{
-		"nothing":       {func(*host) {}, nil, ""},
-		"no iscsid":     {func(h *host) { h.write("proc/1/net/unix", "") }, []string{"unfit iscsid"}, "systemctl enable --now iscsid.socket"},
-		"no name":       {func(h *host) { h.write("etc/iscsi/initiatorname.iscsi", "") }, []string{"unfit initiator name"}, "iscsi-iname"},
-		"no open-iscsi": {func(h *host) { h.exits["iscsiadm --version"] = 127 }, []string{"unfit host's tools"}, "install open-iscsi"},
-		"no multipathd": {func(h *host) { h.remove("proc/4711") }, []string{"warning multipathd"}, "systemctl enable --now multipathd"},
+		"nothing":         {func(*host) {}, nil, ""},
+		"no iscsid":       {func(h *host) { h.write("proc/1/net/unix", "") }, []string{"unfit iscsid"}, "systemctl enable --now iscsid.socket"},
+		"no name":         {func(h *host) { h.write("etc/iscsi/initiatorname.iscsi", "") }, []string{"unfit initiator name"}, "iscsi-iname"},
+		"no open-iscsi":   {func(h *host) { h.exits["iscsiadm --version"] = 127 }, []string{"unfit host's tools"}, "install open-iscsi"},
+		"no multipathd":   {func(h *host) { h.remove("proc/4711") }, []string{"warning multipathd"}, "systemctl enable --now multipathd"},
+		"no dm_multipath": {func(h *host) { h.exits["modprobe --dry-run --quiet dm_multipath"] = 1 }, []string{"warning module dm_multipath"}, "the kernel does not have it"},
 		"records that log in at boot": {
 			func(h *host) {
 				h.write("etc/iscsi/nodes/"+iqnB+"/10.0.0.1,3260,1", "# BEGIN\nnode.name = "+iqnB+"\nnode.startup = automatic\n# END RECORD\n")
@@ -108,6 +109,25 @@ func TestPreflightKnowsAMultipathConfigurationThatHurts(t *testing.T) {
 				t.Errorf("%s%s", diff, words)
 			}
 		})
+	}
+	for name, c := range map[string]struct {
+		files, running string
+		want           []string
+	}{
+		"the files changed and it was not told": {good, strings.Replace(good, "no_path_retry 12", "no_path_retry queue", 1), []string{"warning multipath no_path_retry", "warning multipathd"}},
+		"a blacklist it does not know of yet":   {good + "blacklist {\n\tdevnode \"^sd\"\n}\n", good, []string{"warning multipathd"}},
+		"a comment":                             {good + "# x\n", good, nil},
+	} {
+		h := newHost(t).runMultipathd()
+		h.multipathConf, h.multipathRuns = c.files, c.running
+		if got, words := preflight(t, h); !cmp.Equal(c.want, got) {
+			t.Errorf("%s: got %q\n%s", name, got, words)
+		}
+	}
+	deaf := newHost(t).runMultipathd()
+	deaf.multipathConf, deaf.exits["multipathd show config"] = good, 1
+	if got, words := preflight(t, deaf); len(got) > 0 {
+		t.Errorf("a multipathd that does not tell: %q\n%s", got, words)
 	}
 	h := newHost(t).runMultipathd()
 	h.multipathConf = good + "blacklist {\n\tdevnode \"^sd\"\n}\n"

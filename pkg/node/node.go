@@ -130,6 +130,10 @@ type Config struct {
 	MaxSessions int64 // iSCSI sessions this host may have, others' too; 0 means 512
 	OnePath     bool  // a volume has one session, however many portals
 
+	// Inspect looks whether this host is fit. While a finding says that it is not,
+	// and no volume is staged, NodeGetInfo refuses. Nil: it is.
+	Inspect func(ctx context.Context) []iscsi.Finding
+
 	FormatTimeout time.Duration // after this long a mkfs is killed; 0 means 30 min
 	ForgottenTime time.Duration // how long a volume must look forgotten before Reconcile takes it down; 0 means 15 min
 	StatsTimeout  time.Duration // after this long NodeGetVolumeStats and NodeGetVolumeHealth give up on a device; 0 means 10 s
@@ -149,6 +153,7 @@ type Server struct {
 	records       recordStore
 	kernel        filesystem.Kernel
 	allotment     allotment
+	inspect       func(context.Context) []iscsi.Finding
 	place         *csi.Topology // nil: not told
 	formatTimeout time.Duration
 	statsTimeout  time.Duration
@@ -192,6 +197,7 @@ func New(cfg Config) (*Server, error) {
 		devices:       cfg.Devices,
 		runner:        cfg.Runner,
 		allotment:     allotment{fixed: cfg.MaxVolumes, sessions: orDefault(cfg.MaxSessions, 512), onePath: cfg.OnePath},
+		inspect:       cfg.Inspect,
 		formatTimeout: orDefault(cfg.FormatTimeout, 30*time.Minute),
 		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
 		clock:         cfg.Clock,

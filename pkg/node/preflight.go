@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,22 +14,47 @@ import (
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
+// Inspection is where Inspect looks.
+type Inspection struct {
+	Tools       iscsi.Runner // runs the tools of file systems
+	Host        iscsi.Runner // runs the host's modprobe
+	FileSystems string       // what the kernel has, as /proc/filesystems
+	RecordDir   string
+	Now         time.Time
+}
+
 // Inspect looks at what of this host the node service depends on besides iSCSI.
-func Inspect(ctx context.Context, tools iscsi.Runner, recordDir string, now time.Time) []iscsi.Finding {
+func Inspect(ctx context.Context, in Inspection) []iscsi.Finding {
 	const limit = 15 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return []iscsi.Finding{
-		inspectTool(ctx, tools, iscsi.Unfit, "mkfs.xfs", "xfsprogs"), // xfs is what a class without fsType gets
-		inspectTool(ctx, tools, iscsi.Warning, "mke2fs", "e2fsprogs"),
-		inspectTool(ctx, tools, iscsi.Unfit, "blkid", "util-linux"),
-		inspectRecordDir(recordDir),
-		inspectClock(now),
+	xfs := in.fileSystem(ctx, fsXFS, "mkfs.xfs", "xfsprogs")
+	ext4 := in.fileSystem(ctx, fsExt4, "mke2fs", "e2fsprogs")
+	found := slices.Concat(xfs, ext4)
+	if !slices.ContainsFunc(xfs, unfit) || !slices.ContainsFunc(ext4, unfit) { // one suffices
+		for n := range found {
+			if unfit(found[n]) {
+				found[n].Severity = iscsi.Warning
+			}
+		}
 	}
+	return append(found, inspectTool(ctx, in.Tools, "blkid", "util-linux"), inspectRecordDir(in.RecordDir), inspectClock(in.Now))
+}
+
+func unfit(f iscsi.Finding) bool { return f.Severity == iscsi.Unfit }
+
+// fileSystem looks for what makes a file system, and for what mounts it.
+func (in Inspection) fileSystem(ctx context.Context, fsType, mkfs, home string) []iscsi.Finding {
+	module := iscsi.Finding{Severity: iscsi.Fine, Check: "module " + fsType, What: "loaded"}
+	known, err := os.ReadFile(in.FileSystems)
+	if err != nil || !slices.Contains(strings.Fields(string(known)), fsType) {
+		module = iscsi.InspectModule(ctx, in.Host, fsType, iscsi.Unfit)
+	}
+	return []iscsi.Finding{inspectTool(ctx, in.Tools, mkfs, home), module}
 }
 
 // inspectTool asks a tool for its version.
-func inspectTool(ctx context.Context, tools iscsi.Runner, missing iscsi.Severity, tool, home string) iscsi.Finding {
+func inspectTool(ctx context.Context, tools iscsi.Runner, tool, home string) iscsi.Finding {
 	const noSuchTool = 127
 	_, err := tools.Run(ctx, tool, "-V")
 	var exit *iscsi.ExitError
@@ -35,7 +62,7 @@ func inspectTool(ctx context.Context, tools iscsi.Runner, missing iscsi.Severity
 	case err == nil:
 		return iscsi.Finding{Severity: iscsi.Fine, Check: tool, What: "installed"}
 	case errors.As(err, &exit) && exit.Code == noSuchTool:
-		return iscsi.Finding{Severity: missing, Check: tool, What: err.Error(), Remedy: "install " + home + " where --fs-tools has them run: in the plugin's image, or on the host"}
+		return iscsi.Finding{Severity: iscsi.Unfit, Check: tool, What: err.Error(), Remedy: "install " + home + " where --fs-tools has them run: in the plugin's image, or on the host"}
 	}
 	return iscsi.Finding{Severity: iscsi.Warning, Check: tool, What: err.Error(), Remedy: "run it where --fs-tools has it run: " + tool + " -V"}
 }

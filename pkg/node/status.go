@@ -40,6 +40,7 @@ var codeOf = []struct {
 }{
 	{errPending, codes.Aborted},
 	{errLeft, codes.Unavailable}, // first: it must not be final
+	{errUnfit, codes.FailedPrecondition},
 	{errNotFound, codes.NotFound},
 	{errIncompatible, codes.AlreadyExists},
 	{errNotStaged, codes.FailedPrecondition},

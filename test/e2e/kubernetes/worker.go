@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os/exec"
 	"strings"
 
@@ -44,8 +45,11 @@ func (c *Cluster) join(ctx context.Context, w *vm.Guest, number int) error {
 	if err := route.Wait(); err != nil {
 		return fmt.Errorf("route to its pods: %w", err)
 	}
-	files := map[string]string{
-		"/etc/multipath.conf":            testbed.MultipathConf,
+	files, err := testbed.MultipathFiles()
+	if err != nil {
+		return err
+	}
+	maps.Copy(files, map[string]string{
 		"/etc/machine-id":                fmt.Sprintf("%032d\n", number),
 		"/etc/cni/net.d/10-lab.conflist": fmt.Sprintf(cniConfig, pods),
 		"/etc/containerd/config.toml":    fmt.Sprintf(containerdConfig, PauseImage),
@@ -53,13 +57,13 @@ func (c *Cluster) join(ctx context.Context, w *vm.Guest, number int) error {
 		"/etc/kubernetes/kubelet.yaml":   kubeletConfig,
 		"/etc/kubernetes/kubeconfig":     c.plane.kubeconfigOf("system:node:"+w.Name, "insecure-skip-tls-verify: true"),
 		"/etc/worker":                    fmt.Sprintf(workerScript, c.VM.Net.HostAddr(0), w.Name, w.Addr(0)),
-	}
+	})
 	for path, content := range files {
-		if err := w.Put(ctx, strings.NewReader(content), path, 0o755); err != nil {
+		if err = w.Put(ctx, strings.NewReader(content), path, 0o755); err != nil {
 			return err
 		}
 	}
-	_, err := w.Run(ctx, "/etc/worker")
+	_, err = w.Run(ctx, "/etc/worker")
 	return err
 }
 

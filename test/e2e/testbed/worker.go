@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -23,26 +24,27 @@ const (
 	NodeLog    = "/var/log/datera-csi.log"
 )
 
-// MultipathConf is what docs recommend: queueing ends, so that nothing hangs for ever.
-const MultipathConf = `defaults {
-	user_friendly_names no
+// labMultipath is all that a laboratory wants besides what is shipped: maps over
+// LUNs that nobody told multipathd of, and paths that are looked at more often.
+const labMultipath = `defaults {
 	find_multipaths no
 	polling_interval 2
 }
-devices {
-	device {
-		vendor "DATERA"
-		product "IBLOCK"
-		path_grouping_policy multibus
-		path_checker tur
-		no_path_retry 12
-		fast_io_fail_tmo 5
-	}
-}
-blacklist {
-	devnode "^(vd|loop|sr|ram|zram)"
-}
 `
+
+// MultipathFiles configure multipathd, by path on a worker: with the drop-in that
+// is shipped.
+func MultipathFiles() (map[string]string, error) {
+	root, err := ModuleRoot()
+	if err != nil {
+		return nil, err
+	}
+	shipped, err := os.ReadFile(filepath.Join(root, "deploy/multipath/datera.conf"))
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{"/etc/multipath.conf": labMultipath, "/etc/multipath/conf.d/datera.conf": string(shipped)}, nil
+}
 
 func workerSpec(number int) vm.Spec {
 	return vm.Spec{
@@ -80,7 +82,12 @@ pgrep -x iscsid >/dev/null || iscsid
 mkdir -p %s
 setsid datera-csi node --host-exec=direct --endpoint=unix://%s --record-dir=%s -v=4 %s </dev/null >>%s 2>&1 &
 `, multipathd, filepath.Dir(nodeSocket), nodeSocket, Records, strings.Join(w.bed.cfg.NodeFlags, " "), NodeLog)
-	for path, content := range map[string]string{"/etc/multipath.conf": MultipathConf, "/etc/testbed": script} {
+	files, err := MultipathFiles()
+	if err != nil {
+		return err
+	}
+	files["/etc/testbed"] = script
+	for path, content := range files {
 		if err := w.Put(ctx, strings.NewReader(content), path, 0o755); err != nil {
 			return err
 		}
