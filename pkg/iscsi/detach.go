@@ -236,10 +236,11 @@ func (i *Initiator) flush(ctx context.Context, b blockDevice) error {
 	return err
 }
 
-// resign is the end of a device that has no path left. Nobody has it open, and
-// the kernel wrote out or dropped what it buffered when the last one closed it,
-// so there is nothing to flush. What is queued in the map must fail, or the map
-// could not be removed.
+// resign is the end of a device that has no path left. What is queued in the map
+// must fail, or the map could not be removed. Where nobody has the device open that
+// loses nothing: the kernel wrote out or dropped what it buffered when the last one
+// closed it. Who has it open waits for that, so the map goes on queueing as long as
+// the array may come back.
 func (i *Initiator) resign(ctx context.Context, t Target, s stack) error {
 	if len(s.disks) == 0 {
 		return nil
@@ -248,7 +249,52 @@ func (i *Initiator) resign(ctx context.Context, t Target, s stack) error {
 	if !s.mapped {
 		return nil
 	}
+	if err := i.nothingWaits(ctx, t, s.dmap); err != nil {
+		return err
+	}
 	return i.endQueueing(ctx, s.dmap)
+}
+
+// nothingWaits proves that nobody waits for a map without paths to take what was
+// written, or that the array would take it no more. What the kernel does not tell is
+// no reason to keep a map.
+func (i *Initiator) nothingWaits(ctx context.Context, t Target, m dmap) error {
+	table, err := i.table(ctx, mapUUID+m.wwid)
+	if err != nil || !table.queues {
+		return nil //nolint:nilerr // see above
+	}
+	opens, err := i.opensOf(ctx, m, table)
+	if err != nil || opens == 0 {
+		return err
+	}
+	refusal, err := i.AskAdmission(ctx, t)
+	if err == nil && refusal.Final() {
+		return nil
+	}
+	return fmt.Errorf("%w: no path leads to map %s, which somebody has open and which keeps what was written until a path is back, or for as long as no_path_retry says", ErrBusy, m.name)
+}
+
+// opensOf counts who has a map or its partitions open. A flush of ours that hangs
+// does not count: it has nothing of anybody's.
+func (i *Initiator) opensOf(ctx context.Context, m dmap, table mapTable) (int, error) {
+	parts, err := m.partitionMaps()
+	if err != nil {
+		return 0, err
+	}
+	opens := table.opens - len(parts) // each has the map open
+	if i.bounds.busy("flush " + filepath.Join(i.cfg.Dev, m.name)) {
+		opens--
+	}
+	for _, p := range parts {
+		uuid, err := attribute(p.dir, "dm/uuid")
+		if err != nil {
+			return 0, ignoreGone(err)
+		}
+		if part, err := i.table(ctx, uuid); err == nil && !i.bounds.busy("flush "+filepath.Join(i.cfg.Dev, p.name)) {
+			opens += part.opens
+		}
+	}
+	return max(opens, 0), nil
 }
 
 // removeMaps removes the map over the LUN, and a map of the LUN's WWID whose
@@ -267,7 +313,7 @@ func (i *Initiator) removeMaps(ctx context.Context, t Target) error {
 	if err != nil || !found {
 		return err
 	}
-	if err := together(i.wake(ctx, orphan), i.unused(ctx, orphan.blockDevice)); err != nil {
+	if err := together(i.wake(ctx, orphan), i.unused(ctx, orphan.blockDevice), i.nothingWaits(ctx, t, orphan)); err != nil {
 		return err
 	}
 	if err := i.endQueueing(ctx, orphan); err != nil {

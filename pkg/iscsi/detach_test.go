@@ -3,6 +3,7 @@ package iscsi_test
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -295,6 +296,46 @@ func TestDetachWithoutLivePathDoesNotFlush(t *testing.T) {
 	}
 	if slices.ContainsFunc(h.writes, func(w string) bool { return strings.HasPrefix(w, "flush") || strings.HasSuffix(w, "delete 1") }) {
 		t.Errorf("wrote %q: each of these would wait for the dead target", h.writes)
+	}
+}
+
+// FM 21: somebody has the map open, and what he wrote waits in it for a path. It is
+// not dropped while the array may come back: only when the map stops to queue, when
+// he is gone, or when the array says that it would not take it.
+func TestWhatWaitsForAPathIsNotDropped(t *testing.T) {
+	t.Parallel()
+	for name, free := range map[string]func(*host, *iscsi.Target){
+		"the map stops to queue": func(h *host, _ *iscsi.Target) { h.queueing = false },
+		"he is gone":             func(h *host, _ *iscsi.Target) { h.opens = 0 },
+		"the array refuses": func(h *host, target *iscsi.Target) {
+			refusal := make([]byte, 48)
+			refusal[0], refusal[36], refusal[37] = 0x23, 2, 2
+			target.Portals = []netip.AddrPort{serveLogin(h.t.(*testing.T), refusal)}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t).runMultipathd()
+			i := h.initiator()
+			attach(t, i, targetA())
+			for _, p := range portals() {
+				h.fail(iqnA, p)
+			}
+			h.queueing, h.opens = true, 1
+			before, target := h.left(), targetA()
+			target.Portals = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")} // nobody answers
+			h.forget()
+			if err := i.Detach(t.Context(), target); !errors.Is(err, iscsi.ErrBusy) {
+				t.Errorf("err = %v, want ErrBusy", err)
+			}
+			if diff := cmp.Diff(before, h.left()); diff != "" || len(h.ran()) > 0 {
+				t.Errorf("ran %q, changed:\n%s", h.ran(), diff)
+			}
+			h.t = t
+			free(h, &target)
+			detach(t, i, target)
+			wantNothingLeft(t, h, i)
+		})
 	}
 }
 

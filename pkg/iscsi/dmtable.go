@@ -29,23 +29,31 @@ const (
 	dmNoFlush     = 1 << 11 // and do not wait for I/O meanwhile
 )
 
-// Queues asks for the table of a map. Sysfs does not tell it, and multipathd may be
+// mapTable is what device-mapper tells of a map and sysfs does not.
+type mapTable struct {
+	queues bool // it keeps I/O while it has no path
+	opens  int  // how many have it open
+}
+
+// Table asks for the table of a map. Sysfs does not tell it, and multipathd may be
 // busy or dead just when it matters.
-func (linux) Queues(uuid string) (bool, error) {
+func (linux) Table(uuid string) (t mapTable, err error) {
 	buf, err := askMapper(dmTableStatus, dmStatusTable|dmNoFlush, uuid, nil)
 	if err != nil {
-		return false, fmt.Errorf("read the table of map %s: %w", uuid, err)
+		return mapTable{}, fmt.Errorf("read the table of map %s: %w", uuid, err)
 	}
 	order := binary.NativeEndian
 	if order.Uint32(buf[28:])&dmBufferFull != 0 {
-		return false, errors.New("the table of the map is too large")
+		return mapTable{}, errors.New("the table of the map is too large")
 	}
+	t.opens = int(int32(order.Uint32(buf[24:])))
 	start := int(order.Uint32(buf[16:])) + dmTargetSpec
 	if order.Uint32(buf[20:]) == 0 || start >= len(buf) {
-		return false, nil
+		return t, nil
 	}
 	table, _, _ := bytes.Cut(buf[start:], []byte{0})
-	return tableQueues(string(table)), nil
+	t.queues = tableQueues(string(table))
+	return t, nil
 }
 
 // EndQueueing sends the message that multipathd would. It may be repeated.

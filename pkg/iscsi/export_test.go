@@ -53,3 +53,9 @@ func MountUses(mountinfo, name, dev string) (point string, uses bool) {
 	}
 	return "", false
 }
+
+// MapTable is what a Kernel tells of a map.
+type MapTable = mapTable
+
+// NewMapTable makes one.
+func NewMapTable(queues bool, opens int) MapTable { return mapTable{queues: queues, opens: opens} }

@@ -40,10 +40,10 @@ func (h *spoiled) Identify(string) (iscsi.Identity, error) {
 	return iscsi.Identity{}, syscall.EIO
 }
 
-func (h *spoiled) Claim(string) error          { return nil }
-func (h *spoiled) Flush(string, bool) error    { return nil }
-func (h *spoiled) Queues(string) (bool, error) { return false, syscall.ENXIO }
-func (h *spoiled) EndQueueing(string) error    { return syscall.ENXIO }
+func (h *spoiled) Claim(string) error                   { return nil }
+func (h *spoiled) Flush(string, bool) error             { return nil }
+func (h *spoiled) Table(string) (iscsi.MapTable, error) { return iscsi.MapTable{}, syscall.ENXIO }
+func (h *spoiled) EndQueueing(string) error             { return syscall.ENXIO }
 
 // tree unpacks a tree of files: one whose content begins with "-> " is a link to
 // another place in it.

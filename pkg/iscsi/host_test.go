@@ -47,6 +47,7 @@ type host struct {
 	multipathConf string // what multipath -t prints
 	multipathRuns string // what the running multipathd goes by; "": the same
 	queueing      bool   // maps keep what they cannot send
+	opens         int    // how many have a map open
 
 	sessions, disks, maps int // counters for names
 }
@@ -419,6 +420,13 @@ func (h *host) addSession(iqn string, p netip.AddrPort) int {
 	h.write(connection+"persistent_address", p.Addr().String()+"\n")
 	h.write(connection+"persistent_port", strconv.Itoa(int(p.Port()))+"\n")
 	h.write(fmt.Sprintf("sys/class/scsi_host/host%d/scan", id), "")
+	for _, name := range []string{"username", "password", "username_in", "password_in"} {
+		v := h.record(iqn, p, "node.session.auth."+name)
+		if v == "" {
+			v = "(null)"
+		}
+		h.write(class+name, v+"\n")
+	}
 	h.write(class+"targetname", iqn+"\n")
 	return id
 }
@@ -713,14 +721,14 @@ func (h *host) Identify(path string) (iscsi.Identity, error) {
 	return iscsi.Identity{Serial: l.serial, WWID: iscsi.LIOWWID(l.serial), Bytes: l.bytes}, nil
 }
 
-// Queues is the kernel's: it goes by the uuid.
-func (h *host) Queues(uuid string) (bool, error) {
+// Table is the kernel's: it goes by the uuid.
+func (h *host) Table(uuid string) (iscsi.MapTable, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.mapNamed(strings.TrimPrefix(uuid, "mpath-")) == "" {
-		return false, syscall.ENXIO
+		return iscsi.MapTable{}, syscall.ENXIO
 	}
-	return h.queueing, nil
+	return iscsi.NewMapTable(h.queueing, h.opens), nil
 }
 
 // EndQueueing is the kernel's.

@@ -28,9 +28,10 @@ type kernel interface {
 	// meanwhile.
 	Flush(path string, alone bool) error
 
-	// Queues says whether the multipath map of this device-mapper uuid keeps I/O
-	// while it has no path, and EndQueueing makes what it keeps fail.
-	Queues(uuid string) (bool, error)
+	// Table is what device-mapper has of the multipath map of this uuid.
+	Table(uuid string) (mapTable, error)
+
+	// EndQueueing makes what that map keeps waiting fail.
 	EndQueueing(uuid string) error
 }
 

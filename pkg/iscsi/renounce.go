@@ -56,9 +56,14 @@ func (i *Initiator) endQueueing(ctx context.Context, m dmap) error {
 // queues says whether a map keeps what it cannot send; false also when the kernel
 // does not tell.
 func (i *Initiator) queues(ctx context.Context, m dmap) bool {
+	table, err := i.table(ctx, mapUUID+m.wwid)
+	return err == nil && table.queues
+}
+
+// table asks device-mapper about a map, and not for long.
+func (i *Initiator) table(ctx context.Context, uuid string) (mapTable, error) {
 	const moment = 2 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, moment)
 	defer cancel()
-	is, err := bounded(ctx, &i.bounds, "ask whether "+m.wwid+" queues", func() (bool, error) { return i.kernel.Queues(mapUUID + m.wwid) })
-	return err == nil && is
+	return bounded(ctx, &i.bounds, "ask for the table of "+uuid, func() (mapTable, error) { return i.kernel.Table(uuid) })
 }

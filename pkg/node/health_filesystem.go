@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // FilesystemErrors is what a file system remembers of the errors that the kernel
@@ -111,3 +113,17 @@ func (d hostDevices) FilesystemErrors(fsType string, n Number) (FilesystemErrors
 
 // Alive is Devices'.
 func (d hostDevices) Alive(dir string) error { return alive(dir) }
+
+// Sync writes out the whole file system that dir is of.
+func (d hostDevices) Sync(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", dir, err)
+	}
+	err = unix.Syncfs(fd)
+	_ = unix.Close(fd) // read only: nothing to lose
+	if err != nil {
+		return fmt.Errorf("write out %s: %w", dir, err)
+	}
+	return nil
+}

@@ -16,6 +16,7 @@ import (
 	"io"
 	"maps"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -83,6 +84,9 @@ type Devices interface {
 	// the device without end.
 	Usage(path string) (Usage, error)
 	Alive(dir string) error
+	// Sync writes out what the file system of dir holds back, and says what an
+	// unmount does not: whether it could. It may wait without end, too.
+	Sync(dir string) error
 }
 
 // Disk is a device opened for reading. ReadAt takes offsets and lengths that are
@@ -162,6 +166,7 @@ type Server struct {
 	operations operations
 	stats      measurements[[]*csi.VolumeUsage]
 	looks      measurements[bool]
+	lost       sync.Map // by volume: of which it was told that something could not be written
 	reconciler reconciler
 }
 

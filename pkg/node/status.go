@@ -27,6 +27,7 @@ var (
 	errUnreadable   = errors.New("the device cannot be read")
 	errNotGrown     = errors.New("the device is smaller than asked")
 	errRecord       = errors.New("bad record")
+	errUnwritten    = errors.New("what was written last is lost")
 	errNoAnswer     = errors.New("the device does not answer")
 	errLeft         = errors.New("and what was begun is not taken down yet")
 )
@@ -40,6 +41,7 @@ var codeOf = []struct {
 }{
 	{errPending, codes.Aborted},
 	{errLeft, codes.Unavailable}, // first: it must not be final
+	{errUnwritten, codes.DataLoss},
 	{errUnfit, codes.FailedPrecondition},
 	{errNotFound, codes.NotFound},
 	{errIncompatible, codes.AlreadyExists},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
@@ -129,20 +130,26 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 	if uses := s.usesOf(mounts, numbers, staging, rec.Staging); len(uses) > 0 {
 		return fmt.Errorf("%w: it is still mounted on %v; unpublish it there first", errInUse, uses)
 	}
-	for _, m := range slices.Backward(there) {
-		if err := s.unmountForGood(ctx, rec, m.Path); err != nil {
+	return s.renouncing(ctx, rec, func() error {
+		if err := s.writeOut(rec, there); err != nil {
 			return err
 		}
-	}
-	return nil
+		for _, m := range slices.Backward(there) {
+			if err := s.unmount(m.Path); err != nil {
+				return err
+			}
+		}
+		s.lost.Delete(rec.Volume)
+		return nil
+	})
 }
 
-// unmountForGood is an unmount that writes out what the volume's file system holds
-// back. Without a path it waits, for as long as multipath says. Before it and as
-// long as it lasts it is looked whether the array has taken this node out of the
-// volume's ACL: then nothing can be written any more, and the unmount must not wait
-// for ever (FM 21).
-func (s *Server) unmountForGood(ctx context.Context, rec *record, path string) error {
+// renouncing takes a step that writes out what the volume's file system holds back,
+// as an unmount does. Without a path it waits, for as long as multipath says. Before
+// it and as long as it lasts it is looked whether the array has taken this node out
+// of the volume's ACL: then nothing can be written any more, and the step must not
+// wait for ever (FM 21).
+func (s *Server) renouncing(ctx context.Context, rec *record, step func() error) error {
 	const every = 10 * time.Second
 	done := make(chan error, 1)
 	renounce := func() {
@@ -151,7 +158,7 @@ func (s *Server) unmountForGood(ctx context.Context, rec *record, path string) e
 		}
 	}
 	renounce()
-	go func() { done <- survive(ctx, func(context.Context) error { return s.unmount(path) }) }()
+	go func() { done <- survive(ctx, func(context.Context) error { return step() }) }()
 	again := time.NewTicker(every)
 	defer again.Stop()
 	for {
@@ -162,4 +169,26 @@ func (s *Server) unmountForGood(ctx context.Context, rec *record, path string) e
 			renounce()
 		}
 	}
+}
+
+// writeOut writes what the file system holds back, as an unmount does, which does
+// not say when that fails. What cannot be written is lost, for the kernel has
+// dropped it: that is told, once, by an error, and the repeat goes on (FM 21). A
+// file system that had shut down before has told its writers.
+func (s *Server) writeOut(rec *record, there []Mount) error {
+	if len(there) == 0 || rec.ReadOnly {
+		return nil
+	}
+	path := there[len(there)-1].Path
+	if s.devices.Alive(path) != nil {
+		return nil //nolint:nilerr // see above
+	}
+	err := s.devices.Sync(path)
+	if err == nil || errors.Is(err, unix.EROFS) { // an ext4 that stopped before is read-only
+		return nil
+	}
+	if _, told := s.lost.LoadOrStore(rec.Volume, true); told {
+		return nil
+	}
+	return fmt.Errorf("%w: %w; see why the volume could not be written; the next attempt unmounts it", errUnwritten, err)
 }

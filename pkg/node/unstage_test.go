@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 
@@ -44,7 +45,7 @@ func TestUnstageOfTheUnknownIsSuccess(t *testing.T) {
 func TestAnyFailureOfUnstageKeepsTheRecord(t *testing.T) {
 	for op, code := range map[string]codes.Code{
 		"find": codes.Internal, "unmount": codes.FailedPrecondition, "umount": codes.FailedPrecondition, "list": codes.Internal,
-		"detach": codes.Internal, "logout": codes.Internal, "forget": codes.Internal,
+		"detach": codes.Internal, "logout": codes.Internal, "forget": codes.Internal, "sync": codes.DataLoss,
 	} {
 		t.Run(op, func(t *testing.T) {
 			m := newMachine(t)
@@ -188,4 +189,35 @@ func TestUnstageRenouncesWhatTheArrayRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FM 21: an unmount does not say that it dropped what it could not write, so it is
+// tried before. It is told once, for the data will not come back; a file system
+// that shut down before has told its writers.
+func TestWhatCannotBeWrittenAtUnstageIsTold(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage())
+	m.Fail("sync", errDevice)
+	m.Fail("sync", errDevice)
+	want(t, v.unstage(), codes.DataLoss, v.id, "lost", "input/output error")
+	if got := m.Mounted(); len(got) != 1 {
+		t.Errorf("mounts: %v, want it to be there still", got)
+	}
+	ok(t, v.unstage())
+	m.nothingLeft()
+
+	ok(t, v.stage())
+	m.Fail("alive", errDevice)
+	m.Fail("sync", errDevice)
+	ok(t, v.unstage())
+	m.nothingLeft()
+	v.cap = mountCap("xfs", csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY)
+	ok(t, v.stage(), v.unstage()) // nothing was written; the failure is still to come
+	m.nothingLeft()
+	v.cap = mountCap("xfs", writer)
+	ok(t, v.stage())
+	want(t, v.unstage(), codes.DataLoss) // a volume that was told of before is told of anew
+	ok(t, v.unstage())
+	m.nothingLeft()
 }

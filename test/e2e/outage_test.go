@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 )
@@ -70,4 +71,107 @@ func inTime(ctx context.Context, t testing.TB, what string, limit time.Duration,
 		t.Errorf("%s lasts longer than %v: %v", what, limit, err)
 	}
 	t.Logf("%s answered after %v: %v", what, time.Since(began).Round(100*time.Millisecond), err)
+}
+
+// TestUnstageWithoutAPathLosesNothing is FM 21: the array goes away while a volume
+// has dirty pages, and its pod ends. The unstage does not hang and takes nothing
+// for written; when the array is back, it is, and what was dirty is there.
+func TestUnstageWithoutAPathLosesNothing(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "an unstage under dirty pages while both portals are lost")
+	w := bed.Workers[0]
+	v, dir := attached(ctx, t, bed, "dirty", testbed.Mount("xfs"))
+	sum := soil(ctx, t, w, dir+"/dirty")
+	setLinks(ctx, t, w, false)
+	t.Cleanup(func() { setLinks(context.WithoutCancel(ctx), t, w, true) })
+	must(t, w.UnpublishFrom(ctx, v, "pod-0"))
+	limited, cancel := context.WithTimeout(ctx, 5*time.Second) // before the queue ends
+	defer cancel()
+	if err := w.Unstage(limited, v); err == nil {
+		t.Error("a volume with dirty pages was unstaged while no path was there")
+	}
+	setLinks(ctx, t, w, true)
+	must(t, eventually(ctx, func() error { return w.Unstage(ctx, v) }))
+	must(t, bed.Unpublish(ctx, v, w))
+	must(t, bed.Attach(ctx, v, w, "pod-0"))
+	if got := checksum(ctx, t, w, dir+"/dirty"); got != sum {
+		t.Errorf("checksum %s, was %s", got, sum)
+	}
+	gone(ctx, t, bed, v)
+}
+
+// TestUnstageSaysThatDirtyPagesAreLost is FM 21: the array stays away until the map
+// stops to queue, so what was dirty is lost. The unmount would not say so; the
+// first unstage does, and the next one ends.
+func TestUnstageSaysThatDirtyPagesAreLost(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "an unstage under dirty pages after the array was away for too long")
+	w := bed.Workers[0]
+	v, dir := attached(ctx, t, bed, "lost", testbed.Mount("ext4"))
+	soil(ctx, t, w, dir+"/dirty")
+	setLinks(ctx, t, w, false)
+	t.Cleanup(func() { setLinks(context.WithoutCancel(ctx), t, w, true) })
+	must(t, w.UnpublishFrom(ctx, v, "pod-0"))
+	patient, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	expectCode(t, w.Unstage(patient, v), codes.DataLoss, v.ID)
+	setLinks(ctx, t, w, true)
+	must(t, eventually(ctx, func() error { return w.Unstage(ctx, v) }))
+	must(t, bed.Unpublish(ctx, v, w))
+	must(t, bed.Attach(ctx, v, w, "pod-0"))
+	gone(ctx, t, bed, v)
+}
+
+// TestRawUnstageWithoutAPathLosesNothing is FM 21 for a raw volume, which no
+// unmount holds: a process of the pod that has ended still has dirty pages in it.
+func TestRawUnstageWithoutAPathLosesNothing(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "an unstage of a raw volume that a process still has open while both portals are lost")
+	w := bed.Workers[0]
+	v, path := attached(ctx, t, bed, "rawdirty", testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
+	// By a node of its own, as a container has one.
+	device := sh(ctx, t, w.Guest, "echo /dev/$(basename $(readlink -f /sys/dev/block/$((0x$(stat -c %t "+path+"))):$((0x$(stat -c %T "+path+")))))")
+	sum := soil(ctx, t, w, "/run/soil")
+	sh(ctx, t, w.Guest, `rm -f /run/holder.*; cat > /run/holder.sh <<'END'
+exec 3<>$1 && dd if=/run/soil bs=64k status=none >&3 && touch /run/holder.ready
+while [ ! -e /run/holder.stop ]; do sleep 0.2; done
+exec 3>&- && touch /run/holder.done
+END
+setsid sh /run/holder.sh `+device+` >/dev/null 2>&1 </dev/null & timeout 20 sh -c 'until [ -e /run/holder.ready ]; do sleep 0.1; done'`)
+	setLinks(ctx, t, w, false)
+	t.Cleanup(func() { setLinks(context.WithoutCancel(ctx), t, w, true) })
+	must(t, w.UnpublishFrom(ctx, v, "pod-0"))
+	for {
+		limited, cancel := context.WithTimeout(ctx, 20*time.Second)
+		err := w.Unstage(limited, v)
+		cancel()
+		if err == nil {
+			t.Fatal("the volume was unstaged under what waited for a path")
+		}
+		if strings.Contains(err.Error(), "somebody has open") {
+			break
+		}
+		t.Logf("while the sessions are not lost yet: %v", err)
+		time.Sleep(time.Second)
+	}
+	setLinks(ctx, t, w, true)
+	sh(ctx, t, w.Guest, "touch /run/holder.stop; timeout 60 sh -c 'until [ -e /run/holder.done ]; do sleep 0.2; done'")
+	must(t, eventually(ctx, func() error { return w.Unstage(ctx, v) }))
+	must(t, bed.Unpublish(ctx, v, w))
+	must(t, bed.Attach(ctx, v, w, "pod-0"))
+	if got := sh(ctx, t, w.Guest, "dd if="+path+" bs=64k count=16 iflag=direct status=none | sha256sum"); got != sum {
+		t.Errorf("checksum %s, was %s", got, sum)
+	}
+	gone(ctx, t, bed, v)
+}
+
+// soil writes a file that stays in the page cache until the test ends or somebody
+// syncs it, and returns its checksum.
+func soil(ctx context.Context, t testing.TB, w *testbed.Worker, path string) string {
+	t.Helper()
+	t.Cleanup(func() {
+		sh(context.WithoutCancel(ctx), t, w.Guest, "echo 500 > /proc/sys/vm/dirty_writeback_centisecs; echo 3000 > /proc/sys/vm/dirty_expire_centisecs")
+	})
+	return sh(ctx, t, w.Guest, "echo 360000 > /proc/sys/vm/dirty_writeback_centisecs; echo 360000 > /proc/sys/vm/dirty_expire_centisecs; "+
+		"dd if=/dev/urandom of="+path+" bs=64k count=16 status=none; sha256sum < "+path)
 }

@@ -143,3 +143,13 @@ func (h *Host) Alive(string) error {
 	leave()
 	return nil
 }
+
+// Sync is node.Devices'; make it fail with Fail("sync", …).
+func (h *Host) Sync(string) error {
+	leave, err := h.enter("sync")
+	if err != nil {
+		return err
+	}
+	leave()
+	return nil
+}

@@ -130,7 +130,7 @@ func (h *Host) Reboot() {
 
 // Fail makes the next call of op fail with err. The ops are attach, detach, find,
 // rescan, prove, condition, fabric, setro, mount, unmount, list, claim, number, origin,
-// errors, usage, alive, record, and the names of tools.
+// errors, usage, alive, sync, record, and the names of tools.
 func (h *Host) Fail(op string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
