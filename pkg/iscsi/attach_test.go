@@ -26,7 +26,12 @@ func multipath(mode iscsi.MultipathMode) func(*iscsi.Config) {
 
 func attach(tb testing.TB, i *iscsi.Initiator, target iscsi.Target) iscsi.Device {
 	tb.Helper()
-	d, err := i.Attach(tb.Context(), target, nil)
+	return attachWith(tb, i, target, nil)
+}
+
+func attachWith(tb testing.TB, i *iscsi.Initiator, target iscsi.Target, auth *iscsi.CHAP) iscsi.Device {
+	tb.Helper()
+	d, err := i.Attach(tb.Context(), target, auth)
 	if err != nil {
 		tb.Fatalf("attach: %v", err)
 	}

@@ -19,12 +19,16 @@ type Condition struct {
 type PathCondition struct {
 	Portal  netip.AddrPort
 	Session string // LOGGED_IN, FAILED or FREE; "" is no session
-	Disk    string // sdb; "" is no disk of this LUN
-	InMap   bool   // the disk is part of the map
-	State   string // of the disk: running, blocked, offline, transport-offline
-	Number  string // of the disk, major:minor
-	Serial  string // as the kernel knows the disk; "" when it does not
-	Bytes   int64
+	// Outdated says that iscsid cannot bring the session back, because its secrets
+	// have changed.
+	Outdated bool
+
+	Disk   string // sdb; "" is no disk of this LUN
+	InMap  bool   // the disk is part of the map
+	State  string // of the disk: running, blocked, offline, transport-offline
+	Number string // of the disk, major:minor
+	Serial string // as the kernel knows the disk; "" when it does not
+	Bytes  int64
 }
 
 // MapCondition is a multipath map.
@@ -67,9 +71,10 @@ func (i *Initiator) Condition(ctx context.Context, t Target) (Condition, error) 
 		return Condition{}, err
 	}
 	c := Condition{OnePath: i.cfg.Multipath == MultipathOff}
+	records := i.recordsOfLost(t, sessions)
 	var over dmap
 	for _, s := range sessions {
-		p := PathCondition{Portal: s.portal, Session: s.state}
+		p := PathCondition{Portal: s.portal, Session: s.state, Outdated: s.outdated(records)}
 		disks, disksErr := i.sysfs.disks(s)
 		if disksErr != nil {
 			return Condition{}, disksErr

@@ -26,6 +26,9 @@ const (
 // enough.
 func (i *Initiator) connect(ctx context.Context, t Target, auth *CHAP, wantsMap bool) error {
 	l := login{Initiator: i, target: t, auth: auth, replacement: replacementAlone}
+	if err := l.renew(); err != nil {
+		return err
+	}
 	if !wantsMap {
 		return l.one(ctx)
 	}
@@ -168,16 +171,21 @@ func (l login) settings() []setting {
 		{"node.session.timeo.replacement_timeout", strconv.Itoa(l.replacement)},
 		{"node.conn[0].timeo.login_timeout", strconv.Itoa(max(1, int(l.cfg.LoginTimeout.Seconds())))},
 	}
+	return append(all, l.secrets()...)
+}
+
+// secrets go into a node record; none are as iscsid.conf has it.
+func (l login) secrets() []setting {
 	if l.auth == nil {
-		return all // as iscsid.conf has it
+		return nil
 	}
-	return append(all,
-		setting{"node.session.auth.authmethod", "CHAP"},
-		setting{"node.session.auth.username", l.auth.User},
-		setting{"node.session.auth.password", l.auth.Password},
-		setting{"node.session.auth.username_in", l.auth.UserIn},
-		setting{"node.session.auth.password_in", l.auth.PasswordIn},
-	)
+	return []setting{
+		{"node.session.auth.authmethod", "CHAP"},
+		{"node.session.auth.username", l.auth.User},
+		{"node.session.auth.password", l.auth.Password},
+		{"node.session.auth.username_in", l.auth.UserIn},
+		{"node.session.auth.password_in", l.auth.PasswordIn},
+	}
 }
 
 func (l login) sessionTo(portal netip.AddrPort) (session, bool, error) {

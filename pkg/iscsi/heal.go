@@ -28,8 +28,9 @@ type Mended struct {
 // Heal adds what an attached LUN lacks: the sessions to the portals named, as far
 // as they are promised; the LUN behind sessions that do not show it; the paths that
 // its map lacks; and it resumes a map that stays suspended. It takes nothing away:
-// no session, disk or map ends by it (FM 20). Without a map only disks that the
-// kernel gave up are revived.
+// no session, disk or map ends by it (FM 20), but for a dead session that cannot
+// come back, because its secrets have changed; it is made anew while the map has
+// other paths. Without a map only disks that the kernel gave up are revived.
 //
 // The secrets of a login are those of the node records that Attach made.
 func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort) (Mended, error) {
@@ -53,7 +54,7 @@ func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort
 	resumeErr := i.resume(ctx, t, *before.Map, &done)
 	missing := before.Missing()
 	i.rejoin(ctx, t, slices.DeleteFunc(slices.Clone(portals), func(p netip.AddrPort) bool { return !slices.Contains(missing, p) }), &done)
-	return done, together(reviveErr, resumeErr, i.show(ctx, t, &done), i.combine(ctx, t, &done))
+	return done, together(reviveErr, resumeErr, i.show(ctx, t, &done), i.combine(ctx, t, &done), i.supersede(ctx, t, before.Outdated(), &done))
 }
 
 // revive lets the kernel use disks again that it gave up after errors, now that

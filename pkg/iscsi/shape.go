@@ -51,6 +51,11 @@ func (c Condition) Down() []netip.AddrPort {
 	return portalsWhere(c, func(p PathCondition) bool { return p.Session != "" && !p.loggedIn() })
 }
 
+// Outdated are those of Down whose secrets have changed: iscsid tries in vain.
+func (c Condition) Outdated() []netip.AddrPort {
+	return portalsWhere(c, func(p PathCondition) bool { return p.Outdated })
+}
+
 // Missing are the promised portals without a session.
 func (c Condition) Missing() []netip.AddrPort {
 	return portalsWhere(c, func(p PathCondition) bool { return p.Session == "" })
@@ -91,7 +96,7 @@ func (c Condition) Mendable() bool {
 	if c.Map == nil {
 		return len(c.Offline()) > 0
 	}
-	return len(c.Missing())+len(c.Blind())+len(c.Offline())+len(c.Apart()) > 0 || c.Suspended()
+	return len(c.Missing())+len(c.Blind())+len(c.Offline())+len(c.Apart())+len(c.Outdated()) > 0 || c.Suspended()
 }
 
 func portalsWhere(c Condition, is func(PathCondition) bool) []netip.AddrPort {

@@ -36,6 +36,7 @@ type Reason string
 // The reasons.
 const (
 	ReasonDegraded   Reason = iscsi.ReasonDegraded // a promised portal has no working session
+	ReasonOutdated   Reason = "OutdatedSecrets"    // iscsid cannot bring a session back, for its secrets have changed
 	ReasonNoPaths    Reason = "NoPaths"            // no session of an attached volume works
 	ReasonNotShown   Reason = "LUNNotShown"        // a session works and does not show the LUN
 	ReasonApart      Reason = "PathOutsideMap"     // a disk works and its map does not have it

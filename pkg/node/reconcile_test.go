@@ -400,3 +400,30 @@ func randomWorld(t *testing.T, r *rand.Rand) {
 		}
 	}
 }
+
+// FM 20: the secrets were rotated, and a path is lost. Iscsid cannot bring it back;
+// it is told, and mended once the portal would let this node in.
+func TestReconcileMakesASessionWithOutdatedSecretsAnew(t *testing.T) {
+	w := newWheel(t)
+	v := w.volume("a")
+	ok(t, v.stage(), v.publish())
+	v.disk().Rotate()
+	if r := w.reconcile(node.ReconcileRepair, time.Minute); len(r.Findings) > 0 {
+		t.Errorf("found while all sessions work: %+v", r.Findings)
+	}
+	lost := v.target.Portals[1]
+	w.Cut(lost)
+	r := w.reconcile(node.ReconcileRepair, time.Minute)
+	expect(t, r, node.ReasonOutdated, node.Waits, 1)
+	if f := r.Findings[0]; f.Portal != lost.String() || f.Volume != v.id {
+		t.Errorf("the finding does not say which volume and portal: %+v", f)
+	}
+	w.Restore(lost)
+	expect(t, w.reconcile(node.ReconcileObserve, time.Minute), node.ReasonOutdated, node.Would, 1)
+	expect(t, w.reconcile(node.ReconcileRepair, time.Minute), node.ReasonOutdated, node.Done, 1)
+	if r = w.reconcile(node.ReconcileRepair, time.Minute); len(r.Findings) > 0 {
+		t.Errorf("found after it was mended: %+v", r.Findings)
+	}
+	ok(t, v.unpublish(), v.unstage())
+	w.nothingLeft()
+}

@@ -73,7 +73,7 @@ func (p *pass) lacks(rec *record, s iscsi.Shape) []lack {
 		all = append(all, lack{Finding: p.about(rec, reason, portal, evidence), still: still, mending: mending})
 	}
 	if len(s.Live()) == 0 {
-		add(s.Map != nil && len(s.Missing()) > 0, ReasonNoPaths, "", fmt.Sprintf("no session works; down: %v, without one: %v", s.Down(), s.Missing()), func(s iscsi.Shape) bool { return len(s.Live()) == 0 })
+		add(s.Map != nil && len(s.Missing())+len(s.Outdated()) > 0, ReasonNoPaths, "", fmt.Sprintf("no session works; down: %v, without one: %v", s.Down(), s.Missing()), func(s iscsi.Shape) bool { return len(s.Live()) == 0 })
 	}
 	if s.Map != nil { // else one session is all there should be (FM 28)
 		for _, portal := range s.Missing() {
@@ -89,7 +89,17 @@ func (p *pass) lacks(rec *record, s iscsi.Shape) []lack {
 			add(true, ReasonNotShown, portal.String(), "the session does not show the LUN", func(s iscsi.Shape) bool { return slices.Contains(s.Blind(), portal) })
 		}
 	}
+	for _, portal := range s.Outdated() {
+		evidence := "the session to the portal is down, and iscsid tries to bring it back with secrets that have changed since"
+		if s.Map == nil {
+			evidence += "; it is the only path: restart iscsid, which then reads the new ones"
+		}
+		add(s.Map != nil, ReasonOutdated, portal.String(), evidence, func(s iscsi.Shape) bool { return slices.Contains(s.Outdated(), portal) })
+	}
 	for _, portal := range s.Down() {
+		if slices.Contains(s.Outdated(), portal) {
+			continue
+		}
 		add(false, ReasonDegraded, portal.String(), "the session to the portal is down; iscsid tries to bring it back", nil)
 	}
 	for _, disk := range s.Offline() {
@@ -121,10 +131,12 @@ func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []
 	for _, l := range all {
 		switch portal, _ := netip.ParseAddrPort(l.Portal); {
 		case !l.mending:
-		case !l.still(after):
-			l.Outcome = Done
 		case mended.Failed[portal] != nil:
 			l.Outcome, l.Error = Failed, mended.Failed[portal].Error()
+		case !l.still(after):
+			l.Outcome = Done
+		case l.Reason == ReasonOutdated && healErr == nil:
+			l.Outcome, l.Evidence = Waits, l.Evidence+"; the portal does not let this host log in, or it is the map's last path"
 		case l.Reason == ReasonDegraded:
 			l.Outcome, l.Evidence = Waits, l.Evidence+"; it does not answer other volumes either"
 		default:

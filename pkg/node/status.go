@@ -27,7 +27,7 @@ var (
 	errUnreadable   = errors.New("the device cannot be read")
 	errNotGrown     = errors.New("the device is smaller than asked")
 	errRecord       = errors.New("bad record")
-	errUnwritten    = errors.New("what was written last is lost")
+	errUnwritten    = errors.New("what was written last may be lost")
 	errNoAnswer     = errors.New("the device does not answer")
 	errLeft         = errors.New("and what was begun is not taken down yet")
 )

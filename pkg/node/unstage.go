@@ -130,6 +130,9 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 	if uses := s.usesOf(mounts, numbers, staging, rec.Staging); len(uses) > 0 {
 		return fmt.Errorf("%w: it is still mounted on %v; unpublish it there first", errInUse, uses)
 	}
+	if len(there) == 0 {
+		return nil
+	}
 	return s.renouncing(ctx, rec, func() error {
 		if err := s.writeOut(rec, there); err != nil {
 			return err
@@ -172,11 +175,11 @@ func (s *Server) renouncing(ctx context.Context, rec *record, step func() error)
 }
 
 // writeOut writes what the file system holds back, as an unmount does, which does
-// not say when that fails. What cannot be written is lost, for the kernel has
-// dropped it: that is told, once, by an error, and the repeat goes on (FM 21). A
+// not say when that fails. What cannot be written the kernel drops: that is told,
+// once, by an error, and the repeat goes on, for it does not come back (FM 21). A
 // file system that had shut down before has told its writers.
 func (s *Server) writeOut(rec *record, there []Mount) error {
-	if len(there) == 0 || rec.ReadOnly {
+	if rec.ReadOnly {
 		return nil
 	}
 	path := there[len(there)-1].Path

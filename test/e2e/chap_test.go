@@ -5,9 +5,12 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -79,6 +82,106 @@ func TestCHAP(t *testing.T) {
 			expectNoSecrets(ctx, t, bed, w, argv())
 			gone(ctx, t, bed, v)
 		})
+	}
+}
+
+// Secrets after a rotation.
+const (
+	canaryNext   = "cAnAry-six-1313"
+	canaryNextIn = "cAnAry-ten-2424"
+	canaryLast   = "cAnAry-end-3535"
+)
+
+// TestCHAPRotation is FM 20 and 40: the secrets change on the array and in the
+// cluster while the volume is written to. Its sessions go on; the next stage takes
+// the new secrets in, and a session that is lost later, and that iscsid tries to
+// bring back with the old ones for ever, is made anew with them. So are both of a
+// volume, one after the other. The old and the new ones show nowhere.
+func TestCHAPRotation(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "secrets are rotated, then paths are lost")
+	w := bed.Workers[0]
+	impatient(ctx, t, w)
+	talkMore(ctx, t, w)
+	argv := watchPrograms(ctx, t, w)
+	v := createWithSecrets(ctx, t, bed, "chap-rotation", map[string]string{chapUser: "initiator-user", chapPassword: canary, chapUserIn: "target-user", chapPasswordIn: canaryIn})
+	published, err := bed.Publish(ctx, v, w)
+	must(t, err)
+	must(t, w.Stage(ctx, v, published))
+	must(t, w.PublishTo(ctx, v, published, "pod-0"))
+	dir := testbed.TargetPath(v, "pod-0")
+	writer := startStream(ctx, t, w, dir)
+	first := sessionIDs(ctx, t, w)
+
+	rotate(ctx, t, bed, v, canaryNext, canaryNextIn)
+	must(t, w.Stage(ctx, v, published))
+	expectPrivateNodeRecords(ctx, t, w)
+	expectSecretOfSessions(ctx, t, w, canary, canary)
+	if now := sessionIDs(ctx, t, w); now != first {
+		t.Errorf("sessions were %s and are %s", first, now)
+	}
+	losePortal(ctx, t, w, 1)
+	awaitPaths(ctx, t, w, 2)
+	expectSecretOfSessions(ctx, t, w, canary, canaryNext)
+	writer.stopUnharmed(ctx, t)
+	acked := writer.acked(ctx, t)
+
+	// Without any path it may take longer than multipath queues, and then the file
+	// system shuts down. What was acknowledged is there when it is staged anew.
+	rotate(ctx, t, bed, v, canaryLast, canaryIn)
+	must(t, w.Stage(ctx, v, published))
+	losePortal(ctx, t, w, 0, 1)
+	awaitPaths(ctx, t, w, 2)
+	expectSecretOfSessions(ctx, t, w, canaryLast, canaryLast)
+	must(t, w.UnpublishFrom(ctx, v, "pod-0"))
+	must(t, eventually(ctx, func() error { return w.Unstage(ctx, v) }))
+	must(t, w.Stage(ctx, v, published))
+	must(t, w.PublishTo(ctx, v, published, "pod-0"))
+	expectStream(ctx, t, w, dir, acked)
+	expectNoSecrets(ctx, t, bed, w, argv())
+	gone(ctx, t, bed, v)
+}
+
+// rotate gives a volume other passwords, on the array and for its next stage.
+func rotate(ctx context.Context, t testing.TB, bed *testbed.Bed, v *testbed.Volume, password, passwordIn string) {
+	t.Helper()
+	path := "/app_instances/" + v.ID + "/storage_instances"
+	var all []struct {
+		Name string `json:"name"`
+	}
+	must(t, bed.Array.REST(ctx, http.MethodGet, path, nil, &all))
+	var now struct {
+		Type string `json:"type"`
+	}
+	must(t, bed.Array.REST(ctx, http.MethodPut, path+"/"+all[0].Name+"/auth", map[string]string{
+		"type": "mchap", "target_user_name": v.Secrets[chapUser], "target_pswd": password,
+		"initiator_user_name": v.Secrets[chapUserIn], "initiator_pswd": passwordIn,
+	}, &now))
+	v.Secrets = map[string]string{chapUser: v.Secrets[chapUser], chapPassword: password, chapUserIn: v.Secrets[chapUserIn], chapPasswordIn: passwordIn}
+}
+
+// losePortal takes networks away until the worker's sessions there are lost.
+func losePortal(ctx context.Context, t testing.TB, w *testbed.Worker, networks ...int) {
+	t.Helper()
+	for _, n := range networks {
+		must(t, w.SetLink(ctx, n, false))
+		t.Cleanup(func() { must(t, w.SetLink(context.WithoutCancel(ctx), n, true)) })
+	}
+	must(t, eventually(ctx, func() error {
+		_, err := w.Shell(ctx, fmt.Sprintf("[ $(grep -L LOGGED_IN /sys/class/iscsi_session/*/state | wc -l) = %d ]", len(networks)))
+		return err
+	}))
+	for _, n := range networks {
+		must(t, w.SetLink(ctx, n, true))
+	}
+}
+
+// expectSecretOfSessions asks the kernel by which passwords the sessions were made.
+func expectSecretOfSessions(ctx context.Context, t testing.TB, w *testbed.Worker, want ...string) {
+	t.Helper()
+	slices.Sort(want)
+	if got := sh(ctx, t, w.Guest, "cat /sys/class/iscsi_session/*/password | sort | paste -sd ' '"); got != strings.Join(want, " ") {
+		t.Errorf("the sessions have passwords %s, want %s", got, strings.Join(want, " "))
 	}
 }
 

@@ -130,3 +130,95 @@ func TestGrowthOfADetachedVolumeShowsAtTheNextStage(t *testing.T) {
 		})
 	}
 }
+
+// TestGrowthCutOffAnywhereIsFinishedByTheNextCall is FM 15 and 19: the plugin is
+// killed behind each step of a growth, and the caller leaves in the middle of one;
+// the repeat ends it, under a writer that notices nothing.
+func TestGrowthCutOffAnywhereIsFinishedByTheNextCall(t *testing.T) {
+	single := csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
+	for name, as := range map[string]*csi.VolumeCapability{
+		"xfs": testbed.Mount("xfs"), "ext4": testbed.Mount("ext4"), "raw": testbed.Block(single),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, bed := useBed(t)
+			fault(t, "the plugin is killed, and the caller leaves, in a growth")
+			growCutOff(ctx, t, bed, as)
+		})
+	}
+}
+
+func growCutOff(ctx context.Context, t testing.TB, bed *testbed.Bed, as *csi.VolumeCapability) {
+	t.Helper()
+	w := bed.Workers[0]
+	v, path := attached(ctx, t, bed, "cut-off", as)
+	if as.GetBlock() != nil {
+		startRawWriter(ctx, t, w, path)
+	} else {
+		startWriter(ctx, t, w, path)
+	}
+	size := int64(giB)
+	for _, step := range []string{"expand: paths grown", "expand: device grown", "expand: file system grown"} {
+		size += giB
+		growControllerSide(ctx, t, bed, v, size)
+		must(t, w.KillAt(ctx, step))
+		if expandOnce(ctx, w, v, "pod-0", size) == nil {
+			t.Errorf("the plugin was not killed at %q", step)
+		}
+		must(t, w.StartPlugin(ctx))
+		growNodeSide(ctx, t, w, v, size)
+		expectBytes(ctx, t, w, v, size)
+	}
+	size += giB
+	growControllerSide(ctx, t, bed, v, size)
+	const step = "expand: device grown"
+	release, err := w.HoldAt(ctx, step)
+	must(t, err)
+	left, leave := context.WithCancel(ctx)
+	answer := make(chan error, 1)
+	go func() { answer <- expandOnce(left, w, v, "pod-0", size) }()
+	must(t, w.AwaitHeld(ctx, step))
+	leave()
+	if <-answer == nil {
+		t.Error("a growth whose caller has left went well")
+	}
+	must(t, release(ctx))
+	must(t, eventually(ctx, func() error { return expandOnce(ctx, w, v, "pod-0", size) }))
+	expectBytes(ctx, t, w, v, size)
+	stopWriter(ctx, t, w)
+	useTheEnd(ctx, t, w, v, size)
+	gone(ctx, t, bed, v)
+}
+
+// TestGrowthThatIsTooMuchIsTriedAgainWithLess is what Kubernetes does about a
+// growth that failed: it asks for less. What the array has grown already is not
+// taken back, and the node tells what is there.
+func TestGrowthThatIsTooMuchIsTriedAgainWithLess(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "a growth fails on the array, a smaller one follows")
+	w := bed.Workers[0]
+	v, _ := attached(ctx, t, bed, "modest", testbed.Mount("xfs"))
+	_, err := bed.Controller.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{
+		VolumeId: v.ID, CapacityRange: &csi.CapacityRange{RequiredBytes: 1 << 50}, VolumeCapability: v.Capability,
+	})
+	if err == nil {
+		t.Fatal("the array grew a volume to a pebibyte")
+	}
+	growControllerSide(ctx, t, bed, v, 3*giB)
+	smaller, err := bed.Controller.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{
+		VolumeId: v.ID, CapacityRange: &csi.CapacityRange{RequiredBytes: 2 * giB}, VolumeCapability: v.Capability,
+	})
+	must(t, err)
+	if got := smaller.GetCapacityBytes(); got != 3*giB {
+		t.Errorf("the array answers %d bytes to a smaller request, and has 3 GiB", got)
+	}
+	res, err := w.NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{
+		VolumeId: v.ID, VolumePath: testbed.TargetPath(v, "pod-0"), StagingTargetPath: testbed.StagingPath(v),
+		CapacityRange: &csi.CapacityRange{RequiredBytes: 2 * giB}, VolumeCapability: v.Capability,
+	})
+	must(t, err)
+	if got := res.GetCapacityBytes(); got != 3*giB {
+		t.Errorf("the node answers %d bytes to a smaller request, and has 3 GiB", got)
+	}
+	expectBytes(ctx, t, w, v, 3*giB)
+	gone(ctx, t, bed, v)
+}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
@@ -34,7 +35,9 @@ func TestSinglePath(t *testing.T) {
 		{"a lost worker is fenced", singlePathFence},
 		{"a writer outlives a portal that comes back", singlePathOutage},
 		{"a dead portal is an error in time", singlePathDeadPortal},
-		{"no link that udev makes is needed", singlePathWithoutUdev}, // FM 30
+		{"a volume grows, cut off anywhere", singlePathGrowth},        // FM 15
+		{"a raw volume grows, cut off anywhere", singlePathRawGrowth}, // FM 15
+		{"no link that udev makes is needed", singlePathWithoutUdev},  // FM 30
 	}
 	for name, run := range diskFailures() { // FM 1
 		promises = append(promises, promise{name, run})
@@ -173,4 +176,12 @@ func singlePathWithoutUdev(ctx context.Context, t *testing.T, bed *testbed.Bed) 
 	v, dir := attached(ctx, t, bed, "no-udev", testbed.Mount("xfs"))
 	write(ctx, t, w, dir+"/data", 64)
 	gone(ctx, t, bed, v)
+}
+
+func singlePathGrowth(ctx context.Context, t *testing.T, bed *testbed.Bed) {
+	growCutOff(ctx, t, bed, testbed.Mount("xfs"))
+}
+
+func singlePathRawGrowth(ctx context.Context, t *testing.T, bed *testbed.Bed) {
+	growCutOff(ctx, t, bed, testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
 }

@@ -38,6 +38,7 @@ type Disk struct {
 	damaged   bool                    // the kernel refuses to mount what is on it
 	mendable  bool                    // and e2fsck -p can repair it
 	sessions  map[netip.AddrPort]bool // by portal: whether it works
+	outdated  map[netip.AddrPort]bool // sessions whose secrets have changed
 	refused   bool                    // the array does not admit the machine
 	deleted   bool                    // the array has it no more
 	bare      bool                    // its map has no path left
@@ -73,7 +74,7 @@ func (d *Disk) resize(bytes int64) error {
 }
 
 func (d *Disk) detach() {
-	d.number, d.path, d.visible, d.shutDown, d.readOnly, d.bare, d.sessions = node.Number{}, "", 0, false, false, false, nil
+	d.number, d.path, d.visible, d.shutDown, d.readOnly, d.bare, d.sessions, d.outdated = node.Number{}, "", 0, false, false, false, nil, nil
 }
 
 func (d *Disk) device() iscsi.Device {

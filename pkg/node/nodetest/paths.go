@@ -30,8 +30,8 @@ func (h *Host) Restore(portal netip.AddrPort) {
 // the machine.
 func (h *Host) settle() {
 	for _, d := range h.disks {
-		for p := range d.sessions {
-			d.sessions[p] = !h.silent[p] && !d.refused
+		for p, works := range d.sessions {
+			d.sessions[p] = !h.silent[p] && !d.refused && (works || !d.outdated[p])
 		}
 	}
 }
@@ -51,6 +51,17 @@ func (d *Disk) Delete() {
 	defer d.host.mu.Unlock()
 	d.refused, d.deleted = true, true
 	d.host.settle()
+}
+
+// Rotate changes the secrets of the target, and those of the node records: sessions
+// that work go on, and iscsid cannot bring them back once they do not.
+func (d *Disk) Rotate() {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.outdated = map[netip.AddrPort]bool{}
+	for p := range d.sessions {
+		d.outdated[p] = true
+	}
 }
 
 // EndSession takes a session away, as an administrator may.
@@ -105,7 +116,7 @@ func (h *Host) Inspect(_ context.Context, t iscsi.Target) (iscsi.Shape, error) {
 		if works, there := d.sessions[portal]; works {
 			path = iscsi.PathCondition{Portal: portal, Session: "LOGGED_IN", Disk: d.path, InMap: true, State: "running"}
 		} else if there {
-			path.Session = "FAILED"
+			path.Session, path.Outdated = "FAILED", d.outdated[portal]
 		}
 		s.Paths = append(s.Paths, path)
 	}
@@ -130,6 +141,13 @@ func (h *Host) Heal(_ context.Context, t iscsi.Target, portals []netip.AddrPort)
 	d := h.disks[lun{t.IQN, t.LUN}]
 	if d == nil || d.number == (node.Number{}) {
 		return done, nil
+	}
+	for p, works := range d.sessions {
+		if !works && d.outdated[p] && !h.silent[p] && len(d.sessions) > 1 {
+			h.done("renew " + t.IQN + " " + p.String())
+			delete(d.outdated, p)
+			d.sessions[p] = !d.refused
+		}
 	}
 	for _, p := range portals {
 		if _, there := d.sessions[p]; there {

@@ -1,0 +1,151 @@
+package iscsi
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// When a secret changes while its LUN is in use, the sessions there are go on, and
+// the next login must be with the new one. Logins by iscsiadm are: they go by the
+// node record. But iscsid brings a lost session back with the secrets of its first
+// login, which it keeps in memory (measured with 2.1.8): the target refuses that
+// again and again, for ever. Such a session is made anew.
+
+// renew writes secrets that have changed into the node records of the target. It
+// touches no session.
+func (l login) renew() error {
+	if l.auth == nil {
+		return nil // as the records have it
+	}
+	all, err := l.admin.records.list(l.target.IQN)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if now := r.auth(); !r.sound(l.target.IQN) || now != nil && *now == *l.auth {
+			continue
+		}
+		if err := r.replace(r.with(l.secrets())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// outdated says that a session is down and that iscsid would log it in with other
+// secrets than those of its node record. No record and no secrets that the kernel
+// would tell are no evidence of that.
+func (s session) outdated(all []record) bool {
+	n := slices.IndexFunc(all, func(r record) bool { return r.sound(s.iqn) && r.portal == s.portal })
+	if n < 0 || s.live() {
+		return false
+	}
+	wanted := all[n].auth()
+	if wanted == nil {
+		return false
+	}
+	has, err := s.auth()
+	return err == nil && has != *wanted
+}
+
+// recordsOfLost are the node records that outdated goes by; none when no session is
+// down, or when they cannot be read.
+func (i *Initiator) recordsOfLost(t Target, sessions []session) []record {
+	if !slices.ContainsFunc(sessions, func(s session) bool { return !s.live() }) {
+		return nil
+	}
+	all, err := i.admin.records.list(t.IQN)
+	if err != nil {
+		return nil
+	}
+	return all
+}
+
+// auth reads the secrets that iscsid gave the kernel with the session.
+func (s session) auth() (CHAP, error) {
+	const none = "(null)"
+	var c CHAP
+	for name, to := range map[string]*string{"username": &c.User, "password": &c.Password, "username_in": &c.UserIn, "password_in": &c.PasswordIn} {
+		v, err := attribute(s.class, name)
+		if err != nil {
+			return CHAP{}, err
+		}
+		*to = strings.TrimPrefix(v, none)
+	}
+	return c, nil
+}
+
+// supersede makes outdated sessions anew, one after the other, so that the map
+// always keeps a path. It is the one time that a session ends whose disk has a
+// holder: it was found that it cannot come back by itself.
+func (i *Initiator) supersede(ctx context.Context, t Target, outdated []netip.AddrPort, done *Mended) error {
+	for _, portal := range outdated {
+		lost, err := i.cannotReturn(ctx, t, portal)
+		if err != nil || lost == nil {
+			return err
+		}
+		if err = i.clear(ctx, lost.session, lost.disks); err != nil {
+			return fmt.Errorf("end %s, whose secrets are out of date: %w", lost.session, err)
+		}
+		i.rejoin(ctx, t, []netip.AddrPort{portal}, done)
+		if err = together(i.show(ctx, t, done), i.combine(ctx, t, done)); err != nil || done.Failed[portal] != nil {
+			return err // the next one may be the last path
+		}
+	}
+	return nil
+}
+
+// cannotReturn finds the session to a portal when it is outdated, does not come
+// back although the portal would let this host log in, so that the secrets are all
+// that is wrong, and nothing but a map with other paths needs its disks.
+func (i *Initiator) cannotReturn(ctx context.Context, t Target, portal netip.AddrPort) (*vacant, error) {
+	all, err := i.admin.records.list(t.IQN)
+	if err != nil {
+		return nil, err
+	}
+	s, found, err := (login{Initiator: i, target: t}).sessionTo(portal)
+	if err != nil || !found || !s.outdated(all) {
+		return nil, err
+	}
+	name, err := i.Name()
+	if err != nil {
+		return nil, err
+	}
+	if askPortal(ctx, portal, name, t.IQN) != Admitted || i.awaitLive(ctx, s) == nil || ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	disks, err := i.sysfs.disks(s)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range disks {
+		if spare, err := i.spare(d, disks); err != nil || !spare {
+			return nil, err
+		}
+	}
+	return &vacant{session: s, disks: disks}, nil
+}
+
+// spare says that a disk can go: it is unused, or one of several paths of a map
+// and nothing else.
+func (i *Initiator) spare(d disk, leaving []disk) (bool, error) {
+	mounts, err := i.mounts()
+	if err != nil {
+		return false, err
+	}
+	m, mapped, err := i.sysfs.mapOf(d)
+	if err != nil {
+		return false, err
+	}
+	users, err := usersAmong(mounts, d.blockDevice(), m.name)
+	if err != nil || len(users) > 0 {
+		return false, err
+	}
+	stays := func(slave string) bool {
+		return !slices.ContainsFunc(leaving, func(l disk) bool { return l.name == slave })
+	}
+	return !mapped || slices.ContainsFunc(m.slaves, stays), nil
+}
