@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -13,7 +12,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 )
@@ -23,27 +21,14 @@ func attached(ctx context.Context, t testing.TB, bed *testbed.Bed, name string, 
 	t.Helper()
 	v, err := bed.Create(ctx, name, giB, nil, as)
 	must(t, err)
-	must(t, unlessBusy(ctx, func() error { return bed.Attach(ctx, v, bed.Workers[0], "pod-0") }))
+	must(t, bed.Attach(ctx, v, bed.Workers[0], "pod-0"))
 	return v, testbed.TargetPath(v, "pod-0")
-}
-
-// unlessBusy repeats a call, as kubelet does, while another has the volume:
-// Reconcile, for a moment, is one.
-func unlessBusy(ctx context.Context, call func() error) error {
-	var end error
-	err := eventually(ctx, func() error {
-		if end = call(); status.Code(end) == codes.Aborted {
-			return end
-		}
-		return nil
-	})
-	return errors.Join(err, end)
 }
 
 // gone detaches and deletes a volume that attached has made.
 func gone(ctx context.Context, t testing.TB, bed *testbed.Bed, v *testbed.Volume) {
 	t.Helper()
-	must(t, unlessBusy(ctx, func() error { return bed.Detach(ctx, v, bed.Workers[0], "pod-0") }))
+	must(t, bed.Detach(ctx, v, bed.Workers[0], "pod-0"))
 	must(t, bed.Delete(ctx, v))
 }
 

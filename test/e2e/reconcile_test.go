@@ -52,14 +52,14 @@ func staged(ctx context.Context, t testing.TB, bed *testbed.Bed, name string, as
 	must(t, err)
 	published, err := bed.Publish(ctx, v, bed.Workers[0])
 	must(t, err)
-	must(t, unlessBusy(ctx, func() error { return bed.Workers[0].Stage(ctx, v, published) }))
+	must(t, bed.Workers[0].Stage(ctx, v, published))
 	return v
 }
 
 // unstaged undoes staged.
 func unstaged(ctx context.Context, t testing.TB, bed *testbed.Bed, v *testbed.Volume) {
 	t.Helper()
-	must(t, unlessBusy(ctx, func() error { return bed.Workers[0].Unstage(ctx, v) }))
+	must(t, bed.Workers[0].Unstage(ctx, v))
 	must(t, bed.Unpublish(ctx, v, bed.Workers[0]))
 	must(t, bed.Delete(ctx, v))
 }
@@ -194,7 +194,7 @@ func TestForgottenVolumeIsUnstagedOnceTheArrayRefuses(t *testing.T) {
 		if logged(ctx, t, w, "ForgottenVolume", v.ID, `outcome="done"`) != "1" {
 			t.Errorf("the log does not tell once that %s was taken down", v.ID)
 		}
-		must(t, unlessBusy(ctx, func() error { return w.Unstage(ctx, v) })) // kubelet remembers after all
+		must(t, w.Unstage(ctx, v)) // kubelet remembers after all
 		must(t, bed.Delete(ctx, v))
 	}
 	writer.stopUnharmed(ctx, t)

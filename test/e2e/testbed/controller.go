@@ -12,7 +12,9 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 )
 
 // Controller is `datera-csi controller` beside the guests, and the client of its services.
@@ -75,6 +77,7 @@ func (c *Controller) stop() error {
 func connect(dial func(context.Context) (net.Conn, error)) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///csi",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUnaryInterceptor(unlessBusy),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
 }
 
@@ -92,4 +95,21 @@ func probe(ctx context.Context, who string, c csi.IdentityClient) error {
 		}
 		return nil
 	})
+}
+
+// unlessBusy repeats a call, as kubelet and the sidecars do, while another has the volume: Reconcile, for a
+// moment, is one.
+func unlessBusy(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	const patience = 90 * time.Second
+	for began := time.Now(); ; {
+		err := call(ctx, method, req, reply, conn, opts...)
+		if status.Code(err) != codes.Aborted || time.Since(began) > patience {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
 }
