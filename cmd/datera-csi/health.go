@@ -11,8 +11,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// probeTimeout bounds one answer of the health server. It is below the 30 s that the manifests' probes wait, and
-// not by much: a busy node is slow, and a restart of its plugin would not make it faster.
+// probeTimeout bounds one answer of the health server. The manifests' probes of the node's liveness wait a little
+// longer, 30 s: a busy node is slow, and a restart of its plugin would not make it faster.
 const probeTimeout = 25 * time.Second
 
 // health answers the kubelet's probes over HTTP, which costs a node nothing, where starting a program in the
