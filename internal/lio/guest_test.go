@@ -232,9 +232,7 @@ func TestGuestSeesGrowthAfterRescan(t *testing.T) {
 	if err := g.Apply(t.Context(), want); !errors.Is(err, lio.ErrInUse) {
 		t.Errorf("shrinking: got %v", err)
 	}
-	if failed := r.failed.Load(); failed > 0 {
-		t.Errorf("%d reads failed meanwhile", failed)
-	}
+	r.unharmed(t)
 }
 
 // A new process finds the targets of the old one, and their sessions go on.
@@ -267,9 +265,7 @@ func TestGuestOrphansAreAdoptedOrRemoved(t *testing.T) {
 	}
 	before := r.right.Load()
 	g.until("the disk to be read", func() bool { return r.right.Load() > before+10 })
-	if failed := r.failed.Load(); failed > 0 {
-		t.Errorf("%d reads failed meanwhile", failed)
-	}
+	r.unharmed(t)
 }
 
 // Remove with sessions and I/O under way.

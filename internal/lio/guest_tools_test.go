@@ -194,7 +194,9 @@ func (g *guest) disks(n int) []string {
 			disks, err := filepath.Glob(filepath.Join(filepath.Dir(f), "device/target*/*/block/*"))
 			must(g.t, err)
 			for _, d := range disks {
-				if _, err := os.Stat("/dev/" + filepath.Base(d)); err == nil {
+				// The name is in /dev a moment before the kernel lets anybody open it.
+				if f, err := os.Open("/dev/" + filepath.Base(d)); err == nil {
+					must(g.t, f.Close())
 					found = append(found, filepath.Base(d))
 				}
 			}
@@ -265,7 +267,18 @@ func directAt(disk string, flags int, b []byte, at int64) error {
 }
 
 // reader reads the head of a disk over and over until the test ends.
-type reader struct{ right, wrong, failed atomic.Int64 }
+type reader struct {
+	right, wrong, failed atomic.Int64
+	why                  atomic.Value // of the last that failed
+}
+
+// unharmed is for a reader that must not have noticed anything.
+func (r *reader) unharmed(t *testing.T) {
+	t.Helper()
+	if failed := r.failed.Load(); failed > 0 {
+		t.Errorf("%d reads failed meanwhile, the last one: %v", failed, r.why.Load())
+	}
+}
 
 func (g *guest) reader(disk string, want byte) *reader {
 	g.t.Helper()
@@ -274,6 +287,7 @@ func (g *guest) reader(disk string, want byte) *reader {
 	g.forever(func() {
 		switch err := direct(disk, os.O_RDONLY, b); {
 		case err != nil:
+			r.why.Store(err.Error())
 			r.failed.Add(1)
 			time.Sleep(time.Millisecond)
 		case bytes.Equal(b, whole):

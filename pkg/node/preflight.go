@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,7 +77,9 @@ func inspectRecordDir(dir string) iscsi.Finding {
 		err = writeSynced(probe, nil)
 	}
 	if err == nil {
-		err = os.Remove(probe)
+		if err = os.Remove(probe); errors.Is(err, fs.ErrNotExist) {
+			err = nil // an inspection beside this one removed it
+		}
 	}
 	if err != nil {
 		return iscsi.Finding{Severity: iscsi.Unfit, Check: check, What: err.Error(), Remedy: "mount a writable directory of the host there, or choose another by --record-dir"}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,6 +65,25 @@ func TestInspectTellsWhatTheNodeServiceLacks(t *testing.T) {
 		if diff := cmp.Diff(c.want, inspect(c.has, c.filesystems)); diff != "" {
 			t.Errorf("without %s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// Kubelet asks for NodeGetInfo while the plugin inspects its host at the start.
+func TestInspectionsDoNotDisturbEachOther(t *testing.T) {
+	dir, all := t.TempDir(), toolbox{"blkid": true, "mkfs.xfs": true, "mke2fs": true}
+	var inspections sync.WaitGroup
+	for range 50 {
+		inspections.Go(func() {
+			for _, f := range node.Inspect(t.Context(), node.Inspection{Tools: all, Host: all, FileSystems: "/proc/filesystems", RecordDir: dir, Now: time.Now()}) {
+				if f.Check == "record directory" && f.Severity == iscsi.Unfit {
+					t.Errorf("%s: %s", f.Check, f.What)
+				}
+			}
+		})
+	}
+	inspections.Wait()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
 	}
 }
 

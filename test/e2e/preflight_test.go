@@ -88,7 +88,7 @@ func TestMultipathdThatWasNotToldOfItsNewSettingsIsFoundOut(t *testing.T) {
 	ctx, bed := useBed(t)
 	fault(t, "multipath.conf is edited, and multipathd not told")
 	w := bed.Workers[0]
-	const conf = "/etc/multipath/conf.d/datera.conf"
+	const conf = testbed.MultipathConf
 	t.Cleanup(func() {
 		sh(context.WithoutCancel(ctx), t, w.Guest, "sed -i 's/no_path_retry queue/no_path_retry 12/' "+conf+"; multipathd reconfigure")
 	})

@@ -39,7 +39,12 @@ func impatient(ctx context.Context, t testing.TB, w *testbed.Worker) {
 func queueing(ctx context.Context, t testing.TB, w *testbed.Worker) {
 	t.Helper()
 	set := func(ctx context.Context, from, to string) {
-		sh(ctx, t, w.Guest, "sed -i 's/no_path_retry "+from+"/no_path_retry "+to+"/' /etc/multipath.conf; for i in $(seq 50); do multipathd reconfigure >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1")
+		sh(ctx, t, w.Guest, fmt.Sprintf(`sed -i 's/no_path_retry %s/no_path_retry %[2]s/' %[3]s
+for i in $(seq 100); do
+	multipathd reconfigure >/dev/null 2>&1 || true
+	multipathd show config local | grep -q 'no_path_retry "\?%[2]s' && exit 0
+	sleep 0.2
+done; exit 1`, from, to, testbed.MultipathConf))
 	}
 	set(ctx, "12", "queue")
 	t.Cleanup(func() { set(context.WithoutCancel(ctx), "queue", "12") })

@@ -22,6 +22,8 @@ const (
 	nodeSocket = "/run/datera-csi/csi.sock"
 	Records    = "/var/lib/datera-csi"
 	NodeLog    = "/var/log/datera-csi.log"
+
+	MultipathConf = "/etc/multipath/conf.d/datera.conf" // the drop-in as it is shipped
 )
 
 // labMultipath is all that a laboratory wants besides what is shipped: maps over
@@ -43,7 +45,7 @@ func MultipathFiles() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]string{"/etc/multipath.conf": labMultipath, "/etc/multipath/conf.d/datera.conf": string(shipped)}, nil
+	return map[string]string{"/etc/multipath.conf": labMultipath, MultipathConf: string(shipped)}, nil
 }
 
 func workerSpec(number int) vm.Spec {
