@@ -23,15 +23,17 @@ type Refusal struct {
 // Final says that the target does not admit this host: a portal says so and none
 // says otherwise. Silence is no evidence either way.
 func (r Refusal) Final() bool {
-	return len(r.Refused) > 0 && !slices.ContainsFunc(mapValues(r.Others), func(s string) bool { return s == Admitted })
+	return len(r.Refused) > 0 && !r.Admits()
 }
+
+// Admits says that a portal would let this host in.
+func (r Refusal) Admits() bool { return slices.Contains(mapValues(r.Others), Admitted) }
 
 // Gone says that a portal answers that it does not serve the target, and none that
 // it would let this host in. By itself it is no refusal: an array that starts or
 // takes a volume offline says so too. After a refusal it is what a deletion looks like.
 func (r Refusal) Gone() bool {
-	said := mapValues(r.Others)
-	return slices.Contains(said, noTarget) && !slices.Contains(said, Admitted)
+	return slices.Contains(mapValues(r.Others), noTarget) && !r.Admits()
 }
 
 func mapValues(m map[netip.AddrPort]string) []string {

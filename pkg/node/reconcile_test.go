@@ -188,11 +188,12 @@ func TestADeadNodeComesBackAndKeepsNothing(t *testing.T) {
 	file, block := mountCap("xfs", csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER), blockCap(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
 	for name, c := range map[string]struct {
 		cap  *csi.VolumeCapability
-		lose func(v *volume)
+		lose func(w *wheel, v *volume)
 	}{
-		"file system": {file, func(v *volume) { v.disk().Admit(false) }},
-		"block":       {block, func(v *volume) { v.disk().Admit(false) }},
-		"deleted":     {file, func(v *volume) { v.disk().Delete() }},
+		"file system":              {file, func(_ *wheel, v *volume) { v.disk().Admit(false) }},
+		"block":                    {block, func(_ *wheel, v *volume) { v.disk().Admit(false) }},
+		"deleted":                  {file, func(_ *wheel, v *volume) { v.disk().Delete() }},
+		"deleted with its portals": {file, func(w *wheel, v *volume) { w.Cut(v.target.Portals[0]); w.Cut(v.target.Portals[1]) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWheel(t)
@@ -202,12 +203,35 @@ func TestADeadNodeComesBackAndKeepsNothing(t *testing.T) {
 			w.Reboot()
 			w.restart(w.clocked)
 			expect(t, w.reconcile(node.ReconcileRepair, time.Hour), node.ReasonForgotten, "", 0) // it is admitted
-			c.lose(v)
+			c.lose(w, v)
 			expect(t, w.reconcile(node.ReconcileRepair, 0), node.ReasonForgotten, node.Waits, 1)
 			expect(t, w.reconcile(node.ReconcileRepair, 16*time.Minute), node.ReasonForgotten, node.Done, 1)
 			w.nothingLeft()
 		})
 	}
+}
+
+// FM 11, 25: the node lost its power in the middle of a mkfs. What it knows of that
+// outlives any silence, and the mkfs is done again when the volume is staged.
+func TestSilenceForgetsNoUnfinishedFormat(t *testing.T) {
+	w := newWheel(t)
+	v := w.volume("a")
+	w.Fail("mkfs write", errDevice)
+	if err := v.stage(); err == nil {
+		t.Fatal("staged although mkfs fails")
+	}
+	w.Reboot()
+	w.restart(w.clocked)
+	for _, portal := range v.target.Portals {
+		w.Cut(portal)
+	}
+	for range 3 {
+		expect(t, w.reconcile(node.ReconcileRepair, time.Hour), node.ReasonForgotten, "", 0)
+	}
+	for _, portal := range v.target.Portals {
+		w.Restore(portal)
+	}
+	ok(t, v.stage())
 }
 
 // Take-downs come one a pass.

@@ -185,13 +185,24 @@ func (p *pass) forgotten(ctx context.Context, op *operation, rec *record, s iscs
 		return false, "", err
 	}
 	what := "forgotten " + rec.Volume + " " + rec.Target.Serial
-	deleted := refusal.Gone() && (p.begun(what) || !s.Attached()) // after it was refused, or with nothing to lose
-	if !refusal.Final() && !deleted {
+	evident := refusal.Final() || refusal.Gone() && p.begun(what) || nothingToLose(rec, s, refusal)
+	if !evident {
 		return false, fmt.Sprintf("nobody uses it, but nothing says that this node is not admitted: %v", refusal.Others), nil
 	}
 	f := p.about(rec, ReasonForgotten, "", fmt.Sprintf("no session works; not admitted, says %v, others %v; not mounted but on its staging path; no device is built on it", refusal.Refused, refusal.Others))
+	if !s.Attached() {
+		f.Evidence += "; nothing of it is attached"
+	}
 	p.takeDownOnce(f, what, func() error { return p.abandon(ctx, op, rec) })
 	return true, "", nil
+}
+
+// nothingToLose says that only a record and node records would go, which the next
+// stage writes anew. Then silence is enough: the portals of a volume that was deleted
+// may have gone with it. A record that knows of a mkfs which has not ended is worth
+// more: without it, nobody could tell the half of a file system from data.
+func nothingToLose(rec *record, s iscsi.Shape, r iscsi.Refusal) bool {
+	return !s.Attached() && !r.Admits() && (rec.Format.State != formatStarted || r.Gone())
 }
 
 // usedFor says what a volume is in use for, other than being staged; "" is nothing.
