@@ -49,6 +49,22 @@ func (c *Cluster) MakeApp(ctx context.Context, app string, sizeGiB int) error {
 	}, &made)
 }
 
+// Admit makes an initiator known to the array and puts it into the access list of an app instance's volume, as an
+// administrator does, or a driver whose nodes do it.
+func (c *Cluster) Admit(ctx context.Context, app, initiator, host string) error {
+	var done struct{}
+	if err := c.Array.REST(ctx, http.MethodGet, "/initiators/"+initiator, nil, &done); err != nil {
+		if err = c.Array.REST(ctx, http.MethodPost, "/initiators", map[string]string{"id": initiator, "name": host}, &done); err != nil {
+			return err
+		}
+	}
+	if err := c.Array.REST(ctx, http.MethodPut, "/app_instances/"+app+"/storage_instances/storage-1/acl_policy/initiators",
+		map[string]string{"path": "/initiators/" + initiator, "op": "add"}, &done); err != nil {
+		return err
+	}
+	return c.Array.REST(ctx, http.MethodPut, "/app_instances/"+app, map[string]any{"admin_state": "online"}, &done)
+}
+
 // DeleteApp deletes an app instance.
 func (c *Cluster) DeleteApp(ctx context.Context, app string) error {
 	var gone struct{}

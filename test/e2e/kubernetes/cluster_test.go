@@ -22,8 +22,11 @@ import (
 	"github.com/datera-csi/datera-csi/test/e2e/vm/vmtest"
 )
 
-// patient is for one test; guests are slow under emulation.
-const patient = 8 * time.Minute
+// patient is for one test; guests are slow under emulation. Tests of many pods have more.
+const (
+	patient     = 8 * time.Minute
+	morePatient = 25 * time.Minute
+)
 
 func TestMain(m *testing.M) { vmtest.Main(m, shared.end) }
 
@@ -95,6 +98,11 @@ type room struct {
 // may be left of its volumes.
 func useCluster(t *testing.T) *room {
 	t.Helper()
+	return useClusterFor(t, patient)
+}
+
+func useClusterFor(t *testing.T, limit time.Duration) *room {
+	t.Helper()
 	vmtest.Require(t)
 	if err := shared.start(context.WithoutCancel(t.Context())); err != nil {
 		if shared.cluster != nil {
@@ -102,7 +110,7 @@ func useCluster(t *testing.T) *room {
 		}
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	name := strings.ToLower(regexp.MustCompile(`([a-z])([A-Z])`).ReplaceAllString(strings.TrimPrefix(t.Name(), "Test"), "$1-$2"))
 	r := &room{T: t, Cluster: shared.cluster, ctx: ctx, namespace: tailOf(name, 50)}
 	t.Cleanup(func() {
@@ -120,9 +128,9 @@ func tailOf(s string, size int) string { return strings.Trim(s[max(0, len(s)-siz
 
 // leave deletes the namespace and waits until its volumes are gone.
 func (r *room) leave() {
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute) // the test's own has ended
+	ctx, cancel := context.WithTimeout(context.Background(), patient) // the test's own has ended
 	defer cancel()
-	if _, err := r.Kubectl(ctx, "delete", "namespace", r.namespace, "--timeout=3m"); err != nil {
+	if _, err := r.Kubectl(ctx, "delete", "namespace", r.namespace, "--timeout=6m"); err != nil {
 		r.Error(err)
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -62,10 +63,12 @@ func (c *Cluster) AwaitReady(ctx context.Context) error {
 			return err
 		}
 	}
+	const daemons, replicas = "{.status.desiredNumberScheduled} {.status.updatedNumberScheduled} {.status.numberReady}",
+		"{.spec.replicas} {.status.updatedReplicas} {.status.readyReplicas} {.status.replicas}"
 	for _, wait := range [][]string{
-		{"daemonset/datera-csi-node", Namespace, "{.status.desiredNumberScheduled} {.status.numberReady}"},
-		{"deployment/datera-csi-controller", Namespace, "{.spec.replicas} {.status.readyReplicas}"},
-		{"deployment/snapshot-controller", "kube-system", "{.spec.replicas} {.status.readyReplicas}"},
+		{"daemonset/datera-csi-node", Namespace, daemons},
+		{"deployment/datera-csi-controller", Namespace, replicas},
+		{"deployment/snapshot-controller", "kube-system", replicas},
 	} {
 		if err := c.awaitAll(ctx, wait[0], wait[1], wait[2]); err != nil {
 			return err
@@ -75,16 +78,20 @@ func (c *Cluster) AwaitReady(ctx context.Context) error {
 	return nil
 }
 
-// awaitAll waits until all pods of a workload are ready. "kubectl wait" for a Deployment's condition Available is
-// content with one less, and "rollout status" gives up after ten minutes.
+// awaitAll waits until all pods of a workload are ready and of its newest template, and no others are left: until
+// all counts are the same. "kubectl wait" for a Deployment's condition Available is content with one less, and
+// "rollout status" gives up after ten minutes.
 func (c *Cluster) awaitAll(ctx context.Context, workload, namespace, counts string) error {
+	const generations = " {.metadata.generation} {.status.observedGeneration}"
 	return Eventually(ctx, workload+" to be ready", 2*slow, func() error {
-		out, err := c.Field(ctx, counts, workload, "--namespace="+namespace)
+		out, err := c.Field(ctx, counts+generations, workload, "--namespace="+namespace)
 		if err != nil {
 			return err
 		}
-		if n := strings.Fields(out); len(n) != 2 || n[0] != n[1] {
-			return fmt.Errorf("pods wanted and ready: %q", out)
+		n := strings.Fields(out)
+		pods, seen := n[:max(0, len(n)-2)], n[max(0, len(n)-2):]
+		if len(n) != strings.Count(counts, "{")+2 || len(slices.Compact(pods)) > 1 || len(slices.Compact(seen)) > 1 {
+			return fmt.Errorf("%s and the two generations are %q", counts, out)
 		}
 		return nil
 	})

@@ -44,6 +44,27 @@ func (c *Cluster) Exec(ctx context.Context, pod, script string) (string, error) 
 	return strings.TrimSpace(out), err
 }
 
+// Shell runs a script as an administrator types it: in a directory, with kubectl at hand and a namespace to work in.
+func (c *Cluster) Shell(ctx context.Context, dir, namespace, script string) (string, error) {
+	config := c.plane.file("kubeconfig-of-" + namespace)
+	plain, err := os.ReadFile(c.Kubeconfig())
+	if err == nil {
+		err = os.WriteFile(config, plain, 0o600)
+	}
+	if err != nil {
+		return "", err
+	}
+	var output bytes.Buffer
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", "kubectl config set-context --current --namespace="+namespace+" >/dev/null\n"+script)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &output, &output
+	cmd.Env = append(os.Environ(), "HOME="+c.plane.dir, "KUBECONFIG="+config, "PATH="+c.parts.Programs+":"+os.Getenv("PATH"))
+	if err := c.VM.Net.Start(cmd); err != nil {
+		return "", err
+	}
+	err = cmd.Wait()
+	return output.String(), err
+}
+
 // Kubeconfig is for kubectl in the lab's network, see Enter.
 func (c *Cluster) Kubeconfig() string { return c.plane.kubeconfig("admin") }
 

@@ -24,7 +24,7 @@ func pets(name string, replicas int) string {
 // A StatefulSet goes from nothing to many replicas and back, and nothing is left. What of a pod's way to
 // ready is spent in the driver is printed beside the whole of it.
 func TestScaleUpAndBackLeavesNothing(t *testing.T) {
-	r := useCluster(t)
+	r := useClusterFor(t, morePatient)
 	replicas := scaleTo
 	before, err := r.Spent(r.ctx)
 	if err != nil {
@@ -44,13 +44,16 @@ func TestScaleUpAndBackLeavesNothing(t *testing.T) {
 	}
 	began = time.Now()
 	r.kubectl("scale", "statefulset", "pets", "--replicas=0")
-	r.eventually("the array to be empty", func() error {
+	err = kubernetes.Eventually(r.ctx, "the array to be empty", morePatient, func() error {
 		apps, err := r.Array.AppInstances(r.ctx)
 		if err == nil && len(apps) > 0 {
 			err = fmt.Errorf("it still has %d app instances", len(apps))
 		}
 		return err
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Logf("%d to 0 in %.0f s", replicas, time.Since(began).Seconds())
 }
 
@@ -59,7 +62,7 @@ const scaleTo = 50
 
 func (r *room) awaitReplicas(set string, replicas int) {
 	r.Helper()
-	r.kubectl("rollout", "status", "statefulset/"+set, "--timeout=8m")
+	r.kubectl("rollout", "status", "statefulset/"+set, "--timeout=20m")
 	if got := r.field("{.status.readyReplicas}", "statefulset", set); got != fmt.Sprint(replicas) {
 		r.Errorf("%s has %s replicas ready, want %d", set, got, replicas)
 	}
@@ -107,7 +110,7 @@ func (r *room) report(replicas int, wall time.Duration, before, after kubernetes
 // The leading controller is killed amid a scale-up: the other one takes over, every replica gets its volume,
 // and none is made twice.
 func TestControllerLeaderIsKilledAmidAScaleUp(t *testing.T) {
-	r := useCluster(t)
+	r := useClusterFor(t, morePatient)
 	const replicas = 20
 	scale := func(replicas string) {
 		r.kubectl("scale", "deployment/datera-csi-controller", "--namespace="+kubernetes.Namespace, "--replicas="+replicas)

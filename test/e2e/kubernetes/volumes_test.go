@@ -26,7 +26,7 @@ func (r *room) expectRows(pod, want string) {
 // gib is the size of the file system at /data of a pod.
 func (r *room) gib(pod string) string {
 	r.Helper()
-	return r.exec(pod, "df -k /data | awk 'END {printf \"%.0f\", $2/1048576}'")
+	return r.exec(pod, "df -Pk /data | awk 'END {printf \"%.0f\", $2/1048576}'")
 }
 
 func snapshot(name, claim string) string {

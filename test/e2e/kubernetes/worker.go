@@ -80,7 +80,7 @@ mount -o ro /dev/disk/by-id/virtio-programs /programs
 mount /dev/disk/by-id/virtio-node /node
 mount --bind /node/kubelet /var/lib/kubelet
 mount --bind /node/containerd /var/lib/containerd
-modprobe -a iscsi_tcp sg dm_multipath overlay veth bridge
+modprobe -a iscsi_tcp sg dm_multipath overlay veth bridge loop
 multipathd
 iscsid
 # Memory is cheaper than the processor of an emulated machine, where a switch between programs empties the

@@ -1,0 +1,167 @@
+//go:build e2e
+
+package kubernetes_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
+	"github.com/datera-csi/datera-csi/test/e2e/testbed"
+)
+
+// documents in the order in which they are followed.
+var documents = []string{"install.md", "configure.md", "operate.md", "troubleshoot.md", "upgrade-from-vendor.md"}
+
+// notRun are the beginnings of commands that the test leaves out, and why.
+var notRun = map[string]string{
+	"kubectl apply -k deploy/kubernetes/base":  "the laboratory has deployed the same with its own images, and would lose them",
+	"kubectl delete -k deploy/kubernetes/base": "the next test needs the driver",
+	"kubectl delete csidriver":                 "TestVolumesOfTheVendorsDriverAreTakenOver does it",
+	"kubectl -n datera-csi create secret generic datera-csi-backend-default \\\n  --from-literal": "the laboratory has made it; the one of operate.md, which replaces it, is run",
+}
+
+// commandsOf are the commands with kubectl of a document: those of its code blocks, whole, and those in its lines.
+func commandsOf(markdown string) []string {
+	var all []string
+	inBlock, open := false, ""
+	for line := range strings.Lines(markdown) {
+		line = strings.TrimRight(line, "\n")
+		switch text := strings.TrimSpace(line); {
+		case strings.HasPrefix(text, "```"):
+			inBlock = !inBlock
+		case open != "":
+			open += "\n  " + text
+			if !strings.HasSuffix(text, "\\") {
+				all, open = append(all, open), ""
+			}
+		case inBlock && strings.HasPrefix(text, "kubectl") && strings.HasSuffix(text, "\\"):
+			open = text
+		case inBlock && strings.HasPrefix(text, "kubectl"):
+			all = append(all, text)
+		case !inBlock:
+			for _, code := range regexp.MustCompile("`kubectl [^`]+`").FindAllString(text, -1) {
+				all = append(all, strings.Trim(code, "`"))
+			}
+		}
+	}
+	return all
+}
+
+func TestCommandsAreFound(t *testing.T) {
+	const doc = "Ask `kubectl get pods`, or `ping`.\n\n```\nkubectl a \\\n  --b\n   kubectl c | jq\nls\n```\n\n   ```\n   kubectl d\n   ```\n"
+	want := []string{"kubectl get pods", "kubectl a \\\n  --b", "kubectl c | jq", "kubectl d"}
+	if got := commandsOf(doc); !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+}
+
+// Every kubectl command of the documents works as it is written, names put in, and what it promises comes true.
+func TestCommandsOfTheDocumentsWork(t *testing.T) {
+	r := useClusterFor(t, morePatient)
+	r.apply(claim("data", 10, once), pod("data", "data", ""))
+	r.ready("data")
+	node := r.node("data").Name
+	r.kubectl("delete", "pod", "data") // nothing would start it elsewhere, so a drain would refuse
+	t.Cleanup(func() {
+		for _, undo := range [][]string{{"uncordon", node}, {"taint", "node", node, "node.kubernetes.io/out-of-service-"}} {
+			_, _ = r.Kubectl(context.WithoutCancel(r.ctx), undo...) // the second only if the test ended before its own
+		}
+	})
+	backend := func(file string) string {
+		content, err := os.ReadFile(filepath.Join(r.Array.Backends, "default", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(content))
+	}
+	dir := r.workplace(map[string]string{"new-password": backend("password"), "ca.crt": backend("ca.crt") + "\n"})
+	names := strings.NewReplacer(
+		"pvc NAME", "pvc data-test-petset-0", "pod NAME", "pod test-petset-0", "volumesnapshot NAME", "volumesnapshot data-today", "sc NAME", "sc datera",
+		"node NODE ", "node "+node+" ", "drain NODE ", "drain "+node+" ", "csinode NODE ", "csinode "+node+" ", "uncordon NODE", "uncordon "+node, "grep NODE", "grep "+node,
+		"https://10.0.0.5:7718", backend("endpoint"), "tenant=/root/prod", "tenant="+backend("tenant"), "username=kubernetes", "username="+backend("username"),
+	)
+	unused := maps.Clone(notRun)
+	for _, doc := range documents {
+		text, err := os.ReadFile(filepath.Join(dir, "docs", doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range commandsOf(string(text)) {
+			if prefix := leftOut(command); prefix != "" {
+				delete(unused, prefix)
+				continue
+			}
+			plugin := r.field("{.items[0].metadata.name}", "pods", "--namespace="+kubernetes.Namespace, "--selector=app.kubernetes.io/component=node")
+			script := strings.ReplaceAll(names.Replace(command), " POD ", " "+plugin+" ")
+			if strings.Contains(script, "| grep") {
+				script += " || [ $? = 1 ]" // nothing found is an answer
+			}
+			out, err := r.Shell(r.ctx, dir, r.namespace, script)
+			t.Logf("%s: %s\n%s", doc, script, tailOf(out, 600))
+			if err != nil {
+				t.Errorf("%s: %s: %v", doc, command, err)
+			}
+			if strings.HasPrefix(command, "kubectl apply") { // a reader waits, too, before the next step
+				r.settle()
+			}
+		}
+	}
+	for prefix := range unused {
+		t.Errorf("no document has a command that begins with %q", prefix)
+	}
+	r.expect("200Gi", "{.status.capacity.storage}", "pvc", "data-test-petset-0")
+	r.expect("datera-fast", "{.status.currentVolumeAttributesClassName}", "pvc", "data-test-petset-0")
+	r.expect("true", "{.status.readyToUse}", "volumesnapshot", "data-today")
+	r.kubectl("delete", "statefulset", "test-petset")
+	r.kubectl("delete", "pvc", "--all", "--wait=false")
+	r.kubectl("delete", "volumesnapshot", "data-today")
+}
+
+func leftOut(command string) string {
+	for prefix := range notRun {
+		if strings.HasPrefix(command, prefix) {
+			return prefix
+		}
+	}
+	return ""
+}
+
+// settle waits until what was applied serves.
+func (r *room) settle() {
+	r.Helper()
+	r.eventually("all pods to be ready", func() error {
+		if phases := r.field("{.items[*].status.phase}", "pods"); strings.Trim(phases, "Runig ") != "" {
+			return fmt.Errorf("they are %s", phases)
+		}
+		return nil
+	})
+}
+
+// workplace is a directory in which the documents' commands find what they name: the project, and some files.
+func (r *room) workplace(files map[string]string) string {
+	r.Helper()
+	root, err := testbed.ModuleRoot()
+	if err != nil {
+		r.Fatal(err)
+	}
+	dir := r.TempDir()
+	for _, part := range []string{"deploy", "docs"} {
+		if err := os.Symlink(filepath.Join(root, part), filepath.Join(dir, part)); err != nil {
+			r.Fatal(err)
+		}
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			r.Fatal(err)
+		}
+	}
+	return dir
+}
