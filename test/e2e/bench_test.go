@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/datera-csi/datera-csi/internal/publishctx"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -96,16 +97,47 @@ func mapOf(t iscsi.Target) string {
 	return "/dev/mapper/36001405" + digits[:25]
 }
 
-// steps are what is measured, in the order in which a volume goes through them.
+// steps are what is measured, in the order in which a volume goes through them, and
+// how much longer than by hand each may take.
 var steps = []struct {
 	name   string
 	metric string
+	goal   float64
 	do     func(by, context.Context, *testbed.Volume, map[string]string) error
 }{
-	{"stage and publish, fresh", "fresh", by.stage},
-	{"unpublish and unstage", "unstage", by.unstage},
-	{"stage and publish, formatted", "formatted", by.stage},
-	{"unpublish and unstage again", "unstage-again", by.unstage},
+	{"stage and publish, fresh", "fresh", 1.10, by.stage},
+	{"unpublish and unstage", "unstage", 1.15, by.unstage},
+	{"stage and publish, formatted", "formatted", 1.25, by.stage},
+	{"unpublish and unstage again", "unstage-again", 1.15, by.unstage},
+}
+
+// comparison is a table of the plugin's times beside those by hand.
+type comparison struct {
+	*tabwriter.Writer
+	b *testing.B
+}
+
+func newComparison(b *testing.B) comparison {
+	b.Helper()
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "\nmedian (fastest to slowest)\tplugin\tby hand\tratio\tgoal\t")
+	return comparison{table, b}
+}
+
+// row adds a line and fails the benchmark when the plugin takes too long.
+func (c comparison) row(name, metric string, goal float64, plugin, hand []time.Duration) {
+	ratio := float64(median(plugin)) / float64(median(hand))
+	fmt.Fprintf(c, "%s\t%s\t%s\t%.2f\t%.2f\t\n", name, spread(plugin), spread(hand), ratio, goal)
+	c.b.ReportMetric(ratio, metric)
+	if ratio > goal {
+		c.b.Errorf("%s: %.2f times as long as by hand, may be %.2f", name, ratio, goal)
+	}
+}
+
+// end prints it.
+func (c comparison) end() {
+	must(c.b, c.Flush())
+	c.b.ReportMetric(0, "ns/op")
 }
 
 // BenchmarkStageAndPublish compares the plugin with the same steps typed by hand,
@@ -126,15 +158,65 @@ func BenchmarkStageAndPublish(b *testing.B) {
 			}
 		}
 	}
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "\nmedian (fastest to slowest)\tplugin\tby hand\tratio\t")
+	table := newComparison(b)
 	for i, step := range steps {
-		ratio := float64(median(took[i][0])) / float64(median(took[i][1]))
-		fmt.Fprintf(table, "%s\t%s\t%s\t%.2f\t\n", step.name, spread(took[i][0]), spread(took[i][1]), ratio)
-		b.ReportMetric(ratio, step.metric)
+		table.row(step.name, step.metric, step.goal, took[i][0], took[i][1])
 	}
-	must(b, table.Flush())
-	b.ReportMetric(0, "ns/op")
+	table.end()
+}
+
+// BenchmarkStageInParallel compares 32 fresh volumes that are staged and published at
+// once with the same commands typed into 32 shells, in turns.
+func BenchmarkStageInParallel(b *testing.B) {
+	const volumes, least, goal = 32, 2, 1.15
+	_, bed := useBed(b)
+	ctx, w := b.Context(), bed.Workers[0]
+	var took [2][]time.Duration
+	for round := range max(least, b.N) {
+		for n, way := range []by{plugin{w}, hand{w}} {
+			took[n] = append(took[n], crowd(ctx, b, bed, way, fmt.Sprintf("crowd-%d-%d", round, n), volumes))
+		}
+	}
+	table := newComparison(b)
+	table.row(fmt.Sprintf("%d at once, stage and publish, fresh", volumes), "parallel", goal, took[0], took[1])
+	table.end()
+}
+
+// crowd stages volumes at once and says how long that took, until the last one was there.
+func crowd(ctx context.Context, b *testing.B, bed *testbed.Bed, way by, name string, volumes int) time.Duration {
+	b.Helper()
+	w := bed.Workers[0]
+	all, published := make([]*testbed.Volume, volumes), make([]map[string]string, volumes)
+	each := func(atOnce int, do func(i int) error) {
+		b.Helper()
+		group, _ := errgroup.WithContext(ctx)
+		group.SetLimit(atOnce)
+		for i := range all {
+			group.Go(func() error { return do(i) })
+		}
+		must(b, group.Wait())
+	}
+	each(4, func(i int) (err error) {
+		if all[i], err = bed.Create(ctx, fmt.Sprintf("%s-%d", name, i), 10*giB, nil, testbed.Mount("xfs")); err == nil {
+			published[i], err = bed.Publish(ctx, all[i], w)
+		}
+		return err
+	})
+	for _, v := range all {
+		sh(ctx, b, w.Guest, "mkdir -p "+testbed.StagingPath(v)+" "+path.Dir(testbed.TargetPath(v, "pod-0")))
+	}
+	sh(ctx, b, w.Guest, "udevadm settle; sync")
+	began := time.Now()
+	each(volumes, func(i int) error { return way.stage(ctx, all[i], published[i]) })
+	took := time.Since(began)
+	each(4, func(i int) error { return way.unstage(ctx, all[i], published[i]) })
+	each(4, func(i int) error {
+		if err := bed.Unpublish(ctx, all[i], w); err != nil {
+			return err
+		}
+		return bed.Delete(ctx, all[i])
+	})
+	return took
 }
 
 // life takes one volume through all steps, and says how long each took.
