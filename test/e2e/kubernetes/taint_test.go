@@ -1,0 +1,60 @@
+//go:build e2e
+
+package kubernetes_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
+)
+
+const startupTaint = "dsp.csi.daterainc.io/starting"
+
+// A node that begins with the taint gets pods once the driver is registered on it. The right that this takes is
+// good for nothing else: the admission policy refuses whoever has a guard's token everything but its own taint.
+func TestStartupTaintGoesAndItsRightIsGoodForNothingElse(t *testing.T) {
+	r := useCluster(t)
+	node, other := r.Workers[1].Name, r.Workers[0].Name
+	r.kubectl("taint", "node", node, startupTaint+"=:NoSchedule")
+	t.Cleanup(func() { r.withoutStartupTaint(node) })
+	r.deploy("startup-taint")
+	r.eventually("the taint to go", func() error {
+		if taints := r.field("{.spec.taints[*].key}", "node", node); strings.Contains(taints, startupTaint) {
+			return errors.New("the node has " + taints)
+		}
+		return nil
+	})
+
+	guard := r.field("{.items[0].metadata.name}", "pods", "--namespace="+kubernetes.Namespace, "--selector=app.kubernetes.io/component=node", "--field-selector=spec.nodeName="+node)
+	token := r.kubectl("create", "token", "datera-csi-node", "--namespace="+kubernetes.Namespace, "--bound-object-kind=Pod", "--bound-object-name="+guard)
+	for what, args := range map[string][]string{
+		"changes no other node":               {"taint", "node", other, startupTaint + "=:NoSchedule"},
+		"removes its startup taint":           {"taint", "node", node, "mine=:NoSchedule"},
+		"changes its taints only":             {"label", "node", node, "mine=yes"},
+		"nodes \"" + node + "\" is forbidden": {"delete", "node", node},
+	} {
+		out, err := r.Kubectl(r.ctx, append([]string{"--token=" + token}, args...)...)
+		if err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("kubectl %s with a guard's token: %s %v, want it refused: %s", strings.Join(args, " "), out, err, what)
+		}
+	}
+	if _, err := r.Kubectl(r.ctx, "--token="+token, "taint", "node", node, startupTaint+"=:PreferNoSchedule"); err != nil {
+		t.Errorf("its own taint is its own: %v", err)
+	}
+}
+
+// withoutStartupTaint puts the cluster back.
+func (r *room) withoutStartupTaint(node string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), patient) // the test's own has ended
+	defer cancel()
+	r.ctx = ctx //nolint:fatcontext // as above
+	if strings.Contains(r.field("{.spec.taints[*].key}", "node", node), startupTaint) {
+		r.kubectl("taint", "node", node, startupTaint+"-")
+	}
+	r.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "datera-csi-node")
+	r.kubectl("delete", "clusterrolebinding,clusterrole", "datera-csi-node-startup-taint")
+	r.deploy("")
+}
