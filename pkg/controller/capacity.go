@@ -22,10 +22,16 @@ func (s *Server) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (
 	if err != nil {
 		return nil, err
 	}
+	room, err := s.room(ctx, want)
+	if errors.Is(err, errNoTemplate) || errors.Is(err, errUnknownBackend) {
+		want.Mistake = err
+		if want.Parameters, err = parseParameters(nil); err == nil {
+			room, err = s.room(ctx, want)
+		}
+	}
 	if want.Mistake != nil {
 		klog.FromContext(ctx).Info("CreateVolume will refuse this class", "mistake", want.Mistake)
 	}
-	room, err := s.room(ctx, want)
 	if err != nil {
 		return nil, withStatus(fmt.Errorf("get capacity: %w", err))
 	}

@@ -104,8 +104,6 @@ func TestCapacityFollowsTheTemplate(t *testing.T) {
 	if got, want := l.capacity(t, fixed), (figures{150, 40, 40}); got != want {
 		t.Errorf("of one size: got %v, want %v", got, want)
 	}
-	_, err := l.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"template": "none"}})
-	wantCode(t, "no such template", err, codes.InvalidArgument, "none")
 }
 
 func TestCapacityOfWhatCannotBe(t *testing.T) {
@@ -123,9 +121,7 @@ func TestCapacityOfWhatCannotBe(t *testing.T) {
 	if got := l.capacity(t, can); got == zero {
 		t.Error("a file system for one writer: nothing is free")
 	}
-	_, err := l.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"backend": "west"}})
-	wantCode(t, "no such backend", err, codes.FailedPrecondition, "west")
-	_, err = l.GetCapacity(t.Context(), &csi.GetCapacityRequest{AccessibleTopology: place("zone", "a")})
+	_, err := l.GetCapacity(t.Context(), &csi.GetCapacityRequest{AccessibleTopology: place("zone", "a")})
 	wantCode(t, "a place without topology", err, codes.InvalidArgument, "VOLUME_ACCESSIBILITY_CONSTRAINTS")
 }
 
@@ -169,11 +165,14 @@ func TestCapacityTakesTheClassAsTheProvisionerPassesItOn(t *testing.T) {
 // error names the mistake.
 func TestAMistakeInAClassDoesNotSeemToBeWantOfSpace(t *testing.T) {
 	l := start(t, mixedArray)
-	if got, want := l.capacity(t, class("replicas", "1")), l.capacity(t, class()); got != want {
-		t.Errorf("got %v, want %v", got, want)
+	for _, key := range []string{"replicas", "template", "backend"} {
+		const value = "nowhere"
+		if got, want := l.capacity(t, class(key, value)), l.capacity(t, class()); got != want {
+			t.Errorf("%s: got %v, want %v", key, got, want)
+		}
+		_, err := l.CreateVolume(t.Context(), createRequest("a", parameters(key, value)))
+		wantCode(t, "CreateVolume", err, codes.InvalidArgument, key)
 	}
-	_, err := l.CreateVolume(t.Context(), createRequest("a", parameters("replicas", "1")))
-	wantCode(t, "CreateVolume", err, codes.InvalidArgument, "replicas")
 }
 
 // TestCapacityOfAClusterWithoutPlaces: external-provisioner then asks for the place without segments.
