@@ -24,6 +24,15 @@ func multipath(mode iscsi.MultipathMode) func(*iscsi.Config) {
 	return func(c *iscsi.Config) { c.Multipath = mode }
 }
 
+// attachedHost is a host with multipath that has the LUN of targetA.
+func attachedHost(tb testing.TB, changes ...func(*iscsi.Config)) (*host, *iscsi.Initiator) {
+	tb.Helper()
+	h := newHost(tb).runMultipathd()
+	i := h.initiator(changes...)
+	attach(tb, i, targetA())
+	return h, i
+}
+
 func attach(tb testing.TB, i *iscsi.Initiator, target iscsi.Target) iscsi.Device {
 	tb.Helper()
 	return attachWith(tb, i, target, nil)
@@ -205,9 +214,7 @@ func TestNodeRecordsBringNothingBackAfterAReboot(t *testing.T) {
 // FM 27: a discovery would bring every target of the array to this host.
 func TestNoDiscoveryEver(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	if _, err := i.Rescan(t.Context(), targetA()); err != nil {
 		t.Fatal(err)
 	}
@@ -478,9 +485,7 @@ func TestSmallerThanPromisedIsRefused(t *testing.T) {
 // FM 15: the map is resized after its paths.
 func TestMapFollowsItsGrownPaths(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	h.luns[iqnA][0] = lun{serialA, 3 * gib}
 	grown := targetA()
 	grown.Bytes = 3 * gib
@@ -492,9 +497,7 @@ func TestMapFollowsItsGrownPaths(t *testing.T) {
 // FM 3: device-mapper numbers and names pass from one map to another.
 func TestMapWithStrangePathIsRefused(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	attach(t, i, iscsi.Target{IQN: iqnB, Portals: portals(), Serial: serialB, Bytes: gib})
 	h.addToMap(wwidA, "sdd") // a path of volume B
 	before := h.left()
@@ -512,9 +515,7 @@ func TestMapWithStrangePathIsRefused(t *testing.T) {
 // FM 3: the map over our paths is another volume's.
 func TestMapOfAnotherWWIDIsRefused(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	h.write("sys/block/dm-0/dm/uuid", "mpath-"+wwidB+"\n")
 	if _, err := i.Attach(t.Context(), targetA(), nil); !errors.Is(err, iscsi.ErrForeign) {
 		t.Errorf("attach: err = %v, want ErrForeign", err)

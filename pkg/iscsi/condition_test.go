@@ -14,9 +14,7 @@ import (
 // FM 31
 func TestConditionTellsEachPathAndAsksNoDevice(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	h.forget()
 	h.hang("sdb")
 	h.hang("sdc")
@@ -67,9 +65,7 @@ func TestConditionTellsEachPathAndAsksNoDevice(t *testing.T) {
 
 func TestFabricTellsSessionsAndWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	f, err := i.Fabric(t.Context())
 	if err != nil || f.Ready != nil || f.Unwatched != 0 || len(f.Sessions) != 2 || !f.Sessions[0].Live() || f.Sessions[0].IQN != iqnA {
 		t.Fatalf("got %+v, %v", f, err)
@@ -112,9 +108,7 @@ func TestProveBelievesTheDeviceAndNotTheKernelsMemory(t *testing.T) {
 
 func TestProveNeedsOneAnswerOnly(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	h.hang("sdb")
 	if _, err := i.Prove(t.Context(), targetA()); err != nil {
 		t.Error(err)

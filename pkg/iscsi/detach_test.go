@@ -22,7 +22,7 @@ func detach(tb testing.TB, i *iscsi.Initiator, target iscsi.Target) {
 	}
 }
 
-// want asserts that Detach leaves nothing and that a repeat does nothing.
+// wantNothingLeft asserts that Detach leaves nothing and that a repeat does nothing.
 func wantNothingLeft(t *testing.T, h *host, i *iscsi.Initiator) {
 	t.Helper()
 	if left := h.left(); len(left) > 0 {
@@ -32,6 +32,19 @@ func wantNothingLeft(t *testing.T, h *host, i *iscsi.Initiator) {
 	detach(t, i, targetA())
 	if ran := h.ran(); len(ran) > 0 {
 		t.Errorf("the repeat ran %q, want nothing", ran)
+	}
+}
+
+// wantRefused asserts that Detach answers an error of that kind which names something,
+// and takes nothing away.
+func wantRefused(t *testing.T, h *host, i *iscsi.Initiator, kind error, names string) {
+	t.Helper()
+	before := h.left()
+	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, kind) || !strings.Contains(err.Error(), names) {
+		t.Errorf("err = %v, want %v naming %q", err, kind, names)
+	}
+	if diff := cmp.Diff(before, h.left()); diff != "" {
+		t.Errorf("touched: %s", diff)
 	}
 }
 
@@ -70,9 +83,7 @@ func TestDetachOfNothingRunsNothing(t *testing.T) {
 // records last.
 func TestDetachOrder(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	h.forget()
 	var mu sync.Mutex
 	var order []string
@@ -129,14 +140,10 @@ func TestDetachRefusesADeviceInUse(t *testing.T) {
 			i := h.initiator()
 			attach(t, i, targetA())
 			tt.use(h)
-			before := h.left()
 			h.forget()
-			err := i.Detach(t.Context(), targetA())
-			if !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), tt.names) {
-				t.Errorf("err = %v, want ErrBusy naming %s", err, tt.names)
-			}
-			if diff := cmp.Diff(before, h.left()); diff != "" || len(h.ran()) > 0 {
-				t.Errorf("touched: %s after %q", diff, h.ran())
+			wantRefused(t, h, i, iscsi.ErrBusy, tt.names)
+			if len(h.ran()) > 0 {
+				t.Errorf("ran %q", h.ran())
 			}
 		})
 	}
@@ -146,9 +153,7 @@ func TestDetachRefusesADeviceInUse(t *testing.T) {
 // partitions, which go with the volume unless something uses one of them.
 func TestDetachTakesUnusedPartitionMapsAlong(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	part := h.addPartitionMap(iscsi.LIOWWID(targetA().Serial))
 	h.claimed[part] = true
 	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), part) {
@@ -283,9 +288,7 @@ func TestDetachFromEveryHalfState(t *testing.T) {
 // FM 21: what is queued in a map without paths must fail, on this one map.
 func TestDetachWithoutLivePathDoesNotFlush(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	for _, p := range portals() {
 		h.fail(iqnA, p)
 	}
@@ -315,9 +318,7 @@ func TestWhatWaitsForAPathIsNotDropped(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newHost(t).runMultipathd()
-			i := h.initiator()
-			attach(t, i, targetA())
+			h, i := attachedHost(t)
 			for _, p := range portals() {
 				h.fail(iqnA, p)
 			}
@@ -342,21 +343,12 @@ func TestWhatWaitsForAPathIsNotDropped(t *testing.T) {
 // FM 21: with data at risk, nothing is taken away.
 func TestFlushThatHangsIsAnErrorAndNothingIsRemoved(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
-	before := h.left()
+	h, i := attachedHost(t)
 	h.hang("dm-0")
 	start := time.Now()
-	err := i.Detach(t.Context(), targetA())
-	if !errors.Is(err, iscsi.ErrUnavailable) {
-		t.Errorf("err = %v, want ErrUnavailable", err)
-	}
+	wantRefused(t, h, i, iscsi.ErrUnavailable, "")
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("took %v", took)
-	}
-	if diff := cmp.Diff(before, h.left()); diff != "" {
-		t.Error(diff)
 	}
 }
 
@@ -364,9 +356,7 @@ func TestFlushThatHangsIsAnErrorAndNothingIsRemoved(t *testing.T) {
 // detach goes on.
 func TestDetachAfterAFlushThatHangs(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator(func(c *iscsi.Config) { c.MapTimeout = 20 * time.Second })
-	attach(t, i, targetA())
+	h, i := attachedHost(t, func(c *iscsi.Config) { c.MapTimeout = 20 * time.Second })
 	h.hang("dm-0")
 	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrUnavailable) {
 		t.Fatalf("err = %v, want ErrUnavailable", err)
@@ -382,29 +372,22 @@ func TestDetachAfterAFlushThatHangs(t *testing.T) {
 // FM 21: the network died and nobody has noticed yet; a flush would sit in the kernel.
 func TestNothingIsFlushedIntoSilence(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
-	before := h.left()
+	h, i := attachedHost(t)
 	h.hang("sdb")
 	h.hang("sdc")
 	h.forget()
 	for range 2 {
-		if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrUnavailable) {
-			t.Errorf("err = %v, want ErrUnavailable", err)
-		}
+		wantRefused(t, h, i, iscsi.ErrUnavailable, "")
 	}
-	if diff := cmp.Diff(before, h.left()); diff != "" || len(h.ran()) > 0 || len(h.writes) > 0 {
-		t.Errorf("touched: %s, ran %q, wrote %q", diff, h.ran(), h.writes)
+	if len(h.ran()) > 0 || len(h.writes) > 0 {
+		t.Errorf("ran %q, wrote %q", h.ran(), h.writes)
 	}
 }
 
 // FM 21: udev, blkid or LVM look into a map for a moment.
 func TestMapThatIsBusyForAMoment(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator(func(c *iscsi.Config) { c.MapTimeout = 5 * time.Second })
-	attach(t, i, targetA())
+	h, i := attachedHost(t, func(c *iscsi.Config) { c.MapTimeout = 5 * time.Second })
 	h.exits["del map"] = 1
 	detach(t, i, targetA())
 	if got := len(h.ran("del map")); got != 2 {
@@ -417,9 +400,7 @@ func TestMapThatIsBusyForAMoment(t *testing.T) {
 // waits for ever.
 func TestMapLeftSuspendedByItsRemovalIsResumed(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator(func(c *iscsi.Config) { c.MapTimeout = 5 * time.Second })
-	attach(t, i, targetA())
+	h, i := attachedHost(t, func(c *iscsi.Config) { c.MapTimeout = 5 * time.Second })
 	h.exits["del map"] = 1
 	h.after["del map"] = func() { h.write("sys/block/dm-0/dm/suspended", "1\n") }
 	detach(t, i, targetA())
@@ -431,10 +412,7 @@ func TestMapLeftSuspendedByItsRemovalIsResumed(t *testing.T) {
 
 func TestMapThatStaysBusyKeepsEverything(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
-	before := h.left()
+	h, i := attachedHost(t)
 	h.after["flush"] = func() {}
 	h.mu.Lock()
 	h.exits["del map"] = 1
@@ -442,20 +420,13 @@ func TestMapThatStaysBusyKeepsEverything(t *testing.T) {
 	again := func() {}
 	again = func() { h.mu.Lock(); h.exits["del map"] = 1; h.after["del map"] = again; h.mu.Unlock() }
 	h.after["del map"] = again
-	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), wwidA) {
-		t.Errorf("err = %v, want ErrBusy naming the map", err)
-	}
-	if diff := cmp.Diff(before, h.left()); diff != "" {
-		t.Error(diff)
-	}
+	wantRefused(t, h, i, iscsi.ErrBusy, wwidA)
 }
 
 // FM 3: the name of the map passes to another volume while we try.
 func TestMapNameThatPassesToAnotherVolumeIsNotRemoved(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator(func(c *iscsi.Config) { c.MapTimeout = 5 * time.Second })
-	attach(t, i, targetA())
+	h, i := attachedHost(t, func(c *iscsi.Config) { c.MapTimeout = 5 * time.Second })
 	h.exits["del map"] = 1
 	h.after["del map"] = func() {
 		h.mu.Lock()
@@ -521,9 +492,7 @@ func TestSessionsThatEndTogether(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newHost(t).runMultipathd()
-			i := h.initiator()
-			attach(t, i, targetA())
+			h, i := attachedHost(t)
 			tt.before(h)
 			h.forget()
 			detach(t, i, targetA())

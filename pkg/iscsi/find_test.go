@@ -111,9 +111,7 @@ func TestRescanOfAVolumeThatDidNotGrow(t *testing.T) {
 // FM 15: one path does not show the growth, so the map stays whole and small.
 func TestRescanWithALaggingPath(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	h.luns[iqnA][0] = lun{serialA, 2 * gib}
 	h.hang("2:0:0:0")
 	grown := targetA()

@@ -141,9 +141,7 @@ func TestHealAddsNoPathWithoutAMap(t *testing.T) {
 // FM 21: whoever touches a suspended map waits for ever.
 func TestHealResumesASuspendedMap(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	h.write("sys/block/dm-0/dm/suspended", "1\n")
 	got, err := i.Heal(t.Context(), targetA(), nil)
 	if err != nil || got.Resumed != "dm-0" || h.read("sys/block/dm-0/dm/suspended") != "0" {
@@ -153,9 +151,7 @@ func TestHealResumesASuspendedMap(t *testing.T) {
 
 func TestHealRevivesADiskThatTheKernelGaveUp(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator()
-	attach(t, i, targetA())
+	h, i := attachedHost(t)
 	name := inspect(t, i).Disks()[0]
 	h.write(h.diskDir(name)+"/state", "offline\n")
 	got, err := i.Heal(t.Context(), targetA(), nil)

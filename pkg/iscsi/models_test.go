@@ -25,9 +25,7 @@ func (h *host) lines(iqn string, portal netip.AddrPort) []string {
 
 func TestNodeRecordsAreMadeAfterTheFirst(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).runMultipathd()
-	i := h.initiator(func(c *iscsi.Config) { c.Multipath = iscsi.MultipathRequire })
-	attach(t, i, targetA())
+	h, i := attachedHost(t, func(c *iscsi.Config) { c.Multipath = iscsi.MultipathRequire })
 	h.forget()
 	attach(t, i, targetB())
 	if ran := h.ran("-o new"); len(ran) > 0 {

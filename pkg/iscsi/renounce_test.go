@@ -30,9 +30,7 @@ func TestWhatWaitsFailsOnlyWhenTheArrayRefusesThisHost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newHost(t).runMultipathd()
-			i := h.initiator()
-			attach(t, i, targetA())
+			h, i := attachedHost(t)
 			for _, p := range portals() {
 				h.fail(iqnA, p)
 			}

@@ -117,8 +117,8 @@ func failAtProbe(ctx context.Context, t *testing.T, bed *testbed.Bed) {
 }
 
 // allocated tells which blocks of a file are allocated, and a checksum of its
-// beginning and of its middle.
-const allocated = "xfs_bmap %[1]s; for at in 0 64 65; do dd if=%[1]s bs=8M count=1 skip=$at status=none; done | sha256sum"
+// beginning, its middle and its end, of 1 GiB.
+const allocated = "xfs_bmap %[1]s; for at in 0 64 65 127; do dd if=%[1]s bs=8M count=1 skip=$at status=none; done | sha256sum"
 
 // failWithData lets a part of a volume fail that holds an xfs with data.
 func failWithData(ctx context.Context, t *testing.T, bed *testbed.Bed, from, to int64) {

@@ -156,7 +156,11 @@ func TestHealthTellsOfALostDevice(t *testing.T) {
 	expectComplaints(ctx, t, w, v, "INACCESSIBLE NoPath", "INACCESSIBLE DeviceLost")
 	published, err := bed.Publish(ctx, v, w)
 	must(t, err)
-	if err := w.Stage(ctx, v, published); err == nil { // what the pod has is dead, and the disk is another
+	// What the pod has is dead, and the disk is another. The kubelet's own mkdir fails there.
+	_, err = w.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
+		VolumeId: v.ID, PublishContext: published, StagingTargetPath: testbed.StagingPath(v), VolumeCapability: v.Capability, VolumeContext: v.Context,
+	})
+	if err == nil {
 		t.Error("staged over a dead mount that a pod uses")
 	} else {
 		t.Log(err)

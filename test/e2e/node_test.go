@@ -90,53 +90,40 @@ func TestPublishRefusesAStagingDirectoryThatIsNoMount(t *testing.T) {
 }
 
 // TestDataIsNeverFormatted is FM 1: whatever is on the device, if it is not the
-// file system that was asked for, it stays as it is.
+// file system that was asked for, it stays as it is. It is put there on the array.
 func TestDataIsNeverFormatted(t *testing.T) {
-	ctx, bed := useBed(t)
-	fault(t, "the device holds something else")
-	t.Run("devices", func(t *testing.T) { // ends when all of them have
-		for name, put := range map[string]string{
-			"a partition table":          "printf 'label: gpt\n,\n' | sfdisk -q %s",
-			"bytes without a signature":  "dd if=/dev/urandom of=%s bs=4k count=16 seek=100 conv=fsync status=none",
-			"bytes in the middle":        "dd if=/dev/urandom of=%s bs=1M count=1 seek=512 conv=fsync status=none",
-			"bytes at the end":           "dd if=/dev/urandom of=%s bs=4k count=1 seek=$(($(blockdev --getsize64 %[1]s)/4096-1)) conv=fsync status=none",
-			"another file system":        "mkfs.ext4 -q %s",
-			"an xfs that lost its head":  "mkfs.xfs -q %s; dd if=/dev/zero of=%[1]s bs=64k count=1 conv=fsync,notrunc status=none",
-			"an ext4 that lost its head": "mkfs.ext4 -q %s; dd if=/dev/zero of=%[1]s bs=64k count=1 conv=fsync,notrunc status=none",
-		} {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				fault(t, "the device holds something else")
-				expectNotFormatted(ctx, t, bed, strings.ReplaceAll(name, " ", "-"), put)
-			})
-		}
-	})
-}
-
-// expectNotFormatted puts something on a new volume, has it staged with a file
-// system, and looks whether it is still there.
-func expectNotFormatted(ctx context.Context, t *testing.T, bed *testbed.Bed, name, put string) {
-	t.Helper()
-	w := bed.Workers[0]
-	// As a raw block device first, so that something can be put on it.
-	v, target := attached(ctx, t, bed, name, testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
-	sh(ctx, t, w.Guest, fmt.Sprintf(put, target)+"; sync")
-	sum := samples(ctx, t, w, target)
-	must(t, bed.Detach(ctx, v, w, "pod-0"))
-
-	v.Capability = testbed.Mount("xfs")
-	published, err := bed.Publish(ctx, v, w)
-	must(t, err)
-	expectCode(t, w.Stage(ctx, v, published), codes.FailedPrecondition)
-	must(t, w.Unstage(ctx, v))
-	must(t, bed.Unpublish(ctx, v, w))
-
-	v.Capability = testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
-	must(t, bed.Attach(ctx, v, w, "pod-0"))
-	if got := samples(ctx, t, w, target); got != sum {
-		t.Error("the device was written to")
+	for name, put := range map[string]string{
+		"a partition table":          "printf 'label: gpt\n,\n' | sfdisk -q %s",
+		"bytes without a signature":  "dd if=/dev/urandom of=%s bs=4k count=16 seek=100 conv=notrunc status=none",
+		"bytes in the middle":        "dd if=/dev/urandom of=%s bs=1M count=1 seek=512 conv=notrunc status=none",
+		"bytes at the end":           "dd if=/dev/urandom of=%s bs=4k count=1 seek=$(($(stat -c %%s %[1]s)/4096-1)) conv=notrunc status=none",
+		"another file system":        "mkfs.ext4 -q %s",
+		"an xfs that lost its head":  "mkfs.xfs -q %s; dd if=/dev/zero of=%[1]s bs=64k count=1 conv=notrunc status=none",
+		"an ext4 that lost its head": "mkfs.ext4 -q %s; dd if=/dev/zero of=%[1]s bs=64k count=1 conv=notrunc status=none",
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, bed := useBed(t)
+			fault(t, "the device holds something else")
+			w := bed.Workers[0]
+			v, err := bed.Create(ctx, "precious", giB, nil, testbed.Mount("xfs"))
+			must(t, err)
+			published, err := bed.Publish(ctx, v, w)
+			must(t, err)
+			file, err := bed.Array.BackingFile(ctx, published)
+			must(t, err)
+			sh(ctx, t, bed.Array.Guest, fmt.Sprintf(put, file)+"; sync")
+			sum := sh(ctx, t, bed.Array.Guest, fmt.Sprintf(allocated, file))
+			published, err = bed.Publish(ctx, v, w) // with what the array says of the volume now
+			must(t, err)
+			expectCode(t, w.Stage(ctx, v, published), codes.FailedPrecondition)
+			must(t, w.Unstage(ctx, v))
+			if now := sh(ctx, t, bed.Array.Guest, fmt.Sprintf(allocated, file)); now != sum {
+				t.Errorf("the device was written to; its blocks and a checksum were\n%s\nand are\n%s", sum, now)
+			}
+			must(t, bed.Unpublish(ctx, v, w))
+			must(t, bed.Delete(ctx, v))
+		})
 	}
-	gone(ctx, t, bed, v)
 }
 
 // samples is a checksum of the first, the middle and the last 8 MiB of a device of

@@ -20,6 +20,33 @@ func sessionIDs(ctx context.Context, t testing.TB, w *testbed.Worker) string {
 	return sh(ctx, t, w.Guest, "ls /sys/class/iscsi_session")
 }
 
+// undisturbed is a volume of worker 1 whose writer must notice nothing, and whose
+// sessions must be the same ones in the end.
+type undisturbed struct {
+	v        *testbed.Volume
+	dir      string
+	sessions string
+	writer   *stream
+}
+
+func startUndisturbed(ctx context.Context, t testing.TB, bed *testbed.Bed, name string) undisturbed {
+	t.Helper()
+	v, dir := attached(ctx, t, bed, name, testbed.Mount("xfs"))
+	return undisturbed{v, dir, sessionIDs(ctx, t, bed.Workers[0]), startStream(ctx, t, bed.Workers[0], dir)}
+}
+
+// end takes it down and says what disturbed it.
+func (u undisturbed) end(ctx context.Context, t testing.TB, bed *testbed.Bed) {
+	t.Helper()
+	w := bed.Workers[0]
+	u.writer.stopUnharmed(ctx, t)
+	if after := sessionIDs(ctx, t, w); after != u.sessions {
+		t.Errorf("sessions %q, were %q", after, u.sessions)
+	}
+	expectStream(ctx, t, w, u.dir, u.writer.acked(ctx, t))
+	gone(ctx, t, bed, u.v)
+}
+
 // TestUpgradeTearsNoSession is FM 37: the plugin is asked to end, as an upgrade
 // does, and another process starts, twice, under a running writer. It reconciles
 // several times; no session is another afterwards, and the writer hears nothing.
@@ -28,9 +55,7 @@ func TestUpgradeTearsNoSession(t *testing.T) {
 	fault(t, "the plugin is upgraded under a writer")
 	w := bed.Workers[0]
 	impatient(ctx, t, w)
-	v, dir := attached(ctx, t, bed, "upgraded", testbed.Mount("xfs"))
-	before := sessionIDs(ctx, t, w)
-	writer := startStream(ctx, t, w, dir)
+	volume := startUndisturbed(ctx, t, bed, "upgraded")
 	for range 2 {
 		old := sh(ctx, t, w.Guest, "pgrep -x datera-csi")
 		sh(ctx, t, w.Guest, "pkill -TERM -x datera-csi; timeout 30 sh -c 'while pgrep -x datera-csi >/dev/null; do sleep 0.1; done'")
@@ -40,12 +65,7 @@ func TestUpgradeTearsNoSession(t *testing.T) {
 		}
 		passTime(ctx, 6*time.Second) // in which it reconciles
 	}
-	writer.stopUnharmed(ctx, t)
-	if after := sessionIDs(ctx, t, w); after != before {
-		t.Errorf("sessions %q, were %q", after, before)
-	}
-	expectStream(ctx, t, w, dir, writer.acked(ctx, t))
-	gone(ctx, t, bed, v)
+	volume.end(ctx, t, bed)
 }
 
 // TestDaemonsRestartUnderAWriter is FM 37 and 21: iscsid and multipathd are killed
@@ -55,9 +75,7 @@ func TestDaemonsRestartUnderAWriter(t *testing.T) {
 	ctx, bed := useBed(t)
 	fault(t, "iscsid and multipathd are killed under a writer, then a portal is lost")
 	w := bed.Workers[0]
-	v, dir := attached(ctx, t, bed, "daemons", testbed.Mount("xfs"))
-	before := sessionIDs(ctx, t, w)
-	writer := startStream(ctx, t, w, dir)
+	volume := startUndisturbed(ctx, t, bed, "daemons")
 	for _, daemon := range []string{"iscsid", "multipathd"} {
 		sh(ctx, t, w.Guest, fmt.Sprintf("pkill -KILL -x %[1]s; while pgrep -x %[1]s >/dev/null; do sleep 0.1; done; sleep 1; %[1]s", daemon))
 	}
@@ -67,12 +85,7 @@ func TestDaemonsRestartUnderAWriter(t *testing.T) {
 	sh(ctx, t, w.Guest, "timeout 90 sh -c 'until grep -q FAILED /sys/class/iscsi_session/*/state; do sleep 0.3; done'")
 	must(t, w.SetLink(ctx, 1, true))
 	awaitPaths(ctx, t, w, 2)
-	writer.stopUnharmed(ctx, t)
-	if after := sessionIDs(ctx, t, w); after != before {
-		t.Errorf("sessions %q, were %q", after, before)
-	}
-	expectStream(ctx, t, w, dir, writer.acked(ctx, t))
-	gone(ctx, t, bed, v)
+	volume.end(ctx, t, bed)
 }
 
 // TestRebootThenUnstage is FM 5 and 29: the node loses power with volumes in use.
