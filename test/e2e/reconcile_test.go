@@ -42,7 +42,7 @@ func queueing(ctx context.Context, t testing.TB, w *testbed.Worker) {
 		sh(ctx, t, w.Guest, fmt.Sprintf(`sed -i 's/no_path_retry %s/no_path_retry %[2]s/' %[3]s
 for i in $(seq 100); do
 	multipathd reconfigure >/dev/null 2>&1 || true
-	multipathd show config local | grep -q 'no_path_retry "\?%[2]s' && exit 0
+	multipathd show config | sed -n '/vendor "DATERA"/,/}/p' | grep -q 'no_path_retry "\?%[2]s' && exit 0
 	sleep 0.2
 done; exit 1`, from, to, testbed.MultipathConf))
 	}
