@@ -47,8 +47,14 @@ func (a *Array) Break(ctx context.Context, file string, from, to int64) error {
 }
 
 // Mend makes the whole data disk work again. The array has then no memory of
-// what could not be written.
-func (a *Array) Mend(ctx context.Context) error { return a.table(ctx, nil) }
+// what could not be written: the kernel tells the next sync of it, which is here.
+func (a *Array) Mend(ctx context.Context) error {
+	if err := a.table(ctx, nil); err != nil {
+		return err
+	}
+	_, err := a.Shell(ctx, "sync -f /data || sync -f /data")
+	return err
+}
 
 const sector = 512
 
