@@ -25,6 +25,18 @@ func (i *Initiator) Renounce(ctx context.Context, t Target) error {
 	return i.endQueueing(ctx, m)
 }
 
+// Forsake is Renounce on the caller's word that the target takes nothing from this
+// host any more, where the target cannot say so: it refused this host, and is
+// deleted now (FM 6).
+func (i *Initiator) Forsake(ctx context.Context, t Target) error {
+	m, found, err := i.deserted(t)
+	if err != nil || !found || !i.queues(ctx, m) {
+		return err
+	}
+	klog.FromContext(ctx).Info("The volume is given up, so what waits to be written fails", "target", t.IQN, "lun", t.LUN, "map", m.name)
+	return i.endQueueing(ctx, m)
+}
+
 // deserted finds the map of a LUN to which no session works.
 func (i *Initiator) deserted(t Target) (dmap, bool, error) {
 	if err := t.check(); err != nil {

@@ -15,9 +15,13 @@ func TestWhatWaitsFailsOnlyWhenTheArrayRefusesThisHost(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers [][]byte
 		spoil   func(h *host)
+		forsake bool // instead of Renounce
 		waits   bool // afterwards
 		told    int  // multipathd, how often
 	}{
+		"deleted":                         {answers: [][]byte{loginAnswer(2, 3)}, waits: true},
+		"deleted, and forsaken":           {answers: [][]byte{loginAnswer(2, 3)}, forsake: true, told: 1},
+		"forsaken, but a session works":   {forsake: true, spoil: func(h *host) { h.write("sys/class/iscsi_session/session1/state", "LOGGED_IN\n") }, waits: true},
 		"refused":                         {answers: [][]byte{refused, refused}, told: 1},
 		"refused by one, silence":         {answers: [][]byte{refused, nil}, told: 1},
 		"refused, multipathd does not do": {answers: [][]byte{refused}, spoil: func(h *host) { h.exits["disablequeueing"] = 1 }, told: 1},
@@ -47,7 +51,11 @@ func TestWhatWaitsFailsOnlyWhenTheArrayRefusesThisHost(t *testing.T) {
 			for _, a := range c.answers {
 				target.Portals = append(target.Portals, serveLogin(t, a))
 			}
-			if err := i.Renounce(t.Context(), target); err != nil {
+			end := i.Renounce
+			if c.forsake {
+				end = i.Forsake
+			}
+			if err := end(t.Context(), target); err != nil {
 				t.Fatal(err)
 			}
 			if h.queueing != c.waits {

@@ -116,6 +116,9 @@ func TestAForgottenVolumeMayBeDeletedMeanwhile(t *testing.T) {
 			if down := v.disk().Path() == ""; down != refused {
 				t.Errorf("taken down: %v, and it was refused: %v", down, refused)
 			}
+			if forsaken := len(w.calls("forsake")) == 1; forsaken != refused {
+				t.Errorf("what waits was made to fail: %v, and it was refused: %v", forsaken, refused)
+			}
 		})
 	}
 }

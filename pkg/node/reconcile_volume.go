@@ -228,6 +228,10 @@ func (p *pass) usedFor(rec *record, s iscsi.Shape, mounts []Mount) string {
 // abandon is an unstage that nobody asked for. Like every other it takes away only
 // what it can claim for itself.
 func (p *pass) abandon(ctx context.Context, op *operation, rec *record) error {
+	// Whatever waits in a map that keeps I/O, udev's look at a lost disk among them, would hold it open for ever.
+	if err := p.reconciler.paths.Forsake(ctx, rec.target()); err != nil {
+		return err
+	}
 	numbers, err := p.knownNumbers(ctx, rec)
 	if err != nil {
 		return err

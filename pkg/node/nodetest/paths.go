@@ -210,6 +210,19 @@ func (h *Host) Renounce(_ context.Context, t iscsi.Target) error {
 	return nil
 }
 
+// Forsake is node.Paths'; it notes that there was something to forsake.
+func (h *Host) Forsake(_ context.Context, t iscsi.Target) error {
+	leave, err := h.enter("forsake")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if d := h.disks[lun{t.IQN, t.LUN}]; d != nil && d.path != "" {
+		h.done("forsake " + t.IQN)
+	}
+	return nil
+}
+
 // UnsoundRecords is node.Paths'.
 func (h *Host) UnsoundRecords(context.Context) ([]iscsi.UnsoundRecord, error) {
 	h.mu.Lock()
