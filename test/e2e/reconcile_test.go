@@ -260,12 +260,13 @@ func TestAnUnmountThatWaitsEndsWhenTheArrayRefuses(t *testing.T) {
 	w := bed.Workers[0]
 	queueing(ctx, t, w)
 	v := staged(ctx, t, bed, "stuck", testbed.Mount("xfs"))
+	// For the unmount to write out. Later, dd itself would wait for blocks that it must read.
+	sh(ctx, t, w.Guest, "dd if=/dev/zero of="+testbed.StagingPath(v)+"/dirty bs=64k count=16 status=none")
 	setLinks(ctx, t, w, false)
 	t.Cleanup(func() { setLinks(context.WithoutCancel(ctx), t, w, true) })
 	sh(ctx, t, w.Guest, "timeout 60 sh -c 'while grep -q LOGGED_IN /sys/class/iscsi_session/*/state; do sleep 0.3; done'")
 	sh(ctx, t, w.Guest, "pkill -KILL -x multipathd; while pgrep -x multipathd >/dev/null; do sleep 0.1; done")
 	t.Cleanup(func() { sh(context.WithoutCancel(ctx), t, w.Guest, "pgrep -x multipathd >/dev/null || multipathd") })
-	sh(ctx, t, w.Guest, "dd if=/dev/zero of="+testbed.StagingPath(v)+"/dirty bs=64k count=16 status=none")
 	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := w.Unstage(limited, v); err == nil {
