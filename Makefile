@@ -60,7 +60,7 @@ e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real
 	hack/prerequisites.sh vm
 	events=$$(mktemp); trap "rm -f $$events" EXIT; failed=0
 	$(TESTSUM) --format testname --jsonfile $$events $(RERUN) --packages "$$($(GO) list -tags e2e ./test/e2e/... | grep -v e2e/kubernetes$$ | paste -sd ' ')" -- \
-		-tags e2e -count=1 -p 1 -parallel 8 -timeout 60m $(if $(RUN),-run '$(RUN)') $(if $(SKIP),-skip '$(SKIP)') || failed=$$?
+		-tags e2e -count=1 -p 1 -parallel 8 -timeout 75m $(if $(RUN),-run '$(RUN)') $(if $(SKIP),-skip '$(SKIP)') || failed=$$?
 	$(GO) run ./test/e2e/report $(if $(TABLE),-markdown) $$events | tee $(or $(TABLE),/dev/null)
 	exit $$failed
 
