@@ -214,7 +214,7 @@ func TestADeadNodeComesBackAndKeepsNothing(t *testing.T) {
 	}
 }
 
-// FM 11, 25: the node lost its power in the middle of a mkfs. What it knows of that
+// FM 1, 25: the node lost its power in the middle of a mkfs. What it knows of that
 // outlives any silence, and the mkfs is done again when the volume is staged.
 func TestSilenceForgetsNoUnfinishedFormat(t *testing.T) {
 	w := newWheel(t)
