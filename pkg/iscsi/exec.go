@@ -154,6 +154,9 @@ func (h host) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	if errors.As(err, &exit) {
 		return stdout.bytes(), &ExitError{Tool: tool, Code: exitCode(exit), Stderr: oneLine(string(stderr.bytes()))}
 	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		return nil, fmt.Errorf("%w: %s ended well, but %v later its output had not: this host is short of processor time, or what the tool started lives on", ErrNotReady, tool, killGrace)
+	}
 	return nil, fmt.Errorf("run %s: %w", tool, err)
 }
 

@@ -82,6 +82,15 @@ func TestRunDeadlineKillsTheWholeGroup(t *testing.T) {
 	t.Errorf("the grandchild %d outlived the deadline", pid)
 }
 
+// On a host that is short of processor time, or with a tool that leaves a daemon behind,
+// the output does not end with the tool. That is the host's state, and passes.
+func TestRunOutputThatDoesNotEnd(t *testing.T) {
+	_, err := iscsi.Direct().Run(t.Context(), "sh", "-c", "setsid sleep 20 & exit 0")
+	if !errors.Is(err, iscsi.ErrNotReady) || !strings.Contains(err.Error(), "processor time") {
+		t.Errorf("err = %v, want ErrNotReady with the reason", err)
+	}
+}
+
 // gone also takes a zombie for gone: nobody reaps orphans in some containers.
 func gone(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
