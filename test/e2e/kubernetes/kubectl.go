@@ -58,7 +58,7 @@ func (c *Cluster) Shell(ctx context.Context, dir, namespace, script string) (str
 	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", "kubectl config set-context --current --namespace="+namespace+" >/dev/null\n"+script)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &output, &output
 	cmd.Env = append(os.Environ(), "HOME="+c.plane.dir, "KUBECONFIG="+config, "PATH="+c.parts.Programs+":"+os.Getenv("PATH"))
-	if err := c.VM.Net.Start(cmd); err != nil {
+	if err = c.VM.Net.Start(cmd); err != nil {
 		return "", err
 	}
 	err = cmd.Wait()

@@ -39,17 +39,17 @@ func TestScaleUpAndBackLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.report(replicas, wall, before, after)
-	if apps, err := r.Array.AppInstances(r.ctx); err != nil || len(apps) != replicas {
-		t.Errorf("the array has %d app instances, want %d: %v", len(apps), replicas, err)
+	if apps, lookErr := r.Array.AppInstances(r.ctx); lookErr != nil || len(apps) != replicas {
+		t.Errorf("the array has %d app instances, want %d: %v", len(apps), replicas, lookErr)
 	}
 	began = time.Now()
 	r.kubectl("scale", "statefulset", "pets", "--replicas=0")
 	err = kubernetes.Eventually(r.ctx, "the array to be empty", morePatient, func() error {
-		apps, err := r.Array.AppInstances(r.ctx)
-		if err == nil && len(apps) > 0 {
-			err = fmt.Errorf("it still has %d app instances", len(apps))
+		left, lookErr := r.Array.AppInstances(r.ctx)
+		if lookErr == nil && len(left) > 0 {
+			lookErr = fmt.Errorf("it still has %d app instances", len(left))
 		}
-		return err
+		return lookErr
 	})
 	if err != nil {
 		t.Fatal(err)
