@@ -13,8 +13,8 @@ import (
 // whoever waits for it, an unmount above all, would wait for ever (FM 21). While a
 // session works, or nothing but silence speaks against it, everything stays.
 func (i *Initiator) Renounce(ctx context.Context, t Target) error {
-	m, found, err := i.deserted(t)
-	if err != nil || !found || !i.queues(ctx, m) {
+	m, found, err := i.waiting(ctx, t)
+	if err != nil || !found {
 		return err
 	}
 	refusal, err := i.AskAdmission(ctx, t)
@@ -29,12 +29,19 @@ func (i *Initiator) Renounce(ctx context.Context, t Target) error {
 // host any more, where the target cannot say so: it refused this host, and is
 // deleted now (FM 6).
 func (i *Initiator) Forsake(ctx context.Context, t Target) error {
-	m, found, err := i.deserted(t)
-	if err != nil || !found || !i.queues(ctx, m) {
+	m, found, err := i.waiting(ctx, t)
+	if err != nil || !found {
 		return err
 	}
 	klog.FromContext(ctx).Info("The volume is given up, so what waits to be written fails", "target", t.IQN, "lun", t.LUN, "map", m.name)
 	return i.endQueueing(ctx, m)
+}
+
+// waiting finds the map of a LUN to which no session works and which keeps what it
+// cannot send.
+func (i *Initiator) waiting(ctx context.Context, t Target) (dmap, bool, error) {
+	m, found, err := i.deserted(t)
+	return m, found && err == nil && i.queues(ctx, m), err
 }
 
 // deserted finds the map of a LUN to which no session works.

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/datera-csi/datera-csi/internal/publishctx"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -187,15 +186,7 @@ func crowd(ctx context.Context, b *testing.B, bed *testbed.Bed, way by, name str
 	b.Helper()
 	w := bed.Workers[0]
 	all, published := make([]*testbed.Volume, volumes), make([]map[string]string, volumes)
-	each := func(atOnce int, do func(i int) error) {
-		b.Helper()
-		group, _ := errgroup.WithContext(ctx)
-		group.SetLimit(atOnce)
-		for i := range all {
-			group.Go(func() error { return do(i) })
-		}
-		must(b, group.Wait())
-	}
+	each := func(atATime int, do func(i int) error) { b.Helper(); share(b, volumes, atATime, do) }
 	each(4, func(i int) (err error) {
 		if all[i], err = bed.Create(ctx, fmt.Sprintf("%s-%d", name, i), 10*giB, nil, testbed.Mount("xfs")); err == nil {
 			published[i], err = bed.Publish(ctx, all[i], w)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
@@ -228,4 +229,15 @@ func atOnce(t testing.TB, n int, do func(i int)) {
 	if t.Failed() {
 		t.FailNow()
 	}
+}
+
+// share does n things, so many at a time; the first error ends the test.
+func share(t testing.TB, n, atATime int, do func(i int) error) {
+	t.Helper()
+	var group errgroup.Group
+	group.SetLimit(atATime)
+	for i := range n {
+		group.Go(func() error { return do(i) })
+	}
+	must(t, group.Wait())
 }

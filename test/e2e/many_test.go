@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"testing"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 )
 
@@ -24,15 +22,7 @@ func TestFiftyVolumesBesideTwoHundredSessions(t *testing.T) {
 	must(t, bed.StartStrangers(ctx, w, foreign))
 	t.Cleanup(func() { must(t, bed.EndStrangers(context.WithoutCancel(ctx), w)) })
 	all := make([]*testbed.Volume, volumes)
-	each := func(do func(i int) error) {
-		t.Helper()
-		group, _ := errgroup.WithContext(ctx)
-		group.SetLimit(workers)
-		for i := range all {
-			group.Go(func() error { return do(i) })
-		}
-		must(t, group.Wait())
-	}
+	each := func(do func(i int) error) { t.Helper(); share(t, volumes, workers, do) }
 	pod := func(i int) string { return fmt.Sprintf("pod-%d", i) }
 	each(func(i int) (err error) {
 		all[i], err = bed.Create(ctx, fmt.Sprintf("many-%d", i), giB, nil, testbed.Mount("ext4"))

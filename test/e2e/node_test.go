@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
@@ -283,14 +282,7 @@ func TestManyVolumesAtOnce(t *testing.T) {
 	fault(t, "12 volumes, 6 at once")
 	w := bed.Workers[0]
 	all := make([]*testbed.Volume, volumes)
-	each := func(do func(i int) error) {
-		group, _ := errgroup.WithContext(ctx)
-		group.SetLimit(workers)
-		for i := range all {
-			group.Go(func() error { return do(i) })
-		}
-		must(t, group.Wait())
-	}
+	each := func(do func(i int) error) { t.Helper(); share(t, volumes, workers, do) }
 	each(func(i int) (err error) {
 		all[i], err = bed.Create(ctx, fmt.Sprintf("many-%d", i), giB, nil, testbed.Mount("ext4"))
 		return err

@@ -217,6 +217,28 @@ func (r *room) eventually(what string, try func() error) {
 	}
 }
 
+// emptied waits until no volume is left on the array.
+func (r *room) emptied(limit time.Duration) {
+	r.Helper()
+	err := kubernetes.Eventually(r.ctx, "the array to be empty", limit, func() error {
+		apps, err := r.Array.AppInstances(r.ctx)
+		if err == nil && len(apps) > 0 {
+			err = fmt.Errorf("it has %v", apps)
+		}
+		return err
+	})
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+// outlive gives a room whose test has ended more time, to put the cluster back.
+func (r *room) outlive() context.CancelFunc {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), patient)
+	r.ctx = ctx
+	return cancel
+}
+
 // expect is eventually for one field of an object.
 func (r *room) expect(want, path string, args ...string) {
 	r.Helper()

@@ -134,11 +134,12 @@ func leftOut(command string) string {
 	return ""
 }
 
-// settle waits until what was applied serves.
+// settle waits until the pods of what was applied run.
 func (r *room) settle() {
 	r.Helper()
-	r.eventually("all pods to be ready", func() error {
-		if phases := r.field("{.items[*].status.phase}", "pods"); strings.Trim(phases, "Runig ") != "" {
+	r.eventually("all pods to run", func() error {
+		phases := strings.Fields(r.field("{.items[*].status.phase}", "pods"))
+		if slices.ContainsFunc(phases, func(phase string) bool { return phase != "Running" }) {
 			return fmt.Errorf("they are %s", phases)
 		}
 		return nil

@@ -44,16 +44,7 @@ func TestScaleUpAndBackLeavesNothing(t *testing.T) {
 	}
 	began = time.Now()
 	r.kubectl("scale", "statefulset", "pets", "--replicas=0")
-	err = kubernetes.Eventually(r.ctx, "the array to be empty", morePatient, func() error {
-		left, lookErr := r.Array.AppInstances(r.ctx)
-		if lookErr == nil && len(left) > 0 {
-			lookErr = fmt.Errorf("it still has %d app instances", len(left))
-		}
-		return lookErr
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r.emptied(morePatient)
 	t.Logf("%d to 0 in %.0f s", replicas, time.Since(began).Seconds())
 }
 

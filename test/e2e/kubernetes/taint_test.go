@@ -3,7 +3,6 @@
 package kubernetes_test
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -48,9 +47,7 @@ func TestStartupTaintGoesAndItsRightIsGoodForNothingElse(t *testing.T) {
 
 // withoutStartupTaint puts the cluster back.
 func (r *room) withoutStartupTaint(node string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), patient) // the test's own has ended
-	defer cancel()
-	r.ctx = ctx //nolint:fatcontext // as above
+	defer r.outlive()()
 	if strings.Contains(r.field("{.spec.taints[*].key}", "node", node), startupTaint) {
 		r.kubectl("taint", "node", node, startupTaint+"-")
 	}

@@ -3,7 +3,6 @@
 package kubernetes_test
 
 import (
-	"context"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -68,9 +67,7 @@ func (r *room) makeBackend(zone string) {
 
 // oneBackend puts the cluster back.
 func (r *room) oneBackend(zones map[string]string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), patient) // the test's own has ended
-	defer cancel()
-	r.ctx = ctx //nolint:fatcontext // as above
+	defer r.outlive()()
 	for zone, node := range zones {
 		r.kubectl("label", "node", node, zoneLabel+"-")
 		r.kubectl("delete", "secret", "datera-csi-backend-"+zone, "--namespace="+kubernetes.Namespace)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
 	"github.com/datera-csi/datera-csi/test/e2e/vm"
@@ -99,13 +100,7 @@ func TestVolumesOfTheVendorsDriverAreTakenOver(t *testing.T) {
 	r.expectRows("anywhere", sum)
 	r.kubectl("delete", "pod", "anywhere")
 	r.kubectl("delete", "pvc", "data")
-	r.eventually("the array to be empty", func() error {
-		apps, err := r.Array.AppInstances(r.ctx)
-		if err == nil && len(apps) > 0 {
-			err = fmt.Errorf("it has %v", apps)
-		}
-		return err
-	})
+	r.emptied(4 * time.Minute)
 }
 
 // A node is emptied to be switched off, and its plugin is told to end before the last volume has left: it stays

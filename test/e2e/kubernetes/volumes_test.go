@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fill writes data into a pod's volume, synced, and returns its checksum.
@@ -184,11 +185,5 @@ func TestEphemeralVolumeGoesWithItsPod(t *testing.T) {
 	r.fill("scratch")
 	r.kubectl("delete", "pod", "scratch")
 	r.expect("", "{.items[*].metadata.name}", "pvc")
-	r.eventually("the array to be empty", func() error {
-		apps, err := r.Array.AppInstances(r.ctx)
-		if err == nil && len(apps) > 0 {
-			err = fmt.Errorf("it has %v", apps)
-		}
-		return err
-	})
+	r.emptied(4 * time.Minute)
 }
