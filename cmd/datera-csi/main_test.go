@@ -132,6 +132,7 @@ func TestBadFlagsExitNonZeroAndAreNamed(t *testing.T) {
 		"unknown host-exec":          {[]string{"node", "--host-root=" + root, "--host-exec=ssh"}, "--host-exec"},
 		"unknown multipath mode":     {[]string{"node", "--host-root=" + root, "--multipath=yes"}, "--multipath"},
 		"negative volumes":           {[]string{"node", "--host-root=" + root, "--max-volumes-per-node=-1"}, "--max-volumes-per-node"},
+		"negative stages":            {[]string{"node", "--host-root=" + root, "--parallel-stages=-1"}, "--parallel-stages"},
 		"no session":                 {[]string{"node", "--host-root=" + root, "--max-sessions=0"}, "--max-sessions"},
 		"relative record directory":  {[]string{"node", "--host-root=" + root, "--record-dir=records"}, "--record-dir"},
 		"record directory is a file": {[]string{"node", "--host-root=" + root, "--record-dir=" + file}, "--record-dir"},

@@ -39,6 +39,7 @@ type nodeFlags struct {
 	multipath     string
 	maxVolumes    int64
 	maxSessions   int64
+	stages        int64
 	formatTimeout time.Duration
 	topology      []string // key=value
 
@@ -63,6 +64,8 @@ func (f *nodeFlags) add(flags *pflag.FlagSet) {
 		"volumes that this host takes; 0 is as many as it has sessions for: those of --max-sessions that others do not use, divided by the portals of a volume")
 	flags.Int64Var(&f.maxSessions, "max-sessions", 512,
 		"iSCSI sessions that this host may have, those of others included; fewer where iscsid may not open so many files")
+	flags.Int64Var(&f.stages, "parallel-stages", 0,
+		"volumes that this host stages at a time, the others wait for their turn; 0 is two for each processor, at least four")
 	flags.DurationVar(&f.formatTimeout, "format-timeout", 30*time.Minute,
 		"after this long a mkfs is killed; it goes on when the call that began it is over")
 	flags.StringVar(&f.reconcile, "reconcile", string(node.ReconcileRepair),
@@ -91,6 +94,9 @@ func (f *nodeFlags) check() error {
 	}
 	if f.maxSessions < 1 {
 		errs = append(errs, fmt.Errorf("--max-sessions: %d leaves no volume a session", f.maxSessions))
+	}
+	if f.stages < 0 {
+		errs = append(errs, fmt.Errorf("--parallel-stages: %d is negative; 0 is two for each processor, at least four", f.stages))
 	}
 	if !slices.Contains([]node.ReconcileMode{node.ReconcileRepair, node.ReconcileObserve, node.ReconcileOff}, node.ReconcileMode(f.reconcile)) {
 		errs = append(errs, fmt.Errorf("--reconcile: %q is not %s, %s or %s", f.reconcile, node.ReconcileRepair, node.ReconcileObserve, node.ReconcileOff))
@@ -179,22 +185,23 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 		return nil, nil, err
 	}
 	service, err := node.New(node.Config{
-		NodeID:        name,
-		Attacher:      initiator,
-		Mounts:        node.NewMounts(mount.NewWithoutSystemd(""), node.Mountinfo("/proc/self/mountinfo")),
-		Devices:       node.NewDevices("/sys"),
-		Runner:        f.tools(),
-		Kernel:        strings.TrimSpace(string(kernel)),
-		Topology:      place,
-		RecordDir:     f.records,
-		Paths:         initiator,
-		ForgottenTime: f.forgottenAfter,
-		MaxVolumes:    f.maxVolumes,
-		MaxSessions:   f.maxSessions,
-		Inspect:       f.inspection(),
-		OnePath:       iscsi.MultipathMode(f.multipath) == iscsi.MultipathOff,
-		FormatTimeout: f.formatTimeout,
-		Clock:         time.Now,
+		NodeID:         name,
+		Attacher:       initiator,
+		Mounts:         node.NewMounts(mount.NewWithoutSystemd(""), node.Mountinfo("/proc/self/mountinfo")),
+		Devices:        node.NewDevices("/sys"),
+		Runner:         f.tools(),
+		Kernel:         strings.TrimSpace(string(kernel)),
+		Topology:       place,
+		RecordDir:      f.records,
+		Paths:          initiator,
+		ForgottenTime:  f.forgottenAfter,
+		MaxVolumes:     f.maxVolumes,
+		MaxSessions:    f.maxSessions,
+		Inspect:        f.inspection(),
+		OnePath:        iscsi.MultipathMode(f.multipath) == iscsi.MultipathOff,
+		FormatTimeout:  f.formatTimeout,
+		ParallelStages: f.stages,
+		Clock:          time.Now,
 	})
 	return service, initiator, err
 }

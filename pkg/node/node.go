@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -138,6 +139,9 @@ type Config struct {
 	// and no volume is staged, NodeGetInfo refuses. Nil: it is.
 	Inspect func(ctx context.Context) []iscsi.Finding
 
+	ParallelStages int64         // volumes that are staged at a time, the others wait; 0 means two for each processor, at least four
+	TurnTime       time.Duration // a stage that takes longer than this no longer counts as one of them; 0 means 30 s
+
 	FormatTimeout time.Duration // after this long a mkfs is killed; 0 means 30 min
 	ForgottenTime time.Duration // how long a volume must look forgotten before Reconcile takes it down; 0 means 15 min
 	StatsTimeout  time.Duration // after this long NodeGetVolumeStats and NodeGetVolumeHealth give up on a device; 0 means 10 s
@@ -164,6 +168,7 @@ type Server struct {
 	clock         func() time.Time
 
 	operations operations
+	turns      turns
 	stats      measurements[[]*csi.VolumeUsage]
 	looks      measurements[bool]
 	lost       sync.Map // by volume: of which it was told that something could not be written
@@ -192,8 +197,8 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("node: Attacher, Mounts, Devices, Runner and Clock are needed")
 	case cfg.RecordDir == "":
 		return nil, errors.New("node: a directory for the records is needed; without one a restart would forget what is staged")
-	case cfg.MaxVolumes < 0 || cfg.MaxSessions < 0:
-		return nil, fmt.Errorf("node: at most %d volumes and %d sessions make no sense", cfg.MaxVolumes, cfg.MaxSessions)
+	case cfg.MaxVolumes < 0 || cfg.MaxSessions < 0 || cfg.ParallelStages < 0:
+		return nil, fmt.Errorf("node: at most %d volumes, %d sessions and %d stages at a time make no sense", cfg.MaxVolumes, cfg.MaxSessions, cfg.ParallelStages)
 	}
 	s := &Server{
 		id:            cfg.NodeID,
@@ -203,6 +208,7 @@ func New(cfg Config) (*Server, error) {
 		runner:        cfg.Runner,
 		allotment:     allotment{fixed: cfg.MaxVolumes, sessions: orDefault(cfg.MaxSessions, 512), onePath: cfg.OnePath},
 		inspect:       cfg.Inspect,
+		turns:         newTurns(orDefault(cfg.ParallelStages, int64(max(4, 2*runtime.NumCPU()))), orDefault(cfg.TurnTime, 30*time.Second)),
 		formatTimeout: orDefault(cfg.FormatTimeout, 30*time.Minute),
 		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
 		clock:         cfg.Clock,

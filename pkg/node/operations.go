@@ -43,6 +43,15 @@ type operation struct {
 	volume  string
 	unlock  func()
 	holders atomic.Int32
+	endTurn func() // nil: it has none
+}
+
+// takeTurn waits for the operation's turn, which lasts no longer than its hold.
+func (op *operation) takeTurn(ctx context.Context, from turns, what string) (err error) {
+	op.now(what + ", which waits for its turn,")
+	op.endTurn, err = from.take(ctx)
+	op.now(what)
+	return err
 }
 
 func (op *operation) now(what string) {
@@ -57,6 +66,9 @@ func (op *operation) now(what string) {
 func (op *operation) release() {
 	if op.holders.Add(-1) > 0 {
 		return
+	}
+	if op.endTurn != nil {
+		op.endTurn()
 	}
 	op.all.mu.Lock()
 	delete(op.all.doing, op.volume)

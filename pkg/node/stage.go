@@ -18,17 +18,22 @@ import (
 // NodeStageVolume attaches the volume and, unless it is a raw block volume,
 // mounts it on the staging path, with a file system made on the first use. Repeats
 // answer alike; a repeat while a mkfs or a mount of an earlier call still runs
-// hears Aborted.
+// hears Aborted. Calls beyond Config.ParallelStages wait for their turn, and do
+// nothing before it.
 func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	r, err := parseStage(req)
 	if err != nil {
 		return nil, err
 	}
-	op, err := s.operations.begin(r.Volume, "NodeStageVolume")
+	const what = "NodeStageVolume"
+	op, err := s.operations.begin(r.Volume, what)
 	if err != nil {
 		return nil, statusOf(err)
 	}
 	defer op.release()
+	if err := op.takeTurn(ctx, s.turns, what); err != nil {
+		return nil, statusOf(fmt.Errorf("stage volume %s: %w", r.Volume, err))
+	}
 	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithValues("volume", r.Volume)) // what is said of a portal names the volume
 	if err := s.stage(ctx, op, r); err != nil {
 		return nil, statusOf(fmt.Errorf("stage volume %s: %w", r.Volume, err))

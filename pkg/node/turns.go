@@ -1,0 +1,41 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// turns lets a few volumes be staged at a time and keeps the others in the order
+// in which they came. All stages of a host share its iscsid, udev and multipathd;
+// too many at once slow each other until logins and identifications run into their
+// time limits and are repeated, and then none ends.
+//
+// What is limited is work, not waiting: a stage that takes longer than the time of
+// a turn waits for a portal, a device or a large mkfs, and no longer counts. So
+// portals that are dead hold the others up for a while, never for good.
+type turns struct {
+	places chan struct{}
+	time   time.Duration
+}
+
+func newTurns(atATime int64, time time.Duration) turns {
+	return turns{places: make(chan struct{}, atATime), time: time}
+}
+
+// take waits for a turn, which ends when its time has passed or end is called,
+// once or more often. The error is ctx's.
+func (t turns) take(ctx context.Context) (end func(), err error) {
+	select {
+	case t.places <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for a turn, of which this host has %d at a time (--parallel-stages): %w", cap(t.places), ctx.Err())
+	}
+	leave := sync.OnceFunc(func() { <-t.places })
+	timer := time.AfterFunc(t.time, leave)
+	return func() {
+		timer.Stop()
+		leave()
+	}, nil
+}

@@ -1,0 +1,97 @@
+package node_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/datera-csi/datera-csi/pkg/node"
+)
+
+// stagesAtATime makes a machine on which every mkfs is held until release is called,
+// and only so many volumes are staged at a time.
+func stagesAtATime(t *testing.T, n int64, turn time.Duration) (m *machine, release func()) {
+	t.Helper()
+	m = newMachine(t)
+	m.restart(func(c *node.Config) { c.ParallelStages, c.TurnTime = n, turn })
+	return m, m.Hold("mkfs.xfs")
+}
+
+// begun waits until so many volumes have a record.
+func (m *machine) begun(n int) {
+	m.t.Helper()
+	eventually(m.t, fmt.Sprint(n, " records"), func() bool { return len(m.records()) == n })
+}
+
+// begin stages a volume and does not wait for it.
+func (v *volume) begin(ctx context.Context) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := v.m.server.NodeStageVolume(ctx, v.stageRequest())
+		done <- err
+	}()
+	return done
+}
+
+func TestStagesBeyondTheLimitWaitForTheirTurn(t *testing.T) {
+	m, release := stagesAtATime(t, 2, time.Hour)
+	var staged []<-chan error
+	for i := range 5 {
+		staged = append(staged, m.volume(fmt.Sprint("v", i)).begin(m.ctx()))
+	}
+	m.begun(2)
+	time.Sleep(20 * time.Millisecond)
+	m.begun(2) // the others have written nothing
+	release()
+	for _, done := range staged {
+		ok(t, <-done)
+	}
+}
+
+func TestAStageThatWaitsForItsTurnHonoursItsCaller(t *testing.T) {
+	m, release := stagesAtATime(t, 1, time.Hour)
+	first := m.volume("a").begin(m.ctx())
+	m.begun(1)
+	ctx, cancel := context.WithTimeout(m.ctx(), 50*time.Millisecond)
+	defer cancel()
+	b := m.volume("b")
+	second := b.begin(ctx)
+	eventually(t, "the wait for a turn", func() bool {
+		err := b.unstage()
+		return err != nil && strings.Contains(err.Error(), "waits for its turn")
+	})
+	want(t, <-second, codes.DeadlineExceeded, b.id, "turn", "--parallel-stages")
+	ok(t, b.unstage()) // nothing was begun, and nothing holds it
+	release()
+	ok(t, <-first, b.stage())
+}
+
+// FM 38
+func TestAMkfsThatOutlivesItsCallKeepsItsTurn(t *testing.T) {
+	m, release := stagesAtATime(t, 1, time.Hour)
+	ctx, cancel := context.WithTimeout(m.ctx(), 50*time.Millisecond)
+	defer cancel()
+	want(t, <-m.volume("a").begin(ctx), codes.DeadlineExceeded, "goes on")
+	short, cancelShort := context.WithTimeout(m.ctx(), 20*time.Millisecond)
+	defer cancelShort()
+	b := m.volume("b")
+	want(t, <-b.begin(short), codes.DeadlineExceeded, "turn")
+	release()
+	ok(t, b.stage())
+}
+
+// FM 25
+func TestStagesThatHangDoNotKeepOthersFromTheirTurn(t *testing.T) {
+	m, release := stagesAtATime(t, 1, 30*time.Millisecond)
+	hung := m.volume("a").begin(m.ctx())
+	m.begun(1)
+	b := m.volume("b")
+	other := b.begin(m.ctx())
+	m.begun(2) // behind one that hangs
+	release()
+	ok(t, <-hung, <-other)
+}
