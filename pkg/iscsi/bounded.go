@@ -29,8 +29,8 @@ func bounded[T any](ctx context.Context, b *bounds, what string, fn func() (T, e
 	}
 	done := make(chan result, 1)
 	go func() {
-		defer b.end(what)
 		value, err := fn()
+		b.end(what) // first: a caller that has its answer may ask again at once
 		done <- result{value, err}
 	}()
 	select {

@@ -1,6 +1,9 @@
 package iscsi
 
-import "net/netip"
+import (
+	"context"
+	"net/netip"
+)
 
 // What tests outside of the package need of its inside.
 
@@ -59,3 +62,10 @@ type MapTable = mapTable
 
 // NewMapTable makes one.
 func NewMapTable(queues bool, opens int) MapTable { return mapTable{queues: queues, opens: opens} }
+
+// Bounds and Bounded are how what may wait in the kernel is asked.
+type Bounds = bounds
+
+func Bounded[T any](ctx context.Context, b *Bounds, what string, fn func() (T, error)) (T, error) {
+	return bounded(ctx, b, what, fn)
+}
