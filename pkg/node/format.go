@@ -165,28 +165,40 @@ func parseBlkid(out string) blkid {
 	return b
 }
 
-// look reads the device and asks blkid. It claims the device meanwhile: nothing
-// else uses it, or it is ErrHeld.
+// look reads the device and asks blkid.
 func (s *Server) look(ctx context.Context, device iscsi.Device, least int64) (c content, b blkid, err error) {
-	disk, err := s.devices.Claim(device.Path)
+	disk, err := s.claim(device, least)
 	if err != nil {
 		return content{}, blkid{}, err
 	}
 	defer func() { err = errors.Join(err, disk.Close()) }()
-	size, err := disk.Size()
-	if err != nil {
-		return content{}, blkid{}, fmt.Errorf("size of %s: %w", device.Path, err)
-	}
-	if size != device.Bytes || size < least {
-		return content{}, blkid{}, fmt.Errorf("%w: %s has %d bytes, attached were %d, promised are %d", errForeign, device.Path, size, device.Bytes, least)
-	}
-	if c, err = readContent(disk, size); err != nil {
+	if c, err = readContent(disk, device.Bytes); err != nil {
 		return content{}, blkid{}, fmt.Errorf("read %s: %w", device.Path, err)
 	}
 	if b, err = s.probe(ctx, device.Path); err != nil {
 		return content{}, blkid{}, err
 	}
 	return c, b, nil
+}
+
+// claim opens a device that is as large as it was when it was attached, and no
+// smaller than promised. Until it is closed nothing else uses it; one that something
+// uses is ErrHeld.
+func (s *Server) claim(device iscsi.Device, least int64) (Disk, error) {
+	disk, err := s.devices.Claim(device.Path)
+	if err != nil {
+		return nil, err
+	}
+	size, err := disk.Size()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("size of %s: %w", device.Path, err)
+	case size != device.Bytes || size < least:
+		err = fmt.Errorf("%w: %s has %d bytes, attached were %d, promised are %d", errForeign, device.Path, size, device.Bytes, least)
+	default:
+		return disk, nil
+	}
+	return nil, errors.Join(err, disk.Close())
 }
 
 // ensureFilesystem makes the file system that was asked for, or finds it.
@@ -218,7 +230,7 @@ func (s *Server) ensureFilesystem(ctx context.Context, rec *record, device iscsi
 		return fmt.Errorf("make %s on %s: %w", rec.FSType, device.Path, err)
 	}
 	faultpoint.At("stage: file system made")
-	if err := s.checkMade(ctx, rec, device); err != nil {
+	if err := s.checkMade(rec, device); err != nil {
 		return err
 	}
 	return s.noteFormat(rec, formatFinished)
@@ -266,15 +278,24 @@ func (s *Server) makeFilesystem(ctx context.Context, argv []string) error {
 	return err
 }
 
-// checkMade looks again: what mkfs said is not yet what the device holds.
-func (s *Server) checkMade(ctx context.Context, rec *record, device iscsi.Device) error {
-	c, b, err := s.look(ctx, device, rec.Target.Bytes)
+// checkMade looks again: what mkfs said is not yet what the device holds. It reads
+// for itself; a second opinion is wanted only before something may be overwritten.
+func (s *Server) checkMade(rec *record, device iscsi.Device) (err error) {
+	disk, err := s.claim(device, rec.Target.Bytes)
 	if err != nil {
 		return err
 	}
-	v, err := decide(evidence{Asked: rec.FSType, Content: c, Blkid: b, Serial: rec.Target.Serial, Bytes: device.Bytes, Format: rec.Format, ReadOnly: true})
-	if err != nil || v != mountIt {
-		return fmt.Errorf("%s was made on %s, but the device does not show it: %w", rec.FSType, device.Path, errors.Join(errUnreadable, err))
+	defer func() { err = errors.Join(err, disk.Close()) }()
+	c, err := readContent(disk, device.Bytes)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", device.Path, err)
+	}
+	name := rec.FSType
+	if name == fsExt4 {
+		name = nameExt
+	}
+	if !c.Complete || c.Name != name || c.Bytes > device.Bytes {
+		return fmt.Errorf("%w: %s was made on %s, but the device does not show it", errUnreadable, rec.FSType, device.Path)
 	}
 	return nil
 }
