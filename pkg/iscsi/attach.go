@@ -17,8 +17,9 @@ import (
 // Attach makes the LUN a block device of this host, or finds that it is one. It
 // logs in to the portals that have no session yet, of which one must work, looks
 // for this LUN only, and hands out a device only when every path to it proved,
-// when asked now, to be the LUN that the array promised. A repeat with the same
-// target returns the same device.
+// when asked now, to be the LUN that the array promised. Of a multipath map one
+// path is in by then; Complete waits for the others. A repeat with the same target
+// returns the same device.
 //
 // Errors: ErrAuth, ErrUnavailable, ErrNotReady, ErrForeign, ErrBusy.
 func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, error) {
@@ -150,9 +151,9 @@ func (i *Initiator) assemble(ctx context.Context, t Target, paths []path, wantsM
 	return i.single(ctx, t, paths)
 }
 
-// mapped hands out a map, once it is as large as its paths and has all of them.
+// mapped hands out a map, once it has a path and is as large as its paths.
 func (i *Initiator) mapped(ctx context.Context, t Target, paths []path) (Device, error) {
-	m, err := i.gather(ctx, t, paths)
+	m, err := i.gather(ctx, t, paths, 0)
 	if err != nil {
 		return Device{}, err
 	}
@@ -168,7 +169,11 @@ func (i *Initiator) mapped(ctx context.Context, t Target, paths []path) (Device,
 		return Device{}, err
 	}
 	i.setReplacement(ctx, paths, replacementUnderMap)
-	return i.device(ctx, m.blockDevice, m.wwid, m.slaves)
+	disks := m.slaves
+	for _, p := range paths {
+		disks = append(disks, p.name)
+	}
+	return i.device(ctx, m.blockDevice, m.wwid, disks)
 }
 
 // single hands out the one path there is. When there are more, without a map
@@ -289,7 +294,7 @@ func (i *Initiator) describe(b blockDevice, wwid string, disks []string) (Device
 		return Device{}, err
 	}
 	d := Device{Path: filepath.Join(i.cfg.Dev, b.name), WWID: wwid, Bytes: bytes}
-	for _, name := range slices.Sorted(slices.Values(disks)) {
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(disks))) {
 		d.Paths = append(d.Paths, filepath.Join(i.cfg.Dev, name))
 	}
 	return d, nil

@@ -44,6 +44,9 @@ func attachWith(tb testing.TB, i *iscsi.Initiator, target iscsi.Target, auth *is
 	if err != nil {
 		tb.Fatalf("attach: %v", err)
 	}
+	if err := i.Complete(tb.Context(), target, d); err != nil {
+		tb.Fatalf("complete: %v", err)
+	}
 	return d
 }
 
@@ -77,6 +80,78 @@ func TestAttachWithMultipathdReturnsTheMap(t *testing.T) {
 		if got := h.read(s + "/recovery_tmo"); got != "5" {
 			t.Errorf("replacement timeout %s, want 5 below a map", got)
 		}
+	}
+}
+
+// The work on the device need not wait for the last path.
+func TestAttachIsContentWithOneProvenPathInTheMap(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	h.unheard = true
+	i := h.initiator()
+	d, err := i.Attach(t.Context(), targetA(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := iscsi.Device{Path: "/dev/dm-0", WWID: wwidA, Paths: []string{"/dev/sdb", "/dev/sdc"}, Bytes: gib}
+	if diff := cmp.Diff(want, d); diff != "" {
+		t.Errorf("both paths are proven (-want +got):\n%s", diff)
+	}
+	inMap := func() int { return len(h.glob("sys/block/dm-0/slaves/*")) }
+	if n := inMap(); n != 1 {
+		t.Fatalf("%d paths are in the map, want 1 as yet", n)
+	}
+	for range 2 {
+		if err := i.Complete(t.Context(), targetA(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := inMap(); n != 2 {
+		t.Errorf("%d paths are in the map, want 2", n)
+	}
+	if got := h.ran("multipathd add path"); len(got) != 1 {
+		t.Errorf("ran %q, want the path that multipathd did not hear of to be offered once", got)
+	}
+}
+
+func TestCompleteHasNothingToWaitForWithoutAMap(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	d := attach(t, i, targetA())
+	h.forget()
+	detach(t, i, targetA())
+	if err := i.Complete(t.Context(), targetA(), d); err != nil {
+		t.Error(err)
+	}
+}
+
+// FM 30
+func TestAttachWaitsForAUdevThatIsAtWork(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	h.greedy = false
+	h.write("run/udev/queue", "")
+	h.write("proc/321/comm", "systemd-udevd\n")
+	early := make(chan bool, 1)
+	h.after["multipath -a"] = func() { early <- len(h.glob("run/udev/queue")) > 0 }
+	time.AfterFunc(300*time.Millisecond, func() { h.remove("run/udev/queue") }) // a map may take 200 ms
+	attach(t, h.initiator(func(c *iscsi.Config) { c.MapTimeout = 200 * time.Millisecond }), targetA())
+	if <-early {
+		t.Error("multipath was told of the disk while udev was at work")
+	}
+}
+
+// FM 30
+func TestAttachDoesNotWaitForADeadUdevThatLeftItsQueue(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	h.greedy = false
+	h.write("run/udev/queue", "")
+	start := time.Now()
+	attach(t, h.initiator(func(c *iscsi.Config) { c.MapTimeout = 2 * time.Second }), targetA())
+	if took := time.Since(start); took > 5*time.Second { // udev at work is waited for 6 s
+		t.Errorf("took %v", took)
 	}
 }
 

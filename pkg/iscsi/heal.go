@@ -201,7 +201,7 @@ func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
 	if paths, err = i.answering(t, paths); err != nil {
 		return err
 	}
-	m, err := i.gather(ctx, t, paths)
+	m, err := i.gather(ctx, t, paths, i.patience())
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ type host struct {
 	byName   map[string]string        // map by alias
 
 	greedy        bool // multipathd makes maps unasked
+	unheard       bool // and has not heard of the second path of a LUN
 	blacklisted   bool
 	multipathConf string // what multipath -t prints
 	multipathRuns string // what the running multipathd goes by; "": the same
@@ -308,6 +309,7 @@ func (h *host) tool(argv []string) (out string, code int) {
 	case line == "iscsiadm --version":
 		return "iscsiadm version 2.1.8\n", 0
 	case strings.HasPrefix(line, "multipathd add path "):
+		h.unheard = false
 		h.takeUp(argv[3])
 		return "ok\n", 0
 	case strings.HasPrefix(line, "multipathd del map "), strings.HasPrefix(line, "multipath -f "):
@@ -541,6 +543,9 @@ func (h *host) takeUp(disk string) {
 		return
 	}
 	wwid := h.wwid(disk)
+	if h.unheard && h.mapNamed(wwid) != "" {
+		return
+	}
 	if h.greedy || h.known[wwid] {
 		h.addToMap(wwid, disk)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -213,52 +212,91 @@ func (i *Initiator) growMap(ctx context.Context, m dmap, bytes int64) error {
 // when udev has seen the disk, because until then neither multipathd nor multipath
 // knows of it. A udev that does not see it at all is dead (FM 30).
 func (i *Initiator) wanted(ctx context.Context, t Target, d disk) (bool, error) {
-	var found bool
-	var seen time.Time
-	_, err := until(ctx, min(2*udevTime, i.cfg.MapTimeout), func() (bool, error) {
-		if seen.IsZero() && i.udevKnows(d) {
-			seen = time.Now()
-		}
+	waits := i.udevIdle() // for udev to see the disk
+	since := waits        // it has seen it
+	var found, seen bool
+	_, err := until(ctx, i.utmost(), func() (bool, error) {
+		seen = seen || i.udevKnows(d)
 		var err error
 		_, found, err = i.sysfs.mapOver(t.IQN, t.LUN)
-		inVain := !seen.IsZero() && (i.tell.Load() || time.Since(seen) > min(udevTime, i.cfg.MapTimeout/2))
-		return found || inVain, err
+		switch {
+		case !seen:
+			return found || waits.pass() > min(2*udevTime, i.cfg.MapTimeout), err
+		case i.tell.Load():
+			return true, err
+		default:
+			return found || since.pass() > min(udevTime, i.cfg.MapTimeout/2), err
+		}
 	})
 	if err != nil || found {
 		return found, err
 	}
-	i.tell.Store(!seen.IsZero())
+	i.tell.Store(seen)
 	return i.claimForMultipath(ctx, d)
 }
 
-const udevTime = 3 * time.Second // how long udev may take to see a disk before it counts as dead
+// utmost is for how long anything waits for a map while udev is at work.
+func (i *Initiator) utmost() time.Duration { return 3 * i.cfg.MapTimeout }
 
-// udevKnows says whether udev is done with a disk for the first time.
-func (i *Initiator) udevKnows(d disk) bool {
-	_, err := os.Stat(filepath.Join(i.cfg.Root, "run/udev/data", "b"+d.dev))
-	return err == nil
+// patience is for how long a map may lack a path before it is taken for degraded.
+func (i *Initiator) patience() time.Duration { return i.cfg.MapTimeout / 2 }
+
+// Complete waits for the paths that Attach proved and that were not yet in the map
+// when it handed out the device: multipathd makes the map of the first path that udev
+// has seen, and the work on the device can begin meanwhile. A path that stays out for
+// a while is told in the log and is no error, as the device works without it. A
+// device that is no map has nothing to wait for.
+//
+// Errors: ErrUnavailable, ErrForeign.
+func (i *Initiator) Complete(ctx context.Context, t Target, d Device) error {
+	unlock, err := i.targets.lock(ctx, t.IQN)
+	if err != nil {
+		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+	}
+	defer unlock()
+	m, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	if err != nil || !found || m.wwid != d.WWID {
+		return err // who needs the device looks for itself whether it is there
+	}
+	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	if err != nil {
+		return err
+	}
+	var paths []path
+	for _, one := range disks {
+		if slices.Contains(d.Paths, filepath.Join(i.cfg.Dev, one.name)) {
+			paths = append(paths, path{disk: one, fresh: identity{WWID: d.WWID}})
+		}
+	}
+	if len(paths) == 0 {
+		return nil
+	}
+	_, err = i.gather(ctx, t, paths, i.patience())
+	return err
 }
 
-// gather waits for the map with every path that answers. Multipathd hears of new
-// disks from udev; a disk that it has not taken up by then is offered to it once.
-// A map that still lacks a path after a while is degraded but good.
-func (i *Initiator) gather(ctx context.Context, t Target, paths []path) (dmap, error) {
-	soon, aWhile := min(udevTime, i.cfg.MapTimeout/3), i.cfg.MapTimeout/2
+// gather waits for the map, and, no longer than patience, for every one of the paths
+// to be in it. Multipathd hears of new disks from udev; a disk that it has not taken
+// up by then is offered to it once. A map that still lacks a path is degraded but
+// good.
+func (i *Initiator) gather(ctx context.Context, t Target, paths []path, patience time.Duration) (dmap, error) {
+	soon := min(udevTime, i.cfg.MapTimeout/3)
 	if i.tell.Load() {
 		soon = min(soon, 300*time.Millisecond)
 	}
 	var m dmap
 	var missing []path
 	offered := make(map[string]bool)
-	start := time.Now()
-	_, err := untilSlowly(ctx, i.cfg.MapTimeout, 20*time.Millisecond, 100*time.Millisecond, func() (bool, error) {
+	idle := i.udevIdle()
+	_, err := untilSlowly(ctx, i.utmost(), 20*time.Millisecond, 100*time.Millisecond, func() (bool, error) {
 		now, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
 		if err != nil {
 			return false, err
 		}
 		m, missing = now, slices.DeleteFunc(slices.Clone(paths), func(p path) bool { return slices.Contains(now.slaves, p.name) })
-		waited := time.Since(start)
-		if found && !m.suspended && (len(missing) == 0 || waited > aWhile) {
+		waited := idle.pass()
+		good := found && !m.suspended
+		if good && (len(missing) == 0 || waited >= patience) || !good && waited >= i.cfg.MapTimeout {
 			return true, nil
 		}
 		for _, p := range missing {
@@ -279,7 +317,7 @@ func (i *Initiator) gather(ctx context.Context, t Target, paths []path) (dmap, e
 		return dmap{}, fmt.Errorf("%w: map %s is suspended; see multipathd's log", ErrUnavailable, m.name)
 	case m.wwid != paths[0].fresh.WWID:
 		return dmap{}, fmt.Errorf("%w: map %s is of %s, the paths are of %s", ErrForeign, m.name, m.wwid, paths[0].fresh.WWID)
-	case len(missing) > 0:
+	case len(missing) > 0 && patience > 0:
 		klog.FromContext(ctx).Info("The map lacks a path", "map", m.name, "wwid", m.wwid, "has", m.slaves)
 	}
 	return m, nil

@@ -37,6 +37,8 @@ type loops struct {
 
 func (l *loops) file(t iscsi.Target) string { return filepath.Join(l.dir, filepath.Base(t.Serial)) }
 
+func (l *loops) Complete(context.Context, iscsi.Target, iscsi.Device) error { return nil }
+
 func (l *loops) Attach(ctx context.Context, t iscsi.Target, _ *iscsi.CHAP) (iscsi.Device, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

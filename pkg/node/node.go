@@ -30,6 +30,8 @@ import (
 // *iscsi.Initiator is one. All may be repeated.
 type Attacher interface {
 	Attach(ctx context.Context, t iscsi.Target, auth *iscsi.CHAP) (iscsi.Device, error)
+	// Complete waits for the paths that Attach did not wait for.
+	Complete(ctx context.Context, t iscsi.Target, d iscsi.Device) error
 	Detach(ctx context.Context, t iscsi.Target) error
 	Find(ctx context.Context, t iscsi.Target) (iscsi.Device, error)
 	// Prove is Find that asks the device itself who it is.

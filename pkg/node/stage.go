@@ -77,11 +77,16 @@ func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stage
 		return device, err
 	}
 	if rec.Mode == modeBlock {
-		return device, s.limitBlock(rec, device)
+		err = s.limitBlock(rec, device)
+	} else {
+		err = op.own(ctx, "preparing and mounting the file system", func(ctx context.Context) error {
+			return s.ensureStaged(ctx, rec, device, r)
+		})
 	}
-	return device, op.own(ctx, "preparing and mounting the file system", func(ctx context.Context) error {
-		return s.ensureStaged(ctx, rec, device, r)
-	})
+	if err != nil {
+		return device, err
+	}
+	return device, s.attacher.Complete(ctx, rec.target(), device)
 }
 
 // giveUp takes down what a stage has begun that failed for good, and answers why

@@ -197,6 +197,16 @@ func (h *Host) AskAdmission(_ context.Context, t iscsi.Target) (iscsi.Refusal, e
 	return r, nil
 }
 
+// Complete is node.Attacher's; a disk here has all its paths at once.
+func (h *Host) Complete(context.Context, iscsi.Target, iscsi.Device) error {
+	leave, err := h.enter("complete")
+	if err != nil {
+		return err
+	}
+	leave()
+	return nil
+}
+
 // Renounce is node.Attacher's; it notes that there was something to renounce.
 func (h *Host) Renounce(_ context.Context, t iscsi.Target) error {
 	leave, err := h.enter("renounce")
