@@ -12,9 +12,11 @@ import (
 // too many at once slow each other until logins and identifications run into their
 // time limits and are repeated, and then none ends.
 //
-// What is limited is work, not waiting: a stage that takes longer than the time of
-// a turn waits for a portal, a device or a large mkfs, and no longer counts. So
-// portals that are dead hold the others up for a while, never for good.
+// A stage that takes longer than the time of a turn hangs in the kernel or makes a
+// very large file system, and no longer counts: devices that do not answer hold the
+// others up for a while, never for good. That time is longer than a login to a dead
+// portal and a stage on a host that is short of processor time, or the limit would
+// give way just when it is needed.
 type turns struct {
 	places chan struct{}
 	time   time.Duration
