@@ -128,8 +128,8 @@ func createSingle(chain []*resource) func(*request) (any, error) {
 	}
 }
 
-func updateDoc(chain []*resource) func(*request) (any, error) {
-	res := chain[len(chain)-1]
+// changing finds what a request names, and that this tenant may change it.
+func changing(chain []*resource, do func(*request, place) (any, error)) func(*request) (any, error) {
 	return func(r *request) (any, error) {
 		p, err := r.place(chain)
 		if err != nil {
@@ -138,6 +138,13 @@ func updateDoc(chain []*resource) func(*request) (any, error) {
 		if err := r.mayChange(chain[0], p.doc); err != nil {
 			return nil, err
 		}
+		return do(r, p)
+	}
+}
+
+func updateDoc(chain []*resource) func(*request) (any, error) {
+	res := chain[len(chain)-1]
+	return changing(chain, func(r *request, p place) (any, error) {
 		changes := r.body
 		for _, b := range res.below {
 			if parts := changes.list(b.path); parts != nil {
@@ -155,19 +162,12 @@ func updateDoc(chain []*resource) func(*request) (any, error) {
 		}
 		r.docChanged(chain[0], p.doc)
 		return r.renderPlace(res, p), nil
-	}
+	})
 }
 
 func deleteDoc(chain []*resource) func(*request) (any, error) {
 	res := chain[len(chain)-1]
-	return func(r *request) (any, error) {
-		p, err := r.place(chain)
-		if err != nil {
-			return nil, err
-		}
-		if err := r.mayChange(chain[0], p.doc); err != nil {
-			return nil, err
-		}
+	return changing(chain, func(r *request, p place) (any, error) {
 		if len(chain) == 1 && res.drop != nil {
 			if err := res.drop(r, p.doc); err != nil {
 				return nil, err
@@ -188,7 +188,7 @@ func deleteDoc(chain []*resource) func(*request) (any, error) {
 		}
 		r.docChanged(chain[0], p.doc)
 		return shown, nil
-	}
+	})
 }
 
 // mayChange refuses to change what belongs to a parent tenant.

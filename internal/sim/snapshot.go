@@ -112,7 +112,8 @@ func listSnapshots(owner func(*request) (snapshotOwner, error)) func(*request) (
 	}
 }
 
-func getSnapshot(owner func(*request) (snapshotOwner, error)) func(*request) (any, error) {
+// oneSnapshot finds the snapshot that a request names, for those that need one.
+func oneSnapshot(owner func(*request) (snapshotOwner, error), do func(*request, snapshotOwner, *snapshot) (any, error)) func(*request) (any, error) {
 	return func(r *request) (any, error) {
 		o, err := owner(r)
 		if err != nil {
@@ -122,8 +123,14 @@ func getSnapshot(owner func(*request) (snapshotOwner, error)) func(*request) (an
 		if err != nil {
 			return nil, err
 		}
-		return r.renderSnapshot(o.base, s), nil
+		return do(r, o, s)
 	}
+}
+
+func getSnapshot(owner func(*request) (snapshotOwner, error)) func(*request) (any, error) {
+	return oneSnapshot(owner, func(r *request, o snapshotOwner, s *snapshot) (any, error) {
+		return r.renderSnapshot(o.base, s), nil
+	})
 }
 
 func createSnapshot(owner func(*request) (snapshotOwner, error)) func(*request) (any, error) {
@@ -196,15 +203,7 @@ func (r *request) takeSnapshot(o snapshotOwner, b body) *snapshot {
 }
 
 func updateSnapshot(owner func(*request) (snapshotOwner, error)) func(*request) (any, error) {
-	return func(r *request) (any, error) {
-		o, err := owner(r)
-		if err != nil {
-			return nil, err
-		}
-		s, err := o.find(r.param("ts"))
-		if err != nil {
-			return nil, err
-		}
+	return oneSnapshot(owner, func(r *request, o snapshotOwner, s *snapshot) (any, error) {
 		if r.body.flag("delete_local") {
 			if s.Provider == "" {
 				return nil, errRefused("snapshot %s has only its local copy", s.UTCTS)
@@ -213,22 +212,14 @@ func updateSnapshot(owner func(*request) (snapshotOwner, error)) func(*request) 
 		}
 		r.saveApp(o.app)
 		return r.renderSnapshot(o.base, s), nil
-	}
+	})
 }
 
 func deleteSnapshot(owner func(*request) (snapshotOwner, error)) func(*request) (any, error) {
-	return func(r *request) (any, error) {
-		o, err := owner(r)
-		if err != nil {
-			return nil, err
-		}
-		s, err := o.find(r.param("ts"))
-		if err != nil {
-			return nil, err
-		}
+	return oneSnapshot(owner, func(r *request, o snapshotOwner, s *snapshot) (any, error) {
 		r.removeSnapshot(o, s)
 		return r.renderSnapshot(o.base, s), nil
-	}
+	})
 }
 
 func (r *request) removeSnapshot(o snapshotOwner, s *snapshot) {
