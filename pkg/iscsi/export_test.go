@@ -3,6 +3,7 @@ package iscsi
 import (
 	"context"
 	"net/netip"
+	"time"
 )
 
 // What tests outside of the package need of its inside.
@@ -68,4 +69,9 @@ type Bounds = bounds
 
 func Bounded[T any](ctx context.Context, b *Bounds, what string, fn func() (T, error)) (T, error) {
 	return bounded(ctx, b, what, fn)
+}
+
+// Until is how everything here waits.
+func Until(ctx context.Context, timeout time.Duration, cond func() (bool, error)) (bool, error) {
+	return until(ctx, timeout, cond)
 }
