@@ -41,6 +41,10 @@ func (e *ExitError) Error() string {
 // waited for, and may still finish its work later.
 var ErrStuck = errors.New("the tool does not die, it waits for a device")
 
+// ErrOutput is wrapped by a Runner's error when the tool ended well and its output
+// did not end with it. What the tool was to do is done.
+var ErrOutput = errors.New("ended well, but its output did not end with it")
+
 const (
 	exitNoSuchTool = 127
 	exitSignalled  = 128
@@ -53,6 +57,10 @@ const (
 	// How long after its death sentence a tool may take to die. SIGKILL acts at
 	// once unless the process is in uninterruptible sleep.
 	killGrace = 2 * time.Second
+
+	// How long after the end of a tool the rest of its output may take: a moment,
+	// unless something that it started lives on, or this host has no time to read.
+	outputGrace = 10 * time.Second
 )
 
 type host struct {
@@ -139,7 +147,7 @@ func (h host) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	// A group of its own, so that what the tool started dies with it. WaitDelay
 	// closes the pipes if a grandchild that left the group keeps them open.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = killGrace
+	cmd.WaitDelay = outputGrace
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
 			return nil, &ExitError{Tool: argv[0], Code: exitNoSuchTool, Stderr: "no such tool"}
@@ -155,7 +163,7 @@ func (h host) Run(ctx context.Context, argv ...string) ([]byte, error) {
 		return stdout.bytes(), &ExitError{Tool: tool, Code: exitCode(exit), Stderr: oneLine(string(stderr.bytes()))}
 	}
 	if errors.Is(err, exec.ErrWaitDelay) {
-		return nil, fmt.Errorf("%w: %s ended well, but %v later its output had not: this host is short of processor time, or what the tool started lives on", ErrNotReady, tool, killGrace)
+		return nil, fmt.Errorf("%s %w after %v: this host is short of processor time, or what the tool started lives on", tool, ErrOutput, outputGrace)
 	}
 	return nil, fmt.Errorf("run %s: %w", tool, err)
 }

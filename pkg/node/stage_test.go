@@ -505,6 +505,7 @@ func TestCHAPComesFromTheStageSecretOnly(t *testing.T) {
 func TestErrorsOfTheInitiatorKeepTheirMeaning(t *testing.T) {
 	for kind, code := range map[error]codes.Code{
 		iscsi.ErrAuth: codes.Unauthenticated, iscsi.ErrUnavailable: codes.Unavailable, iscsi.ErrNotReady: codes.Unavailable,
+		iscsi.ErrStuck: codes.Unavailable, iscsi.ErrOutput: codes.Unavailable,
 		iscsi.ErrForeign: codes.FailedPrecondition, iscsi.ErrBusy: codes.FailedPrecondition, errDevice: codes.Internal, nodetest.ErrCrashed: codes.Internal,
 	} {
 		m := newMachine(t)

@@ -65,6 +65,7 @@ var codeOf = []struct {
 	{iscsi.ErrNotReady, codes.Unavailable},
 	{iscsi.ErrUnavailable, codes.Unavailable},
 	{iscsi.ErrStuck, codes.Unavailable},
+	{iscsi.ErrOutput, codes.Unavailable},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{context.Canceled, codes.Canceled},
 }
