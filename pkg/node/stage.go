@@ -73,7 +73,7 @@ func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stage
 		return iscsi.Device{}, fmt.Errorf("attach: %w", err)
 	}
 	faultpoint.At("stage: attached")
-	if err := ensureDir(rec.Staging); err != nil {
+	if err = ensureDir(rec.Staging); err != nil {
 		return device, err
 	}
 	if rec.Mode == modeBlock {
