@@ -26,22 +26,14 @@ type Client struct {
 
 // NewClient speaks over conn, which it owns from now on.
 func NewClient(conn net.Conn) *Client {
-	first := make(chan net.Conn, 1)
-	first <- conn
+	only := newSingle(conn)
 	transport := &http.Transport{
 		Protocols:          protocols(),
 		HTTP2:              windows(),
 		DisableCompression: true,
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			select {
-			case c := <-first:
-				return c, nil
-			default: // HTTP would redial a broken connection; this one has no second
-				return nil, ErrLost
-			}
-		},
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return only.dial(ctx) },
 	}
-	return &Client{http: &http.Client{Transport: transport}, conn: conn}
+	return &Client{http: &http.Client{Transport: transport}, conn: only.conn}
 }
 
 // NewProxiedClient speaks to a Handler that a proxy serves under a path prefix, at the address that dial

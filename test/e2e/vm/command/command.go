@@ -7,6 +7,7 @@
 package command
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -139,7 +140,7 @@ func windows() *http.HTTP2Config {
 	}
 }
 
-// single is a listener that hands out one connection and closes when that connection does.
+// single hands out its one connection, once, to who listens or to who dials.
 type single struct {
 	once   sync.Once
 	conn   net.Conn
@@ -147,13 +148,14 @@ type single struct {
 	first  chan net.Conn
 }
 
-func listenOn(conn net.Conn) *single {
+func newSingle(conn net.Conn) *single {
 	s := &single{closed: make(chan struct{}), first: make(chan net.Conn, 1)}
 	s.conn = &watched{Conn: conn, closed: func() { s.once.Do(func() { close(s.closed) }) }}
 	s.first <- s.conn
 	return s
 }
 
+// Accept returns the connection, and to the next caller that it is closed.
 func (s *single) Accept() (net.Conn, error) {
 	select {
 	case conn := <-s.first:
@@ -162,6 +164,22 @@ func (s *single) Accept() (net.Conn, error) {
 	}
 	<-s.closed
 	return nil, net.ErrClosed
+}
+
+// dial is Accept for a client's transport. That dials again for a request that comes just before it knows
+// that the first connection can carry more: such a caller waits, and is given the first one meanwhile.
+func (s *single) dial(ctx context.Context) (net.Conn, error) {
+	select {
+	case conn := <-s.first:
+		return conn, nil
+	default:
+	}
+	select {
+	case <-s.closed:
+		return nil, ErrLost
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 func (s *single) Close() error   { return s.conn.Close() }

@@ -101,6 +101,21 @@ func TestOutputThatTheCallerCannotTakeIsNoLostChannel(t *testing.T) {
 	}
 }
 
+func TestFirstCommandsAtOnceShareTheOneConnection(t *testing.T) {
+	for range 50 {
+		client, _ := pair(t)
+		var all sync.WaitGroup
+		for range 16 {
+			all.Go(func() {
+				if err := client.Ping(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+}
+
 type brokenWriter struct{ err error }
 
 func (b brokenWriter) Write([]byte) (int, error) { return 0, b.err }
