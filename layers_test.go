@@ -48,13 +48,14 @@ func arrows() map[string][]string {
 		},
 		"cmd/datera-sim":             {"internal/sim", "internal/lio", cobra, klog},
 		"pkg/identity":               {csiSpec, klog, protobuf},
-		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/filesystem", "internal/publishctx", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf, xSync},
-		"pkg/node":                   {"pkg/iscsi", "internal/filesystem", "internal/faultpoint", "internal/publishctx", "internal/keylock", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
+		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/filesystem", "internal/publishctx", "internal/health", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf, xSync},
+		"pkg/node":                   {"pkg/iscsi", "internal/filesystem", "internal/faultpoint", "internal/publishctx", "internal/health", "internal/keylock", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
 		"pkg/node/nodetest":          {"pkg/node", "pkg/iscsi", mountUtils}, // test support
 		"pkg/dateraclient":           {},
 		"pkg/iscsi":                  {"internal/faultpoint", klog, xSys},
 		"internal/faultpoint":        {},
 		"internal/faultpoint/points": {}, // test support
+		"internal/health":            {csiSpec},
 		"internal/keylock":           {},
 		"internal/kube":              {klog},
 		"internal/filesystem":        {},

@@ -10,6 +10,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/datera-csi/datera-csi/internal/health"
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
 
@@ -51,24 +52,8 @@ func (s *Server) ControllerListVolumeHealth(ctx context.Context, req *csi.Contro
 	return answer, nil
 }
 
-// diagnosis collects what is wrong, each (status, reason) once, as CSI wants it.
-type diagnosis []*csi.VolumeHealth_VolumeHealthEntry
-
-func (d *diagnosis) add(status csi.VolumeHealthErrorType, reason, message string) {
-	for _, e := range *d {
-		if e.GetStatus() == status && e.GetReason() == reason {
-			e.Message += "; " + message
-			return
-		}
-	}
-	*d = append(*d, &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: reason, Message: message})
-}
-
-const (
-	degraded     = csi.VolumeHealthErrorType_DEGRADED
-	inaccessible = csi.VolumeHealthErrorType_INACCESSIBLE
-	dataLoss     = csi.VolumeHealthErrorType_DATA_LOSS
-)
+// diagnosis collects what is wrong.
+type diagnosis struct{ health.Findings }
 
 // diagnose translates the array's words. An entry comes from one member of the
 // array's answer and stays as long as the member does, whatever else is found. A
@@ -89,7 +74,7 @@ func diagnose(v *dateraclient.Volume) []*csi.VolumeHealth_VolumeHealthEntry {
 	for _, p := range parts {
 		d.health(p)
 	}
-	return d
+	return d.Entries()
 }
 
 // part is one of the three objects of a volume.
@@ -104,16 +89,16 @@ func (d *diagnosis) reach(v *dateraclient.Volume) {
 	si, vol := v.Health.StorageInstance, v.Health.Volume
 	switch {
 	case !v.Online && len(admitted(v)) > 0:
-		d.add(inaccessible, "Offline", "the app instance or its storage instance is offline on the array, and nodes are admitted to it")
+		d.Add(health.Inaccessible, "Offline", "the app instance or its storage instance is offline on the array, and nodes are admitted to it")
 	case v.Online && !slices.Contains([]string{"", "available"}, si.OpState):
-		d.add(inaccessible, "Target"+camel(si.OpState), "op_state of the storage instance is "+si.OpState)
+		d.Add(health.Inaccessible, "Target"+camel(si.OpState), "op_state of the storage instance is "+si.OpState)
 	}
 	if !slices.Contains([]string{"", "available"}, vol.Availability) {
-		d.add(inaccessible, "Volume"+camel(vol.Availability), "availability_state of the volume is "+vol.Availability)
+		d.Add(health.Inaccessible, "Volume"+camel(vol.Availability), "availability_state of the volume is "+vol.Availability)
 	}
 	// The volume's op_state is free text; these two say what they mean.
 	if v.Online && slices.Contains([]string{"unavailable", "failed"}, vol.OpState) {
-		d.add(inaccessible, "Volume"+camel(vol.OpState), "op_state of the volume is "+vol.OpState)
+		d.Add(health.Inaccessible, "Volume"+camel(vol.OpState), "op_state of the volume is "+vol.OpState)
 	}
 }
 
@@ -122,13 +107,13 @@ func (d *diagnosis) deployment(p part, online bool) {
 	switch p.Deployment {
 	case "", "deployed":
 	case "failed":
-		d.add(inaccessible, "DeploymentFailed", message)
+		d.Add(health.Inaccessible, "DeploymentFailed", message)
 	case "not_deployed":
 		if online {
-			d.add(inaccessible, "NotDeployed", message)
+			d.Add(health.Inaccessible, "NotDeployed", message)
 		}
 	default:
-		d.add(degraded, "Deployment"+camel(p.Deployment), message)
+		d.Add(health.Degraded, "Deployment"+camel(p.Deployment), message)
 	}
 }
 
@@ -136,15 +121,15 @@ func (d *diagnosis) deployment(p part, online bool) {
 // loss when the array cannot serve the volume either; else a copy is left.
 func (d *diagnosis) storage(c dateraclient.Condition) {
 	if c.Storage != "" {
-		d.add(degraded, camel(c.Storage), "storage_state of the volume is "+c.Storage)
+		d.Add(health.Degraded, camel(c.Storage), "storage_state of the volume is "+c.Storage)
 	}
 	message := "recovery_state of the volume is " + c.Recovery
 	switch {
 	case c.Recovery == "":
 	case c.Recovery == "recovery_failed" && c.Availability == "unavailable":
-		d.add(dataLoss, camel(c.Recovery), message+", and its availability_state is "+c.Availability)
+		d.Add(health.DataLoss, camel(c.Recovery), message+", and its availability_state is "+c.Availability)
 	default:
-		d.add(degraded, camel(c.Recovery), message)
+		d.Add(health.Degraded, camel(c.Recovery), message)
 	}
 }
 
@@ -156,7 +141,7 @@ func (d *diagnosis) health(p part) {
 	if len(p.Causes) > 0 {
 		message += ": " + strings.Join(p.Causes, ", ")
 	}
-	d.add(degraded, p.reason+"Health"+camel(p.Health), message)
+	d.Add(health.Degraded, p.reason+"Health"+camel(p.Health), message)
 }
 
 // camel turns the array's word_by_word into WordByWord.

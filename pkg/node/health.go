@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/datera-csi/datera-csi/internal/health"
 )
 
 // NodeGetVolumeHealth tells what this node finds wrong with a volume that it
@@ -24,12 +25,12 @@ func (s *Server) NodeGetVolumeHealth(ctx context.Context, req *csi.NodeGetVolume
 	if err != nil {
 		return nil, statusOf(fmt.Errorf("health of volume %s: %w", r.Volume, err))
 	}
-	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: &csi.VolumeHealth{VolumeId: r.Volume, HealthStatuses: found}}, nil
+	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: &csi.VolumeHealth{VolumeId: r.Volume, HealthStatuses: found.Entries()}}, nil
 }
 
 // examine goes from the portals up to the workload's path. Each entry comes from
 // one thing that is seen, and stays as long as it is, whatever else is found.
-func (s *Server) examine(ctx context.Context, r healthRequest) (diagnosis, error) {
+func (s *Server) examine(ctx context.Context, r healthRequest) (*diagnosis, error) {
 	rec, err := s.records.load(r.Volume)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s is not staged here", errNotFound, r.Volume)
@@ -45,15 +46,15 @@ func (s *Server) examine(ctx context.Context, r healthRequest) (diagnosis, error
 	if err != nil {
 		return nil, err
 	}
-	var d diagnosis
+	d := &diagnosis{}
 	reachable := d.paths(rec, c)
 	d.device(rec, c)
 	numbers := numbersOf(c)
 	if rec.Mode == modeMount {
-		s.filesystem(ctx, &d, rec, numbers, at(mounts, rec.Staging), reachable)
+		s.filesystem(ctx, d, rec, numbers, at(mounts, rec.Staging), reachable)
 	}
 	if r.Path != "" {
-		s.target(&d, rec, numbers, at(mounts, whereMounted(r.Path)), r.Path)
+		s.target(d, rec, numbers, at(mounts, whereMounted(r.Path)), r.Path)
 	}
 	return d, nil
 }
@@ -72,34 +73,17 @@ func whereMounted(path string) string {
 // target says whether the workload's path shows the volume.
 func (s *Server) target(d *diagnosis, rec *record, numbers map[Number]bool, there []Mount, path string) {
 	if len(there) == 0 {
-		d.add(inaccessible, "NotPublished", "nothing is mounted on "+path+"; what is written there goes to this node's own disk. Delete the pod, so that it is published anew")
+		d.Add(health.Inaccessible, "NotPublished", "nothing is mounted on "+path+"; what is written there goes to this node's own disk. Delete the pod, so that it is published anew")
 		return
 	}
 	if len(there) > 1 {
-		d.add(degraded, "StackedMounts", fmt.Sprintf("%d mounts are stacked on %s; the pod must be deleted, so that all are taken off", len(there), path))
+		d.Add(health.Degraded, "StackedMounts", fmt.Sprintf("%d mounts are stacked on %s; the pod must be deleted, so that all are taken off", len(there), path))
 	}
 	p := publication{record: rec, numbers: numbers}
 	if m := there[len(there)-1]; len(numbers) > 0 && !p.shows(s, m) {
-		d.add(inaccessible, "ForeignMount", fmt.Sprintf("%s is a mount of %s (device %s), which is not the volume's device; delete the pod, so that it is published anew", path, m.Source, m.Device))
+		d.Add(health.Inaccessible, "ForeignMount", fmt.Sprintf("%s is a mount of %s (device %s), which is not the volume's device; delete the pod, so that it is published anew", path, m.Source, m.Device))
 	}
 }
 
-// diagnosis collects what is wrong, each (status, reason) once, as CSI wants it.
-type diagnosis []*csi.VolumeHealth_VolumeHealthEntry
-
-func (d *diagnosis) add(status csi.VolumeHealthErrorType, reason, message string) {
-	i := slices.IndexFunc(*d, func(e *csi.VolumeHealth_VolumeHealthEntry) bool {
-		return e.GetStatus() == status && e.GetReason() == reason
-	})
-	if i >= 0 {
-		(*d)[i].Message += "; " + message
-		return
-	}
-	*d = append(*d, &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: reason, Message: message})
-}
-
-const (
-	degraded     = csi.VolumeHealthErrorType_DEGRADED
-	inaccessible = csi.VolumeHealthErrorType_INACCESSIBLE
-	dataLoss     = csi.VolumeHealthErrorType_DATA_LOSS
-)
+// diagnosis collects what is wrong.
+type diagnosis struct{ health.Findings }

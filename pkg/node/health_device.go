@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/datera-csi/datera-csi/internal/health"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -13,7 +14,7 @@ func (d *diagnosis) paths(rec *record, c iscsi.Condition) (reachable bool) {
 	var live, broken []string
 	for _, p := range c.Paths {
 		if p.Serial != "" && rec.Target.Serial != "" && p.Serial != rec.Target.Serial {
-			d.add(inaccessible, "ForeignDevice", fmt.Sprintf("%s shows a LUN with serial number %s, the volume's is %s; stop the volume's pods on this node and look at the array", p.Disk, p.Serial, rec.Target.Serial))
+			d.Add(health.Inaccessible, "ForeignDevice", fmt.Sprintf("%s shows a LUN with serial number %s, the volume's is %s; stop the volume's pods on this node and look at the array", p.Disk, p.Serial, rec.Target.Serial))
 		}
 		if p.Live() {
 			live = append(live, p.String())
@@ -24,19 +25,19 @@ func (d *diagnosis) paths(rec *record, c iscsi.Condition) (reachable bool) {
 	const remedy = "see that the network to the portals works and that iscsid runs"
 	switch {
 	case len(live) == 0:
-		d.add(inaccessible, "NoPath", fmt.Sprintf("no path to the volume is live: %s; %s. If the array does not admit this node any more, stop the volume's pods on it", strings.Join(broken, ", "), remedy))
+		d.Add(health.Inaccessible, "NoPath", fmt.Sprintf("no path to the volume is live: %s; %s. If the array does not admit this node any more, stop the volume's pods on it", strings.Join(broken, ", "), remedy))
 		d.queueing(c.Map)
 	case len(broken) > 0 && (c.Map != nil || len(live) > 1):
-		d.add(degraded, "PathsLost", fmt.Sprintf("%d of %d paths to the volume are live: %s; %s", len(live), len(c.Paths), strings.Join(broken, ", "), remedy))
+		d.Add(health.Degraded, "PathsLost", fmt.Sprintf("%d of %d paths to the volume are live: %s; %s", len(live), len(c.Paths), strings.Join(broken, ", "), remedy))
 	case c.Map == nil && !c.OnePath && len(rec.Target.Portals) > 1:
-		d.add(degraded, "SinglePath", fmt.Sprintf("the volume has %d portals and one path, because multipathd did not run or excludes the array when it was staged: %s. An outage of that portal stops it; run multipathd and stage the volume anew, or choose --multipath=off", len(rec.Target.Portals), live[0]))
+		d.Add(health.Degraded, "SinglePath", fmt.Sprintf("the volume has %d portals and one path, because multipathd did not run or excludes the array when it was staged: %s. An outage of that portal stops it; run multipathd and stage the volume anew, or choose --multipath=off", len(rec.Target.Portals), live[0]))
 	}
 	return len(live) > 0
 }
 
 func (d *diagnosis) queueing(m *iscsi.MapCondition) {
 	if m != nil && m.Queues {
-		d.add(inaccessible, "IOQueued", fmt.Sprintf("map %s (%s) has no path and keeps what is written until one is back or until no_path_retry is over; programs that use the volume wait, and cannot be ended meanwhile", m.Name, m.Alias))
+		d.Add(health.Inaccessible, "IOQueued", fmt.Sprintf("map %s (%s) has no path and keeps what is written until one is back or until no_path_retry is over; programs that use the volume wait, and cannot be ended meanwhile", m.Name, m.Alias))
 	}
 }
 
@@ -50,17 +51,17 @@ func (d *diagnosis) device(rec *record, c iscsi.Condition) {
 			smallest = p.Bytes
 		}
 		if p.Bytes > 0 && p.Bytes < promised {
-			d.add(inaccessible, "DeviceShrunk", fmt.Sprintf("%s has %d bytes, the volume has %d; what lies beyond cannot be reached, look at the volume on the array", p.Disk, p.Bytes, promised))
+			d.Add(health.Inaccessible, "DeviceShrunk", fmt.Sprintf("%s has %d bytes, the volume has %d; what lies beyond cannot be reached, look at the volume on the array", p.Disk, p.Bytes, promised))
 		}
 	}
 	if c.Map == nil {
 		return
 	}
 	if c.Map.Suspended {
-		d.add(inaccessible, "MapSuspended", fmt.Sprintf("map %s is suspended, everything that uses it waits; unless something works on it just now: multipathd resume map %s", c.Map.Name, c.Map.Alias))
+		d.Add(health.Inaccessible, "MapSuspended", fmt.Sprintf("map %s is suspended, everything that uses it waits; unless something works on it just now: multipathd resume map %s", c.Map.Name, c.Map.Alias))
 	}
 	if c.Map.Bytes > 0 && c.Map.Bytes < min(promised, smallest) {
-		d.add(inaccessible, "MapTooSmall", fmt.Sprintf("map %s has %d bytes, its paths have %d and the volume %d: multipathd resize map %s", c.Map.Name, c.Map.Bytes, smallest, promised, c.Map.Alias))
+		d.Add(health.Inaccessible, "MapTooSmall", fmt.Sprintf("map %s has %d bytes, its paths have %d and the volume %d: multipathd resize map %s", c.Map.Name, c.Map.Bytes, smallest, promised, c.Map.Alias))
 	}
 }
 

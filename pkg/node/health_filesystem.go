@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/datera-csi/datera-csi/internal/health"
 )
 
 // FilesystemErrors is what a file system remembers of the errors that the kernel
@@ -25,23 +27,23 @@ type FilesystemErrors struct {
 // whether it works.
 func (s *Server) filesystem(ctx context.Context, d *diagnosis, rec *record, numbers map[Number]bool, there []Mount, reachable bool) {
 	if len(there) == 0 {
-		d.add(inaccessible, "NotStaged", "nothing is mounted on "+rec.Staging+": the volume is being staged, or was taken off by hand. If it stays so, delete its pods on this node")
+		d.Add(health.Inaccessible, "NotStaged", "nothing is mounted on "+rec.Staging+": the volume is being staged, or was taken off by hand. If it stays so, delete its pods on this node")
 		return
 	}
 	m := there[len(there)-1]
 	if len(there) > 1 {
-		d.add(degraded, "StackedMounts", fmt.Sprintf("%d mounts are stacked on %s; unmount by hand all but the one of the volume", len(there), rec.Staging))
+		d.Add(health.Degraded, "StackedMounts", fmt.Sprintf("%d mounts are stacked on %s; unmount by hand all but the one of the volume", len(there), rec.Staging))
 	}
 	if !numbers[m.Device] {
-		d.add(inaccessible, "DeviceLost", fmt.Sprintf("%s is mounted from device %s, which is not the volume's now: its device went and may have come back as another; delete the volume's pods on this node, so that it is staged anew", rec.Staging, m.Device))
+		d.Add(health.Inaccessible, "DeviceLost", fmt.Sprintf("%s is mounted from device %s, which is not the volume's now: its device went and may have come back as another; delete the volume's pods on this node, so that it is staged anew", rec.Staging, m.Device))
 		return
 	}
 	const broken = "the kernel found an error in the file system and stopped writing; its log says which. Delete the volume's pods on this node, so that it is unmounted, and check it"
 	readOnly := m.readOnly() || slices.Contains(m.Super, "emergency_ro")
 	if slices.Contains(m.Super, "shutdown") {
-		d.add(inaccessible, "FilesystemShutDown", broken)
+		d.Add(health.Inaccessible, "FilesystemShutDown", broken)
 	} else if !rec.ReadOnly && readOnly {
-		d.add(inaccessible, "FilesystemReadOnly", broken)
+		d.Add(health.Inaccessible, "FilesystemReadOnly", broken)
 	}
 	e, err := s.devices.FilesystemErrors(m.Type, m.Device)
 	if err != nil {
@@ -49,7 +51,7 @@ func (s *Server) filesystem(ctx context.Context, d *diagnosis, rec *record, numb
 	}
 	d.remembered(e)
 	if reachable && s.enterRoot(ctx, d, rec, m, e) && !rec.ReadOnly && !readOnly {
-		d.add(inaccessible, "FilesystemReadOnly", broken)
+		d.Add(health.Inaccessible, "FilesystemReadOnly", broken)
 	}
 }
 
@@ -59,9 +61,9 @@ func (d *diagnosis) remembered(e FilesystemErrors) {
 		return
 	}
 	text := fmt.Sprintf("the kernel found %d errors in the file system, the last at %s in %s; it is cleared by a check: unmount it and run e2fsck -f", e.Count, e.Time.UTC().Format(time.RFC3339), e.Where)
-	d.add(degraded, "FilesystemErrors", text)
+	d.Add(health.Degraded, "FilesystemErrors", text)
 	if e.Corrupt {
-		d.add(dataLoss, "FilesystemCorrupted", "what is on the disk contradicts itself or its checksum; check it on a copy, or go back to a snapshot")
+		d.Add(health.DataLoss, "FilesystemCorrupted", "what is on the disk contradicts itself or its checksum; check it on a copy, or go back to a snapshot")
 	}
 }
 
@@ -76,11 +78,11 @@ func (s *Server) enterRoot(ctx context.Context, d *diagnosis, rec *record, m Mou
 	switch {
 	case err == nil:
 	case errors.Is(err, errNoAnswer):
-		d.add(inaccessible, "NoAnswer", fmt.Sprintf("%s has a path, but does not answer; see the kernel's log and the array", rec.Staging))
+		d.Add(health.Inaccessible, "NoAnswer", fmt.Sprintf("%s has a path, but does not answer; see the kernel's log and the array", rec.Staging))
 	case isDead(err):
-		d.add(inaccessible, "FilesystemShutDown", "the kernel shut the file system down or cannot read it ("+err.Error()+"); delete the volume's pods on this node, so that it is unmounted; the next mount replays its journal")
+		d.Add(health.Inaccessible, "FilesystemShutDown", "the kernel shut the file system down or cannot read it ("+err.Error()+"); delete the volume's pods on this node, so that it is unmounted; the next mount replays its journal")
 	default:
-		d.add(degraded, "Unreadable", err.Error())
+		d.Add(health.Degraded, "Unreadable", err.Error())
 	}
 	return stopped
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/datera-csi/datera-csi/internal/health"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -40,7 +41,7 @@ const (
 func storageHealth(f iscsi.Fabric, records []*record) []*csi.NodeGetStorageHealthResponse_StorageBackendHealth {
 	var found []*csi.NodeGetStorageHealthResponse_StorageBackendHealth
 	add := func(status csi.StorageHealthErrorType, reason, message string) {
-		found = append(found, &csi.NodeGetStorageHealthResponse_StorageBackendHealth{Status: status, Reason: reason, Message: message})
+		found = append(found, &csi.NodeGetStorageHealthResponse_StorageBackendHealth{Status: status, Reason: reason, Message: health.Message(message)})
 	}
 	works := slices.ContainsFunc(f.Sessions, iscsi.Session.Live)
 	if f.Ready != nil {
