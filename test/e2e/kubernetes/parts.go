@@ -25,7 +25,7 @@ import (
 )
 
 // Version is the Kubernetes that the cluster runs.
-const Version = "v1.36.3"
+const Version = "v1.37.2"
 
 // Parts are the files that a cluster is made of, kept in the cache under names that are hashes of what they
 // are made from.

@@ -118,7 +118,8 @@ func (p *controlPlane) start(ctx context.Context) error {
 			"--service-cluster-ip-range="+serviceNet, "--allow-privileged=true",
 			"--service-account-issuer=https://kubernetes.default.svc",
 			"--service-account-signing-key-file="+p.file("service-accounts.key"), "--service-account-key-file="+p.file("service-accounts.key"),
-			"--kubelet-preferred-address-types=InternalIP", "--profiling=false"),
+			"--kubelet-preferred-address-types=InternalIP", "--profiling=false",
+			"--feature-gates=CSIVolumeHealth=true"), // and the kubelets: health in the status of pods and nodes
 	)
 	if err != nil {
 		return err

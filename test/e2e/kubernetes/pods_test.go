@@ -3,10 +3,13 @@
 package kubernetes_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
 )
 
 // ReadWriteOncePod admits one pod of the whole cluster; the next waits until it is gone.
@@ -120,4 +123,37 @@ func TestPluginIsRolledUnderAWriter(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// What the driver finds wrong with a volume is in the status of the pod that uses it, what it finds wrong with the
+// way to the array in that of the node, and both are gone when it is mended. (Gate CSIVolumeHealth.)
+func TestHealthIsInThePodsStatus(t *testing.T) {
+	r := useCluster(t)
+	r.apply(claim("data", 2, once), pod("app", "data", ""))
+	r.ready("app")
+	node := r.node("app")
+	const (
+		ofPod  = `{range .status.volumeHealth[?(@.name=="data")].healthConditions[*]}{.status} {.reason}{end}`
+		ofNode = `{range .status.storageHealth[?(@.name=="` + kubernetes.Driver + `")].healthConditions[*]}{.status} {.reason}{end}`
+	)
+	r.expect("", ofPod, "pod", "app")
+	r.expect("", ofNode, "csinode", node.Name)
+	if err := node.SetLink(r.ctx, 1, false); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(r.ctx)
+		if err := node.SetLink(ctx, 1, true); err != nil {
+			t.Error(err)
+		}
+	})
+	r.expect("Degraded PathsLost", ofPod, "pod", "app")
+	t.Log(r.field(`{.status.volumeHealth}`, "pod", "app"))
+	r.expect("StorageDegraded PortalUnreachable", ofNode, "csinode", node.Name)
+	r.fill("app") // by the other path
+	if err := node.SetLink(r.ctx, 1, true); err != nil {
+		t.Fatal(err)
+	}
+	r.expect("", ofPod, "pod", "app")
+	r.expect("", ofNode, "csinode", node.Name)
 }

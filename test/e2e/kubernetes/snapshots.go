@@ -42,6 +42,6 @@ spec:
       containers:
         - name: snapshot-controller
           image: IMAGE
-          args: [-v=2, --leader-election=false]
+          args: [-v=2, --leader-election=false, --feature-gates=CSIVolumeGroupSnapshot=false]
 `, "IMAGE", image)
 }
