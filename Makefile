@@ -69,6 +69,10 @@ e2e-kubernetes: prerequisites $(TESTSUM) ## what users do with kubectl, proven o
 	$(TESTSUM) --format $(if $(KEEP),standard-verbose,testname) $(RERUN) --packages ./test/e2e/kubernetes -- \
 		-tags e2e -count=1 -timeout 60m $(if $(RUN),-run '$(RUN)')
 
+e2e-conformance: prerequisites ## Kubernetes' own tests of storage drivers, on the same cluster; FOCUS=Regexp for some, PROCS=N at a time
+	hack/prerequisites.sh vm
+	$(GO) run ./test/e2e/kubernetes/conformance
+
 bench: prerequisites ## ratios and counts: the client, the controller, and the node in a guest
 	$(GO) test -run '^$$' -bench . -benchmem ./pkg/... ./internal/...
 	hack/prerequisites.sh vm
@@ -91,4 +95,4 @@ $(TESTSUM):
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.PHONY: build image test test-deploy model fuzz lint sanity demo demo-node e2e e2e-kubernetes bench clean prerequisites help
+.PHONY: build image test test-deploy model fuzz lint sanity demo demo-node e2e e2e-kubernetes e2e-conformance bench clean prerequisites help

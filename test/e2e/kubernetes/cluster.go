@@ -27,6 +27,7 @@ const (
 // Config says what to set up; its zero value is good.
 type Config struct {
 	WorkerMB int       // memory of a worker; 0 means 2560
+	Suite    bool      // with what Kubernetes' own storage tests need
 	Progress io.Writer // hears what takes long; may be nil
 }
 
@@ -55,7 +56,7 @@ func Start(ctx context.Context, lab *vm.Lab, cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	var err error
-	if c.parts, err = EnsureParts(ctx, lab, cfg.Progress); err != nil {
+	if c.parts, err = EnsureParts(ctx, lab, cfg); err != nil {
 		return nil, err
 	}
 	if c.plane, err = newControlPlane(lab, c.parts.Programs); err != nil {

@@ -25,11 +25,11 @@ const (
 
 // packed is an image as the program "images" reads it.
 type packed struct {
-	Names   []string
-	Program string
-	Path    string
-	Links   []string
-	Shell   bool
+	Names         []string
+	Program, Path string
+	Args          []string
+	Busybox       string
+	Tools         []string
 }
 
 // images makes the archives of all images and from them the workers' disk.
@@ -65,11 +65,19 @@ func (b builder) images(ctx context.Context, p *Parts) error {
 	if err != nil {
 		return err
 	}
+	list = append(list, shell)
+	if p.Suite != "" {
+		var more []packed
+		if more, err = suiteImages(ctx, p.Suite, shell); err != nil {
+			return err
+		}
+		list = append(list, more...)
+	}
 	ours := filepath.Join(work, "plugin.tar")
 	if err := b.plugin(ctx, plugin, ours); err != nil {
 		return err
 	}
-	return b.nodeDisk(ctx, p, work, append(list, shell), ours)
+	return b.nodeDisk(ctx, p, work, list, ours)
 }
 
 // shippedImages are those that the shipped manifests name, so that the cluster runs them unchanged.
@@ -111,8 +119,8 @@ func (b builder) shell(ctx context.Context, work string) (packed, error) {
 	if err != nil {
 		return packed{}, fmt.Errorf("ask busybox for its applets: %w", err)
 	}
-	links := slices.DeleteFunc(strings.Fields(string(applets)), func(name string) bool { return name == "busybox" })
-	return packed{Names: []string{ShellImage}, Program: busybox, Path: "/bin/busybox", Links: links, Shell: true}, nil
+	tools := slices.DeleteFunc(strings.Fields(string(applets)), func(name string) bool { return name == "busybox" })
+	return packed{Names: []string{ShellImage}, Busybox: busybox, Tools: tools}, nil
 }
 
 // plugin makes the image of the driver as it is shipped.

@@ -35,17 +35,18 @@ type Parts struct {
 	CRDs     string            // directory of the snapshot types, for kubectl apply -k
 	Images   map[string]string // program to its image's name, of the sidecars and the pods' own
 	NodeDisk string            // file system with all images unpacked, of which each worker gets a copy
+	Suite    string            // directory with Kubernetes' own storage tests; empty unless asked for
 
 	root string // of the checkout
 }
 
 // EnsureParts returns the parts from the cache, and makes what is missing.
-func EnsureParts(ctx context.Context, lab *vm.Lab, progress io.Writer) (*Parts, error) {
+func EnsureParts(ctx context.Context, lab *vm.Lab, cfg Config) (*Parts, error) {
 	cache, err := image.Cache()
 	if err != nil {
 		return nil, err
 	}
-	b := builder{cache: filepath.Join(filepath.Dir(cache), "kubernetes"), lab: lab, progress: progress}
+	b := builder{cache: filepath.Join(filepath.Dir(cache), "kubernetes"), lab: lab, progress: cfg.Progress}
 	if err = os.MkdirAll(b.cache, 0o755); err != nil {
 		return nil, err
 	}
@@ -62,6 +63,11 @@ func EnsureParts(ctx context.Context, lab *vm.Lab, progress io.Writer) (*Parts, 
 		return nil, err
 	}
 	p := &Parts{Programs: dir, Disk: filepath.Join(dir, "programs.ext4"), CRDs: filepath.Join(dir, "crds"), root: b.root}
+	if cfg.Suite {
+		if p.Suite, err = b.suite(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err = b.images(ctx, p); err != nil {
 		return nil, err
 	}
@@ -170,12 +176,21 @@ func (b builder) programsKey(ctx context.Context) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil))[:16], err
 }
 
-// compile builds all programs into dir and says now and then how far it is: the first time takes ten minutes.
+// compile builds all programs into dir: the first time takes ten minutes.
 func (b builder) compile(ctx context.Context, dir string) error {
 	began := time.Now()
 	b.tell("Building Kubernetes %s, etcd, containerd and the sidecars (the first time: 10 to 20 minutes)", Version)
-	args := append([]string{"build", "-v", "-o", dir + string(filepath.Separator)}, buildFlags()...)
-	cmd := exec.CommandContext(ctx, "go", append(args, packages()...)...)
+	if err := b.goTool(ctx, []string{"build", "-v", "-o", dir + string(filepath.Separator)}, packages()...); err != nil {
+		return fmt.Errorf("build the cluster's programs: %w", err)
+	}
+	b.tell("Built them in %.0f s", time.Since(began).Seconds())
+	return nil
+}
+
+// goTool runs go in the module of the others' programs, and says now and then how far it is.
+func (b builder) goTool(ctx context.Context, command []string, packages ...string) error {
+	began := time.Now()
+	cmd := exec.CommandContext(ctx, "go", slices.Concat(command, buildFlags(), packages)...)
 	cmd.Dir = b.module()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=")
 	pipe, err := cmd.StderrPipe()
@@ -197,9 +212,8 @@ func (b builder) compile(ctx context.Context, dir string) error {
 		}
 	}
 	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("build the cluster's programs: %w\n%s", err, strings.Join(words, "\n"))
+		return fmt.Errorf("%w\n%s", err, strings.Join(words, "\n"))
 	}
-	b.tell("Built them in %.0f s", time.Since(began).Seconds())
 	return nil
 }
 
@@ -226,7 +240,7 @@ func (b builder) sweep() error {
 	if err != nil {
 		return err
 	}
-	for _, kind := range []string{"programs-*", "node-*"} {
+	for _, kind := range []string{"programs-*", "node-*", "suite-*"} {
 		all, err := filepath.Glob(filepath.Join(b.cache, kind))
 		if err != nil {
 			return err

@@ -6,11 +6,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -22,13 +22,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// image is one program with what a container engine expects around it.
+// image is one program, or a shell, with what a container engine expects around it.
 type image struct {
 	Names   []string // repository:tag
-	Program string   // file of this host
+	Program string   // file of this host; empty for an image that runs a shell
 	Path    string   // where it is in the image, and what the image runs
-	Links   []string // more names of it, beside it
-	Shell   bool     // the image runs nothing by itself
+	Args    []string // of the program, unless a pod has its own
+	Busybox string   // file of this host that makes the image's shell and tools; may be empty
+	Tools   []string // their names
 }
 
 func main() {
@@ -79,21 +80,17 @@ func (i image) build() (v1.Image, error) {
 	config.OS, config.Architecture = "linux", "amd64"
 	// Emulated processors pay for each thread that spins, and for each signal that preempts.
 	config.Config.Env = []string{"PATH=/bin", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
-	if i.Shell {
+	if i.Program == "" {
 		config.Config.Cmd = []string{"/bin/sh"}
 	} else {
-		config.Config.Entrypoint = []string{i.Path}
+		config.Config.Entrypoint, config.Config.Cmd = []string{i.Path}, i.Args
 	}
 	return mutate.ConfigFile(base, config)
 }
 
-// layer is a root file system with the program. The times in it are zero, so that the same program gives the
+// layer is a root file system with the programs. The times in it are zero, so that the same programs give the
 // same image.
 func (i image) layer() ([]byte, error) {
-	program, err := os.ReadFile(i.Program)
-	if err != nil {
-		return nil, err
-	}
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, dir := range []string{"bin", "dev", "etc", "proc", "run", "sys", "tmp"} {
@@ -101,32 +98,36 @@ func (i image) layer() ([]byte, error) {
 			return nil, err
 		}
 	}
-	files := map[string]struct {
-		mode    int64
-		content []byte
-	}{
-		"etc/passwd":                    {0o644, []byte("root:x:0:0:root:/:/bin/sh\nnonroot:x:65532:65532:nonroot:/:/bin/sh\n")},
-		"etc/group":                     {0o644, []byte("root:x:0:\nnonroot:x:65532:\n")},
-		strings.TrimPrefix(i.Path, "/"): {0o755, program},
+	err := errors.Join(
+		put(w, "etc/group", 0o644, []byte("root:x:0:\nnonroot:x:65532:\n")),
+		put(w, "etc/passwd", 0o644, []byte("root:x:0:0:root:/:/bin/sh\nnonroot:x:65532:65532:nonroot:/:/bin/sh\n")),
+		copyTo(w, i.Path, i.Program),
+		copyTo(w, shell, i.Busybox),
+	)
+	for _, tool := range i.Tools {
+		err = errors.Join(err, w.WriteHeader(&tar.Header{Name: "bin/" + tool, Typeflag: tar.TypeSymlink, Linkname: shell, Mode: 0o777}))
 	}
-	names := make([]string, 0, len(files))
-	for n := range files {
-		names = append(names, n)
+	return buf.Bytes(), errors.Join(err, w.Close())
+}
+
+const shell = "/bin/busybox"
+
+// copyTo puts a program of this host into the archive, if there is one.
+func copyTo(w *tar.Writer, path, program string) error {
+	if program == "" {
+		return nil
 	}
-	slices.Sort(names)
-	for _, n := range names {
-		f := files[n]
-		if err := w.WriteHeader(&tar.Header{Name: n, Typeflag: tar.TypeReg, Mode: f.mode, Size: int64(len(f.content))}); err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(f.content); err != nil {
-			return nil, err
-		}
+	content, err := os.ReadFile(program)
+	if err != nil {
+		return err
 	}
-	for _, link := range i.Links {
-		if err := w.WriteHeader(&tar.Header{Name: "bin/" + link, Typeflag: tar.TypeSymlink, Linkname: i.Path, Mode: 0o777}); err != nil {
-			return nil, err
-		}
+	return put(w, strings.TrimPrefix(path, "/"), 0o755, content)
+}
+
+func put(w *tar.Writer, name string, mode int64, content []byte) error {
+	if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: mode, Size: int64(len(content))}); err != nil {
+		return err
 	}
-	return buf.Bytes(), w.Close()
+	_, err := w.Write(content)
+	return err
 }
