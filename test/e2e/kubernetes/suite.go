@@ -46,16 +46,17 @@ func suiteImages(ctx context.Context, suite string, shell packed) ([]packed, err
 	if err != nil {
 		return nil, fmt.Errorf("ask the storage tests for their images: %w", explain(err))
 	}
+	shell.Names = nil
 	agnhost := packed{Program: filepath.Join(suite, "agnhost"), Path: "/agnhost", Args: []string{"pause"}, Busybox: shell.Busybox, Tools: shell.Tools}
 	for _, name := range strings.Fields(string(out)) {
 		switch repository, _, _ := strings.Cut(name, ":"); repository {
 		case "registry.k8s.io/e2e-test-images/agnhost":
 			agnhost.Names = append(agnhost.Names, name)
 		case "registry.k8s.io/e2e-test-images/busybox":
-			shell.Names = []string{name}
+			shell.Names = append(shell.Names, name)
 		}
 	}
-	if len(agnhost.Names) == 0 || shell.Names[0] == ShellImage {
+	if len(agnhost.Names) == 0 || len(shell.Names) == 0 {
 		return nil, fmt.Errorf("the storage tests name no images of agnhost and busybox, but %s", strings.Fields(string(out)))
 	}
 	return []packed{agnhost, shell}, nil
@@ -74,7 +75,7 @@ type SuiteRun struct {
 // tests failed or could not run.
 func (c *Cluster) RunSuite(ctx context.Context, w io.Writer, run SuiteRun) error {
 	args := []string{
-		"--procs=" + strconv.Itoa(run.Procs), "--timeout=" + run.Limit.String(), "--no-color", "--succinct",
+		"--procs=" + strconv.Itoa(run.Procs), "--timeout=" + run.Limit.String(), "--no-color", "--silence-skips",
 		"--output-dir=" + run.Dir, "--json-report=report.json", "--poll-progress-after=10m",
 	}
 	for _, pattern := range run.Focus {
@@ -89,6 +90,8 @@ func (c *Cluster) RunSuite(ctx context.Context, w io.Writer, run SuiteRun) error
 	cmd := exec.CommandContext(ctx, filepath.Join(c.parts.Suite, "ginkgo"), args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = run.Dir, w, w
 	cmd.Env = append(os.Environ(), "HOME="+c.plane.dir)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it ends its children
+	cmd.WaitDelay = time.Minute
 	if err := c.VM.Net.Start(cmd); err != nil {
 		return err
 	}
