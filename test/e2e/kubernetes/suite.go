@@ -40,7 +40,8 @@ func (b builder) suite(ctx context.Context) (string, error) {
 	return dir, os.Rename(tmp, dir)
 }
 
-// suiteImages are the images that the tests start, by the names that they use: their program agnhost, and busybox.
+// suiteImages are the images that the tests start, by the names that they use: their program agnhost, and busybox,
+// which does for all that is started for its shell.
 func suiteImages(ctx context.Context, suite string, shell packed) ([]packed, error) {
 	out, err := exec.CommandContext(ctx, filepath.Join(suite, "storage.test"), "--list-images").Output()
 	if err != nil {
@@ -52,7 +53,7 @@ func suiteImages(ctx context.Context, suite string, shell packed) ([]packed, err
 		switch repository, _, _ := strings.Cut(name, ":"); repository {
 		case "registry.k8s.io/e2e-test-images/agnhost":
 			agnhost.Names = append(agnhost.Names, name)
-		case "registry.k8s.io/e2e-test-images/busybox":
+		case "registry.k8s.io/e2e-test-images/busybox", "registry.k8s.io/e2e-test-images/nginx": // of which they want a shell
 			shell.Names = append(shell.Names, name)
 		}
 	}
