@@ -316,6 +316,10 @@ func (w *worker) emptyOut() {
 				w.run(build()) // two calls at once may have stood in each other's way
 			}
 		}
+		if w.model["v/"+name+"/retain"] != "" { // its dated name may be taken in this second
+			<-time.After(time.Second)
+			w.run(w.deletion(name)())
+		}
 	}
 	if len(w.model.below("v")) > 0 {
 		w.t.Errorf("worker %s: left %v", w.prefix, w.model)
