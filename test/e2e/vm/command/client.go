@@ -31,7 +31,7 @@ func NewClient(conn net.Conn) *Client {
 		Protocols:          protocols(),
 		HTTP2:              windows(),
 		DisableCompression: true,
-		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return only.dial(ctx) },
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return only.take(ctx.Done()) },
 	}
 	return &Client{http: &http.Client{Transport: transport}, conn: only.conn}
 }

@@ -7,7 +7,6 @@
 package command
 
 import (
-	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -155,20 +154,10 @@ func newSingle(conn net.Conn) *single {
 	return s
 }
 
-// Accept returns the connection, and to the next caller that it is closed.
-func (s *single) Accept() (net.Conn, error) {
-	select {
-	case conn := <-s.first:
-		return conn, nil
-	default:
-	}
-	<-s.closed
-	return nil, net.ErrClosed
-}
-
-// dial is Accept for a client's transport. That dials again for a request that comes just before it knows
-// that the first connection can carry more: such a caller waits, and is given the first one meanwhile.
-func (s *single) dial(ctx context.Context) (net.Conn, error) {
+// take returns the connection to who comes first. Others wait until it is closed, which is their error, or until
+// they give up: the client's transport dials again for a request that comes just before it knows that the first
+// connection can carry more, and gives it the first one meanwhile.
+func (s *single) take(giveUp <-chan struct{}) (net.Conn, error) {
 	select {
 	case conn := <-s.first:
 		return conn, nil
@@ -176,11 +165,12 @@ func (s *single) dial(ctx context.Context) (net.Conn, error) {
 	}
 	select {
 	case <-s.closed:
-		return nil, ErrLost
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	case <-giveUp:
 	}
+	return nil, net.ErrClosed
 }
+
+func (s *single) Accept() (net.Conn, error) { return s.take(nil) }
 
 func (s *single) Close() error   { return s.conn.Close() }
 func (s *single) Addr() net.Addr { return s.conn.LocalAddr() }
