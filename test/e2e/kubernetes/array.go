@@ -2,8 +2,10 @@ package kubernetes
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"path"
+	"strings"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 	"github.com/datera-csi/datera-csi/test/e2e/vm"
@@ -88,6 +90,15 @@ func (c *Cluster) Leftovers(ctx context.Context) ([]string, error) {
 		left = append(left, more...)
 	}
 	return left, nil
+}
+
+// NothingLeft fails with what is left of volumes.
+func (c *Cluster) NothingLeft(ctx context.Context) error {
+	left, err := c.Leftovers(ctx)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
+	}
+	return err
 }
 
 func leftoversOn(ctx context.Context, w *vm.Guest) ([]string, error) {

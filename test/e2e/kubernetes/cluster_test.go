@@ -142,11 +142,7 @@ func (r *room) leave() {
 		if err != nil {
 			return err
 		}
-		found, err := r.Leftovers(ctx)
-		if err == nil && len(found) > 0 {
-			err = fmt.Errorf("left behind:\n%s", strings.Join(found, "\n"))
-		}
-		return err
+		return r.NothingLeft(ctx)
 	})
 	if err != nil {
 		r.Error(err)

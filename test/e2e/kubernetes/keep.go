@@ -2,12 +2,40 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/datera-csi/datera-csi/test/e2e/vm"
 )
+
+// With gives a program a cluster of its own, which ends with it. When it fails, the cluster's logs are kept under
+// name; KEEP=1 keeps the cluster itself until ctx ends.
+func With(ctx context.Context, name string, cfg Config, use func(context.Context, *Cluster) error) (err error) {
+	lab, err := vm.Open(ctx, vm.Config{Progress: cfg.Progress})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lab.Close()) }()
+	cluster, err := Start(ctx, lab, cfg)
+	if cluster != nil {
+		defer func() { err = errors.Join(err, cluster.Close()) }()
+	}
+	if err == nil {
+		err = use(ctx, cluster)
+	}
+	if err != nil && ctx.Err() == nil {
+		err = errors.Join(err, cluster.SaveLogs(name))
+		fmt.Fprintf(os.Stderr, "\n%s ended early: %v\n", name, err) // before the cluster is kept to look at
+	}
+	if cluster != nil && os.Getenv("KEEP") != "" && ctx.Err() == nil {
+		cluster.Keep(ctx, os.Stdout)
+	}
+	return err
+}
 
 // Keep says how to use the cluster and returns when ctx ends.
 func (c *Cluster) Keep(ctx context.Context, w io.Writer) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -58,13 +57,17 @@ func EnsureParts(ctx context.Context, lab *vm.Lab, cfg Config) (*Parts, error) {
 		return nil, err
 	}
 	defer unlock()
-	dir, err := b.programs(ctx)
+	key, err := b.programsKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := b.part("programs-"+key, 9<<30, func(tmp string) error { return b.programs(ctx, tmp) })
 	if err != nil {
 		return nil, err
 	}
 	p := &Parts{Programs: dir, Disk: filepath.Join(dir, "programs.ext4"), CRDs: filepath.Join(dir, "crds"), root: b.root}
 	if cfg.Suite {
-		if p.Suite, err = b.suite(ctx); err != nil {
+		if p.Suite, err = b.part("suite-"+key, 2<<30, func(tmp string) error { return b.suite(ctx, tmp) }); err != nil {
 			return nil, err
 		}
 	}
@@ -110,17 +113,14 @@ func buildFlags() []string {
 	}
 }
 
-// programs builds the binaries, and a disk with those that run on workers.
-func (b builder) programs(ctx context.Context) (string, error) {
-	key, err := b.programsKey(ctx)
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(b.cache, "programs-"+key)
+// part returns a directory of the cache. When it is not there, fill makes its content, for which the disk needs as
+// many bytes; half of it is never seen.
+func (b builder) part(name string, need uint64, fill func(dir string) error) (string, error) {
+	dir := filepath.Join(b.cache, name)
 	if used(dir) {
 		return dir, nil
 	}
-	if err = checkDisk(b.cache, 9<<30); err != nil {
+	if err := checkDisk(b.cache, need); err != nil {
 		return "", err
 	}
 	tmp, err := os.MkdirTemp(b.cache, ".build-")
@@ -128,31 +128,39 @@ func (b builder) programs(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(tmp) //nolint:errcheck // swept later
-	if err = b.compile(ctx, tmp); err != nil {
+	if err = fill(tmp); err != nil {
 		return "", err
+	}
+	return dir, os.Rename(tmp, dir)
+}
+
+// programs builds the binaries, and a disk with those that run on workers.
+func (b builder) programs(ctx context.Context, dir string) error {
+	if err := b.compile(ctx, dir); err != nil {
+		return err
 	}
 	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet"} {
-		if err = os.Symlink("hyperkube", filepath.Join(tmp, name)); err != nil {
-			return "", err
+		if err := os.Symlink("hyperkube", filepath.Join(dir, name)); err != nil {
+			return err
 		}
 	}
-	if err = b.copyCRDs(ctx, filepath.Join(tmp, "crds")); err != nil {
-		return "", err
+	if err := b.copyCRDs(ctx, filepath.Join(dir, "crds")); err != nil {
+		return err
 	}
-	worker := filepath.Join(tmp, "worker")
-	if err = os.Mkdir(worker, 0o755); err != nil {
-		return "", err
+	worker := filepath.Join(dir, "worker")
+	if err := os.Mkdir(worker, 0o755); err != nil {
+		return err
 	}
 	for _, name := range []string{"hyperkube", "kubelet", "containerd", "containerd-shim-runc-v2", "ctr"} {
-		if err = tool(ctx, nil, "cp", "-a", "--reflink=auto", filepath.Join(tmp, name), worker); err != nil {
-			return "", err
+		if err := tool(ctx, nil, "cp", "-a", "--reflink=auto", filepath.Join(dir, name), worker); err != nil {
+			return err
 		}
 	}
-	disk := filepath.Join(tmp, "programs.ext4")
-	if err = tool(ctx, nil, "mke2fs", "-q", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-d", worker, disk, "320M"); err != nil {
-		return "", err
+	disk := filepath.Join(dir, "programs.ext4")
+	if err := tool(ctx, nil, "mke2fs", "-q", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-d", worker, disk, "320M"); err != nil {
+		return err
 	}
-	return dir, errors.Join(os.RemoveAll(worker), os.Rename(tmp, dir))
+	return os.RemoveAll(worker)
 }
 
 // programsKey names what the programs are made from: this module's files, the compiler and its flags.

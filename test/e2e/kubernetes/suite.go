@@ -14,30 +14,18 @@ import (
 
 // suite builds Kubernetes' own tests of storage drivers, the command that runs them, and the program in the pods
 // that they start.
-func (b builder) suite(ctx context.Context) (string, error) {
-	key, err := b.programsKey(ctx)
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(b.cache, "suite-"+key)
-	if used(dir) {
-		return dir, nil
-	}
-	tmp, err := os.MkdirTemp(b.cache, ".build-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(tmp) //nolint:errcheck // swept later
+func (b builder) suite(ctx context.Context, dir string) error {
 	began := time.Now()
 	b.tell("Building the storage tests of Kubernetes %s", Version)
-	if err = b.goTool(ctx, []string{"test", "-v", "-c", "-o", filepath.Join(tmp, "storage.test")}, "./conformance"); err == nil {
-		err = b.goTool(ctx, []string{"build", "-v", "-o", tmp + string(filepath.Separator)}, "github.com/onsi/ginkgo/v2/ginkgo", "k8s.io/kubernetes/test/images/agnhost")
+	err := b.goTool(ctx, []string{"test", "-v", "-c", "-o", filepath.Join(dir, "storage.test")}, "./conformance")
+	if err == nil {
+		err = b.goTool(ctx, []string{"build", "-v", "-o", dir + string(filepath.Separator)}, "github.com/onsi/ginkgo/v2/ginkgo", "k8s.io/kubernetes/test/images/agnhost")
 	}
 	if err != nil {
-		return "", fmt.Errorf("build the storage tests: %w", err)
+		return fmt.Errorf("build the storage tests: %w", err)
 	}
 	b.tell("Built them in %.0f s", time.Since(began).Seconds())
-	return dir, os.Rename(tmp, dir)
+	return nil
 }
 
 // suiteImages are the images that the tests start, by the names that they use: their program agnhost, and busybox,
@@ -65,11 +53,12 @@ func suiteImages(ctx context.Context, suite string, shell packed) ([]packed, err
 
 // SuiteRun says which of Kubernetes' own storage tests to run, and how.
 type SuiteRun struct {
-	Driver      string        // file of the driver's definition (k8s.io/kubernetes/test/e2e/storage/external)
-	Focus, Skip []string      // regular expressions of names
-	Procs       int           // tests at a time
-	Limit       time.Duration // for all of it
-	Dir         string        // for report.json and what failed tests left to read
+	Driver string        // file of the driver's definition (k8s.io/kubernetes/test/e2e/storage/external)
+	Focus  string        // regular expression of names
+	Skip   []string      // regular expressions of names, each of which leaves out
+	Procs  int           // tests at a time
+	Limit  time.Duration // for all of it
+	Dir    string        // for report.json and what failed tests left to read
 }
 
 // RunSuite runs them against the cluster, which was started with Config.Suite. Output goes to w. An error says that
@@ -78,9 +67,7 @@ func (c *Cluster) RunSuite(ctx context.Context, w io.Writer, run SuiteRun) error
 	args := []string{
 		"--procs=" + strconv.Itoa(run.Procs), "--timeout=" + run.Limit.String(), "--no-color", "--silence-skips",
 		"--output-dir=" + run.Dir, "--json-report=report.json", "--poll-progress-after=10m",
-	}
-	for _, pattern := range run.Focus {
-		args = append(args, "--focus="+pattern)
+		"--focus=" + run.Focus,
 	}
 	for _, pattern := range run.Skip {
 		args = append(args, "--skip="+pattern)

@@ -135,7 +135,7 @@ exec /usr/bin/crun "$@"
 
 // kubeletConfig lets anybody in the lab's network ask the kubelet, and evicts nothing: without a threshold it does
 // not even ask containerd every ten seconds for the figures of each container, which under emulation is a good part
-// of a processor.
+// of a processor. The gate shows the health of volumes in the status of pods and nodes.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,19 +46,14 @@ FOCUS=Regexp chooses some by name, PROCS=N says how many run at a time (3), KEEP
 It needs root or sudo, and installs the Debian packages that it lacks.`, run)
 }
 
-func run(ctx context.Context) (err error) {
+func run(ctx context.Context) error {
 	dir := filepath.Join(os.TempDir(), "datera-csi-conformance-"+time.Now().Format("20060102-150405"))
-	if err = os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	tests := kubernetes.SuiteRun{Driver: filepath.Join(dir, "driver.yaml"), Focus: []string{`External.Storage`}, Procs: 3, Limit: 5 * time.Hour, Dir: dir}
-	if err = os.WriteFile(tests.Driver, driver, 0o600); err != nil {
-		return err
-	}
+	tests := kubernetes.SuiteRun{Driver: filepath.Join(dir, "driver.yaml"), Focus: `External.Storage`, Procs: 3, Limit: 5 * time.Hour, Dir: dir}
 	if focus := os.Getenv("FOCUS"); focus != "" {
-		tests.Focus = []string{focus}
+		tests.Focus = focus
 	}
 	if procs := os.Getenv("PROCS"); procs != "" {
+		var err error
 		if tests.Procs, err = strconv.Atoi(procs); err != nil || tests.Procs < 1 {
 			return fmt.Errorf("PROCS=%s: say how many tests run at a time, such as 3", procs)
 		}
@@ -64,27 +61,12 @@ func run(ctx context.Context) (err error) {
 	for pattern := range leftOut() {
 		tests.Skip = append(tests.Skip, pattern)
 	}
-	lab, err := vm.Open(ctx, vm.Config{Progress: os.Stderr})
-	if err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(tests.Driver, driver, 0o600)); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lab.Close()) }()
-	cluster, err := kubernetes.Start(ctx, lab, kubernetes.Config{Progress: os.Stderr, Suite: true})
-	if cluster != nil {
-		defer func() { err = errors.Join(err, cluster.Close()) }()
-	}
-	if err != nil {
-		return errors.Join(err, cluster.SaveLogs("conformance"))
-	}
-	err = play(ctx, cluster, tests)
-	if err != nil && ctx.Err() == nil {
-		err = errors.Join(err, cluster.SaveLogs("conformance"))
-		fmt.Fprintln(os.Stderr, err) // before the cluster is kept to look at
-	}
-	if os.Getenv("KEEP") != "" && ctx.Err() == nil {
-		cluster.Keep(ctx, os.Stdout)
-	}
-	return err
+	return kubernetes.With(ctx, "conformance", kubernetes.Config{Progress: os.Stderr, Suite: true}, func(ctx context.Context, c *kubernetes.Cluster) error {
+		return play(ctx, c, tests)
+	})
 }
 
 // play runs the tests; afterwards nothing may be left of their volumes.
@@ -100,25 +82,18 @@ func play(ctx context.Context, cluster *kubernetes.Cluster, tests kubernetes.Sui
 		return err
 	}
 	failed := cluster.RunSuite(ctx, os.Stdout, tests)
-	found, err := read(filepath.Join(tests.Dir, "report.json"))
+	path := filepath.Join(tests.Dir, "report.json")
+	found, err := read(path)
 	if err != nil {
 		return errors.Join(failed, err)
 	}
 	found.print(os.Stdout)
-	fmt.Println("\nThe whole report:", filepath.Join(tests.Dir, "report.json"))
-	left := kubernetes.Eventually(ctx, "the volumes to be gone", 5*time.Minute, func() error {
-		left, err := cluster.Leftovers(ctx)
-		if err == nil && len(left) > 0 {
-			err = fmt.Errorf("left behind:\n%s", strings.Join(left, "\n"))
-		}
-		return err
-	})
-	return errors.Join(failed, left)
+	fmt.Println("\nThe whole report:", path)
+	return errors.Join(failed, kubernetes.Eventually(ctx, "the volumes to be gone", 5*time.Minute, func() error { return cluster.NothingLeft(ctx) }))
 }
 
 // report is what ginkgo writes of a run, as far as it is looked at.
 type report struct {
-	PreRunStats struct{ TotalSpecs, SpecsThatWillRun int }
 	SpecReports []struct {
 		ContainerHierarchyTexts []string
 		LeafNodeType            string
@@ -144,46 +119,47 @@ func read(path string) (*report, error) {
 	return &all[0], nil
 }
 
-// print tells each test that ran, and of the others why they did not.
+// print tells each test of the driver that ran, and of the others why they did not.
 func (r *report) print(w io.Writer) {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	count, why := map[string]int{}, map[string]int{}
 	var rows []string
+	total, count, why := 0, map[string]int{}, map[string]int{}
 	for _, s := range r.SpecReports {
-		if s.LeafNodeType != "It" {
+		name := strings.Join(append(s.ContainerHierarchyTexts, s.LeafNodeText), " ")
+		if s.LeafNodeType != "It" || !strings.HasPrefix(name, ofDrivers) { // the suite's libraries bring some of their own
 			continue
 		}
+		total++
 		if s.State == "skipped" || s.State == "pending" {
-			why[reason(s.Failure.Message)]++
+			why[reason(name, s.Failure.Message)]++
 			continue
 		}
 		count[s.State]++
-		name := strings.Join(append(s.ContainerHierarchyTexts[min(1, len(s.ContainerHierarchyTexts)):], s.LeafNodeText), " ")
-		rows = append(rows, fmt.Sprintf("%s\t%s\t%.0f s", name, s.State, s.RunTime.Seconds()))
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%.0f s", strings.TrimPrefix(name, ofDrivers), s.State, s.RunTime.Seconds()))
 	}
 	slices.Sort(rows)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "\ntest\tresult\t\n%s\n", strings.Join(rows, "\n"))
 	_ = table.Flush() // a terminal
-	fmt.Fprintf(w, "\n%d passed, %d failed", count["passed"], len(rows)-count["passed"])
-	fmt.Fprintf(w, " of %d tests; not run:\n", r.PreRunStats.TotalSpecs)
-	reasons := make([]string, 0, len(why))
-	for text, n := range why {
-		reasons = append(reasons, fmt.Sprintf("%5d  %s", n, text))
-	}
-	slices.Sort(reasons)
-	for _, line := range slices.Backward(reasons) {
-		fmt.Fprintln(w, line)
-	}
-	for pattern, text := range leftOut() {
-		fmt.Fprintf(w, "       %s: %s\n", pattern, text)
+	fmt.Fprintf(w, "\n%d passed, %d failed of %d tests; not run:\n", count["passed"], len(rows)-count["passed"], total)
+	for _, text := range slices.Sorted(maps.Keys(why)) {
+		fmt.Fprintf(w, "%5d  %s\n", why[text], text)
 	}
 }
 
-// reason is why a test was skipped, in its own words.
-func reason(message string) string {
-	if message == "" {
-		return "not chosen, or left out as is said below"
+// ofDrivers begins the names of the tests of a driver.
+const ofDrivers = "External Storage "
+
+// reason is why a test did not run: in its own words, or in those of what left it out.
+func reason(name, message string) string {
+	if message != "" {
+		first, _, _ := strings.Cut(message, "\n")
+		return first
 	}
-	first, _, _ := strings.Cut(message, "\n")
-	return first
+	patterns := leftOut()
+	for _, pattern := range slices.Sorted(maps.Keys(patterns)) {
+		if regexp.MustCompile(pattern).MatchString(name) {
+			return pattern + ": " + patterns[pattern]
+		}
+	}
+	return "not chosen by FOCUS"
 }

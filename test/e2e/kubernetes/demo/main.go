@@ -5,8 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
 
 	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
@@ -20,31 +18,14 @@ func main() {
 It needs root or sudo, and installs the Debian packages that it lacks. KEEP=1 keeps the cluster afterwards.`, run)
 }
 
-func run(ctx context.Context) (err error) {
+func run(ctx context.Context) error {
 	teller := tell.New(os.Stdout)
 	teller.Title("datera-csi: StatefulSets on a Datera array, with kubectl",
 		"A real Kubernetes "+kubernetes.Version+" on a private network: etcd and the control plane are processes of this",
 		"host, two workers (containerd, kubelet, open-iscsi, multipathd) and an array (datera-sim and",
 		"the Linux kernel's iSCSI target) are QEMU guests. Driver and sidecars run from the shipped manifests.")
 	teller.Step("The cluster starts")
-	lab, err := vm.Open(ctx, vm.Config{Progress: teller})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lab.Close()) }()
-	cluster, err := kubernetes.Start(ctx, lab, kubernetes.Config{Progress: teller})
-	if cluster != nil {
-		defer func() { err = errors.Join(err, cluster.Close()) }()
-	}
-	if err == nil {
-		err = walkthrough.Play(ctx, teller, cluster)
-	}
-	if err != nil && ctx.Err() == nil {
-		err = errors.Join(err, cluster.SaveLogs("demo"))
-		fmt.Fprintf(os.Stderr, "\nThe story ended early: %v\n", err) // before the cluster is kept to look at
-	}
-	if cluster != nil && os.Getenv("KEEP") != "" && ctx.Err() == nil {
-		cluster.Keep(ctx, os.Stdout)
-	}
-	return err
+	return kubernetes.With(ctx, "demo", kubernetes.Config{Progress: teller}, func(ctx context.Context, c *kubernetes.Cluster) error {
+		return walkthrough.Play(ctx, teller, c)
+	})
 }

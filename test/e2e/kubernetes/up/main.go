@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
@@ -15,19 +14,9 @@ func main() {
 It needs root or sudo, and installs the Debian packages that it lacks. Ctrl-C ends it.`, run)
 }
 
-func run(ctx context.Context) (err error) {
-	lab, err := vm.Open(ctx, vm.Config{Progress: os.Stderr})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lab.Close()) }()
-	cluster, err := kubernetes.Start(ctx, lab, kubernetes.Config{Progress: os.Stderr})
-	if cluster != nil {
-		defer func() { err = errors.Join(err, cluster.Close()) }()
-	}
-	if err != nil {
-		return errors.Join(err, cluster.SaveLogs("up"))
-	}
-	cluster.Keep(ctx, os.Stdout)
-	return nil
+func run(ctx context.Context) error {
+	return kubernetes.With(ctx, "up", kubernetes.Config{Progress: os.Stderr}, func(ctx context.Context, c *kubernetes.Cluster) error {
+		c.Keep(ctx, os.Stdout)
+		return nil
+	})
 }

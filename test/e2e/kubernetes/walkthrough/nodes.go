@@ -185,13 +185,7 @@ func (s *story) tidy(ctx context.Context) error {
 		return err
 	}
 	// What the dead node had is nobody's to unstage: its plugin gives it up once the array refuses it.
-	err = kubernetes.Eventually(ctx, "nothing to be left", patience, func() error {
-		left, lookErr := s.cluster.Leftovers(ctx)
-		if lookErr == nil && len(left) > 0 {
-			lookErr = fmt.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
-		}
-		return lookErr
-	})
+	err = kubernetes.Eventually(ctx, "nothing to be left", patience, func() error { return s.cluster.NothingLeft(ctx) })
 	if err != nil {
 		return err
 	}

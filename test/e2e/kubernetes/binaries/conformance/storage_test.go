@@ -1,6 +1,6 @@
-// Package conformance is Kubernetes' own test suite for storage drivers, and nothing else of its tests: those of
-// k8s.io/kubernetes/test/e2e/storage/external, for the driver that --storage.testdriver describes. It is compiled
-// (go test -c) and run by the ginkgo command beside a cluster.
+// Package conformance is Kubernetes' own test suite for storage drivers: k8s.io/kubernetes/test/e2e/storage/external,
+// for the driver that --storage.testdriver describes. It is compiled (go test -c) and run by the ginkgo command
+// beside a cluster. Some tests of nodes come along with what it imports, and --focus leaves them out.
 package conformance
 
 import (
