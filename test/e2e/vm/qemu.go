@@ -32,7 +32,10 @@ const qemuProgram = "qemu-system-x86_64"
 func baseArgs(accel string, image *image.Image, initramfs, line string) []string {
 	processor := "host"
 	if accel == accelTCG {
-		accel, processor = "tcg,thread=multi", "max"
+		// An old processor, for AVX is emulated slower than what it replaces. The kernel trusts no counter
+		// that the processor does not vouch for, and would read the emulated HPET whenever anyone asks for the
+		// time; QEMU's processors share one counter.
+		accel, processor, line = "tcg,thread=multi", "Nehalem", "tsc=reliable "+line
 	}
 	return []string{
 		qemuProgram, "-M", "q35,usb=off,vmport=off", "-accel", accel, "-cpu", processor,
