@@ -34,8 +34,9 @@ func baseArgs(accel string, image *image.Image, initramfs, line string) []string
 	if accel == accelTCG {
 		// An old processor, for AVX is emulated slower than what it replaces. The kernel trusts no counter
 		// that the processor does not vouch for, and would read the emulated HPET whenever anyone asks for the
-		// time; QEMU's processors share one counter.
-		accel, processor, line = "tcg,thread=multi", "Nehalem", "tsc=reliable "+line
+		// time; QEMU's processors share one counter. What QEMU has translated it finds again by its address, so
+		// a program that is loaded elsewhere each time is translated anew each time, which takes most of its life.
+		accel, processor, line = "tcg,thread=multi", "Nehalem", "tsc=reliable norandmaps "+line
 	}
 	return []string{
 		qemuProgram, "-M", "q35,usb=off,vmport=off", "-accel", accel, "-cpu", processor,
