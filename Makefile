@@ -56,11 +56,11 @@ demo: prerequisites ## the main job on the shipped array, with kubectl on a real
 demo-node: prerequisites ## the same by CSI calls, without Kubernetes: sooner there, and closer to the kernel
 	$(GO) run ./test/e2e/demo
 
-e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some, SKIP=Regexp without some, TABLE=docs/laboratory.md for the table in there
+e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some, SKIP=Regexp without some, PARALLEL=N at a time, TABLE=docs/laboratory.md for the table in there
 	hack/prerequisites.sh vm
 	events=$$(mktemp); trap "rm -f $$events" EXIT; failed=0
 	$(TESTSUM) --format testname --jsonfile $$events $(RERUN) --packages "$$($(GO) list -tags e2e ./test/e2e/... | grep -v e2e/kubernetes$$ | paste -sd ' ')" -- \
-		-tags e2e -count=1 -p 1 -parallel 8 -timeout 75m $(if $(RUN),-run '$(RUN)') $(if $(SKIP),-skip '$(SKIP)') || failed=$$?
+		-tags e2e -count=1 -p 1 -parallel $(or $(PARALLEL),2) -timeout 75m $(if $(RUN),-run '$(RUN)') $(if $(SKIP),-skip '$(SKIP)') || failed=$$?
 	$(GO) run ./test/e2e/report $(if $(TABLE),-markdown) $$events | tee $(or $(TABLE),/dev/null)
 	exit $$failed
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,14 +25,42 @@ const (
 	patient = 10 * time.Minute // for one test; guests are slow under emulation
 )
 
-// sharedBed is the test bed that most tests use, one after the other. A test that
-// fails gives it up, and the next one gets a new one.
+// sharedBed is a test bed that tests use one after the other.
 type sharedBed struct {
 	lab *vm.Lab
 	bed *testbed.Bed
 }
 
-var shared sharedBed
+// beds are the shared test beds that no test uses now. A test that finds none gets
+// a new one, so there come to be as many as tests run at once; one that fails gives
+// its bed up.
+var beds struct {
+	mu   sync.Mutex
+	idle []*sharedBed
+}
+
+func takeBed() *sharedBed {
+	beds.mu.Lock()
+	defer beds.mu.Unlock()
+	if n := len(beds.idle); n > 0 {
+		s := beds.idle[n-1]
+		beds.idle = beds.idle[:n-1]
+		return s
+	}
+	return &sharedBed{}
+}
+
+func (s *sharedBed) giveBack() {
+	beds.mu.Lock()
+	defer beds.mu.Unlock()
+	beds.idle = append(beds.idle, s)
+}
+
+func endBeds() {
+	for _, s := range beds.idle {
+		s.end()
+	}
+}
 
 func (s *sharedBed) start(ctx context.Context, faultPoints bool) (err error) {
 	if s.bed != nil {
@@ -59,29 +88,35 @@ func (s *sharedBed) end() {
 	*s = sharedBed{}
 }
 
-// useBed hands out the shared test bed. When the test ends, nothing may be left
-// of its volumes on the array or on any worker.
+// useBed hands out a shared test bed, for this test alone, which runs beside others
+// from here on. When it ends, nothing may be left of its volumes on the array or on
+// any worker.
 func useBed(t testing.TB) (context.Context, *testbed.Bed) {
 	t.Helper()
 	vmtest.Require(t)
-	_, measured := t.(*testing.B)
-	if err := shared.start(context.WithoutCancel(t.Context()), !measured); err != nil {
-		if shared.lab != nil {
-			vmtest.SaveLogs(t, shared.lab.CollectLogs)
+	test, isTest := t.(*testing.T)
+	if isTest {
+		test.Parallel()
+	}
+	s := takeBed()
+	if err := s.start(context.WithoutCancel(t.Context()), isTest); err != nil { // faults are not for what is measured
+		if s.lab != nil {
+			vmtest.SaveLogs(t, s.lab.CollectLogs)
 		}
-		shared.end()
+		s.end()
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patient)
 	t.Cleanup(func() {
 		cancel()
-		expectNothingLeft(t, shared.bed)
+		expectNothingLeft(t, s.bed)
 		if t.Failed() {
-			vmtest.SaveLogs(t, shared.bed.CollectLogs)
-			shared.end()
+			vmtest.SaveLogs(t, s.bed.CollectLogs)
+			s.end()
 		}
+		s.giveBack()
 	})
-	return ctx, shared.bed
+	return ctx, s.bed
 }
 
 func expectNothingLeft(t testing.TB, bed *testbed.Bed) {

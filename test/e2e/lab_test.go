@@ -157,14 +157,11 @@ func TestNoAccidentLosesData(t *testing.T) {
 			if a.lasts == 0 {
 				must(t, <-struck)
 			}
-			t.Run("moments", func(t *testing.T) {
-				for n, m := range all {
-					t.Run(m.name, func(t *testing.T) {
-						t.Parallel()
-						fault(t, a.name+" "+m.name)
-						m.during(ctx, t, subjects[n])
-					})
-				}
+			atOnce(t, len(all), func(n int) {
+				t.Run(all[n].name, func(t *testing.T) {
+					fault(t, a.name+" "+all[n].name)
+					all[n].during(ctx, t, subjects[n])
+				})
 			})
 			if a.lasts > 0 {
 				must(t, <-struck)

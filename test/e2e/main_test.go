@@ -10,4 +10,4 @@ import (
 	"github.com/datera-csi/datera-csi/test/e2e/vm/vmtest"
 )
 
-func TestMain(m *testing.M) { vmtest.Main(m, shared.end) }
+func TestMain(m *testing.M) { vmtest.Main(m, endBeds) }
