@@ -218,7 +218,7 @@ func (i *Initiator) chooseOne(t Target, paths []path) (path, error) {
 	if len(used) == 1 {
 		return used[0], nil
 	}
-	return slices.MinFunc(paths, func(a, b path) int { return t.rank(a.session) - t.rank(b.session) }), nil
+	return slices.MinFunc(paths, func(a, b path) int { return t.rank(a.session.portal()) - t.rank(b.session.portal()) }), nil
 }
 
 // giveUpAllBut ends every session of the target but one, unless somebody uses a

@@ -74,7 +74,7 @@ func (i *Initiator) Condition(ctx context.Context, t Target) (Condition, error) 
 	records := i.recordsOfLost(t, sessions)
 	var over dmap
 	for _, s := range sessions {
-		p := PathCondition{Portal: s.portal, Session: s.state, Outdated: s.outdated(records)}
+		p := PathCondition{Portal: s.portal(), Session: s.state, Outdated: s.outdated(records)}
 		disks, disksErr := i.sysfs.disks(s)
 		if disksErr != nil {
 			return Condition{}, disksErr
@@ -88,12 +88,12 @@ func (i *Initiator) Condition(ctx context.Context, t Target) (Condition, error) 
 		c.Paths = append(c.Paths, p)
 	}
 	for _, portal := range t.portals() {
-		if !slices.ContainsFunc(sessions, func(s session) bool { return s.portal == portal }) {
+		if !slices.ContainsFunc(c.Paths, func(p PathCondition) bool { return p.Portal == portal }) {
 			c.Paths = append(c.Paths, PathCondition{Portal: portal})
 		}
 	}
 	slices.SortStableFunc(c.Paths, func(a, b PathCondition) int {
-		return t.rank(session{portal: a.Portal}) - t.rank(session{portal: b.Portal})
+		return t.rank(a.Portal) - t.rank(b.Portal)
 	})
 	if over.name == "" {
 		if over, _, err = i.orphan(t); err != nil {
@@ -169,7 +169,7 @@ func (i *Initiator) Fabric(ctx context.Context) (Fabric, error) {
 		return Fabric{}, err
 	}
 	for _, s := range sessions {
-		f.Sessions = append(f.Sessions, Session{IQN: s.iqn, Portal: s.portal, State: s.state})
+		f.Sessions = append(f.Sessions, Session{IQN: s.iqn, Portal: s.portal(), State: s.state})
 	}
 	maps, err := i.sysfs.maps()
 	if err != nil || len(maps) == 0 {

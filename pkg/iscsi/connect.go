@@ -193,7 +193,7 @@ func (l login) sessionTo(portal netip.AddrPort) (session, bool, error) {
 	if err != nil {
 		return session{}, false, err
 	}
-	n := slices.IndexFunc(sessions, func(s session) bool { return s.portal == portal })
+	n := slices.IndexFunc(sessions, func(s session) bool { return s.portal() == portal })
 	if n < 0 {
 		return session{}, false, nil
 	}
@@ -248,9 +248,9 @@ func (t Target) portals() []netip.AddrPort {
 	return all
 }
 
-// rank orders sessions by the place of their portal in the target.
-func (t Target) rank(s session) int {
-	if n := slices.Index(t.portals(), s.portal); n >= 0 {
+// rank orders portals by their place in the target.
+func (t Target) rank(portal netip.AddrPort) int {
+	if n := slices.Index(t.portals(), portal); n >= 0 {
 		return n
 	}
 	return len(t.Portals)

@@ -35,6 +35,9 @@ var (
 	TableQueues   = tableQueues
 )
 
+// Runs says whether something runs under a name.
+func (i *Initiator) Runs(name string) (bool, error) { return i.runs(name) }
+
 // EditRecord returns a node record with one setting in it.
 func EditRecord(text []byte, key, v string) []byte {
 	return record{text: text}.with([]setting{{key, v}})

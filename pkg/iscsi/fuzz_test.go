@@ -70,9 +70,10 @@ func sysfsSeed() []byte {
 		device := fmt.Sprintf("sys/devices/host%d/session%d", id, id)
 		disk, name := fmt.Sprintf("%s/target%d:0:0/%d:0:0:0", device, id, id), fmt.Sprintf("sd%c", 'a'+id)
 		class := fmt.Sprintf("sys/class/iscsi_session/session%d", id)
-		add(class+"/targetname", iqnA)
-		add(class+"/state", "LOGGED_IN")
-		add(class+"/device", "-> "+device)
+		entry := fmt.Sprintf("%s/iscsi_session/session%d", device, id)
+		add(entry+"/targetname", iqnA)
+		add(entry+"/state", "LOGGED_IN")
+		add(class, "-> "+entry)
 		add(fmt.Sprintf("sys/class/iscsi_connection/connection%d:0/persistent_address", id), p.Addr().String())
 		add(fmt.Sprintf("sys/class/iscsi_connection/connection%d:0/persistent_port", id), "3260")
 		add(disk+"/state", "running")
@@ -99,7 +100,7 @@ func sysfsSeed() []byte {
 // removed.
 func FuzzSysfsTree(f *testing.F) {
 	f.Add(sysfsSeed())
-	f.Add([]byte("-- sys/class/iscsi_session/session1/targetname --\n" + iqnA + "\n-- sys/class/iscsi_session/session1/state --\nFREE\n-- sys/class/iscsi_session/session1/device --\n-> sys\n"))
+	f.Add([]byte("-- sys/targetname --\n" + iqnA + "\n-- sys/state --\nFREE\n-- sys/class/iscsi_session/session1 --\n-> sys\n"))
 	f.Add([]byte("-- etc/iscsi/nodes/" + iqnA + "/x/y/z --\n# END RECORD\n-- sys/block/dm-1/dm/uuid --\nmpath-" + wwidA + "\n-- sys/block/dm-1/dm/name --\na\n-- sys/block/dm-1/dm/suspended --\n1\n-- sys/block/dm-1/dev --\n253:1\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir, err := os.MkdirTemp("", "host")

@@ -174,7 +174,7 @@ func (i *Initiator) show(ctx context.Context, t Target, done *Mended) error {
 			err = together(err, fmt.Errorf("%w: %s shows no LUN %d of %s", ErrUnavailable, s, t.LUN, t.IQN))
 			continue
 		}
-		done.Scanned = append(done.Scanned, s.portal)
+		done.Scanned = append(done.Scanned, s.portal())
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -54,6 +55,7 @@ type Initiator struct {
 
 	asking gates       // one question to multipath about a new disk at a time
 	tell   atomic.Bool // multipathd was seen to wait until it is told of a disk
+	seen   sync.Map    // directories in /proc, by the name of what runs there
 }
 
 // New returns an Initiator; it looks at nothing yet.

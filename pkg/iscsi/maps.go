@@ -118,18 +118,25 @@ func (y sysfs) mapOver(iqn string, lun int) (dmap, bool, error) {
 	if !found {
 		return dmap{}, false, nil
 	}
-	// Read after the map, so that no path of the map can be too new to be listed.
-	disks, err = y.lun(iqn, lun)
-	if err != nil {
-		return dmap{}, false, err
-	}
-	for _, s := range over.slaves {
-		if !slices.ContainsFunc(disks, func(d disk) bool { return d.name == s }) {
-			return dmap{}, false, fmt.Errorf("%w: map %s (%s) has a path %s that is not behind a session of %s",
-				ErrForeign, over.name, over.wwid, s, iqn)
+	if over.slaveBut(disks) != "" {
+		if disks, err = y.lun(iqn, lun); err != nil { // read after the map, so that no path of it can be too new to be listed
+			return dmap{}, false, err
 		}
 	}
+	if s := over.slaveBut(disks); s != "" {
+		return dmap{}, false, fmt.Errorf("%w: map %s (%s) has a path %s that is not behind a session of %s", ErrForeign, over.name, over.wwid, s, iqn)
+	}
 	return over, true, nil
+}
+
+// slaveBut names a path of the map that is none of these disks, if there is one.
+func (m dmap) slaveBut(disks []disk) string {
+	for _, s := range m.slaves {
+		if !slices.ContainsFunc(disks, func(d disk) bool { return d.name == s }) {
+			return s
+		}
+	}
+	return ""
 }
 
 // mapOf finds the multipath map that a disk is part of.

@@ -15,11 +15,11 @@ import (
 // multipathdRuns looks for the daemon among the host's processes: cheaper than
 // asking it, and true also while it is too busy to answer.
 func (i *Initiator) multipathdRuns() (bool, error) {
-	dir, err := i.process("multipathd", func(string) bool { return true })
+	runs, err := i.runs("multipathd")
 	if err != nil {
 		return false, fmt.Errorf("look for multipathd: %w", err)
 	}
-	return dir != "", nil
+	return runs, nil
 }
 
 // wantsMap says whether a map is expected over the paths of a LUN. A disk that is

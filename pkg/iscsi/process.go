@@ -32,6 +32,22 @@ func (i *Initiator) process(name string, suits func(dir string) bool) (string, e
 	return "", nil
 }
 
+// runs says whether something runs under a name on the host. Where it was seen last
+// is looked at first, which spares to look at every process of the host.
+func (i *Initiator) runs(name string) (bool, error) {
+	if dir, known := i.seen.Load(name); known {
+		if comm, err := attribute(dir.(string), "comm"); err == nil && comm == name {
+			return true, nil
+		}
+	}
+	dir, err := i.process(name, func(string) bool { return true })
+	if err != nil || dir == "" {
+		return false, err
+	}
+	i.seen.Store(name, dir)
+	return true, nil
+}
+
 // daemonFiles is how many files the host's iscsid may have open; 0 when that is
 // not to be known. Iscsid is two processes: the one that has the sessions raises
 // its limit when it starts, the one that writes the log does not. An iscsid in

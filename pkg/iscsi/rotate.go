@@ -39,8 +39,12 @@ func (l login) renew() error {
 // secrets than those of its node record. No record and no secrets that the kernel
 // would tell are no evidence of that.
 func (s session) outdated(all []record) bool {
-	n := slices.IndexFunc(all, func(r record) bool { return r.sound(s.iqn) && r.portal == s.portal })
-	if n < 0 || s.live() {
+	if s.live() {
+		return false
+	}
+	portal := s.portal()
+	n := slices.IndexFunc(all, func(r record) bool { return r.sound(s.iqn) && r.portal == portal })
+	if n < 0 {
 		return false
 	}
 	wanted := all[n].auth()

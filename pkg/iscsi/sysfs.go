@@ -27,18 +27,17 @@ const (
 
 // session is one iSCSI session of this host, to one portal of one target.
 type session struct {
-	id     int            // as iscsiadm -r takes it
-	iqn    string         // the target's name
-	class  string         // /sys/class/iscsi_session/sessionN
-	device string         // its device directory, below which its disks live
-	host   string         // hostN
-	portal netip.AddrPort // where the session was told to go; the zero value when sysfs does not say
-	state  string         // LOGGED_IN, FAILED, FREE
+	id     int    // as iscsiadm -r takes it
+	iqn    string // the target's name
+	class  string // /sys/class/iscsi_session/sessionN
+	device string // its device directory, below which its disks live
+	host   string // hostN
+	state  string // LOGGED_IN, FAILED, FREE
 }
 
 func (s session) live() bool { return s.state == stateLoggedIn }
 
-func (s session) String() string { return fmt.Sprintf("session %d to %s", s.id, s.portal) }
+func (s session) String() string { return fmt.Sprintf("session %d to %s", s.id, s.portal()) }
 
 // sessions lists the sessions to a target, or to anyTarget, by id.
 func (y sysfs) sessions(iqn string) ([]session, error) {
@@ -83,25 +82,24 @@ func (y sysfs) session(class, iqn string) (session, error) {
 	if err != nil {
 		return session{}, err
 	}
-	device, err := filepath.EvalSymlinks(filepath.Join(class, "device"))
+	// The entry is a link to DEVICE/iscsi_session/sessionN. To read that is one look at a name, and to resolve
+	// the link named device a dozen, for each session of the host whenever one is looked for.
+	entry, err := os.Readlink(class)
 	if err != nil {
 		return session{}, err
 	}
-	return session{
-		id:     id,
-		iqn:    name,
-		class:  class,
-		device: device,
-		host:   filepath.Base(filepath.Dir(device)),
-		portal: y.portal(id),
-		state:  state,
-	}, nil
+	if !filepath.IsAbs(entry) {
+		entry = filepath.Join(filepath.Dir(class), entry)
+	}
+	device := filepath.Dir(filepath.Dir(entry))
+	return session{id: id, iqn: name, class: class, device: device, host: filepath.Base(filepath.Dir(device)), state: state}, nil
 }
 
-// portal reads where the session's connection was told to go. The address it is
-// connected to at the moment may differ, because a target may redirect a login.
-func (y sysfs) portal(id int) netip.AddrPort {
-	dir := filepath.Join(y.root, fmt.Sprintf("class/iscsi_connection/connection%d:0", id))
+// portal reads where the session's connection was told to go; the zero value when
+// sysfs does not say. The address it is connected to at the moment may differ,
+// because a target may redirect a login.
+func (s session) portal() netip.AddrPort {
+	dir := filepath.Join(s.class, "../../iscsi_connection", fmt.Sprintf("connection%d:0", s.id))
 	addr, err := attribute(dir, "persistent_address")
 	if err != nil {
 		return netip.AddrPort{}

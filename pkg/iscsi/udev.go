@@ -28,8 +28,8 @@ type idleness struct {
 // must run for the queue to mean something (FM 30).
 func (i *Initiator) udevIdle() idleness {
 	runs := slices.ContainsFunc([]string{"systemd-udevd", "udevd"}, func(name string) bool {
-		dir, err := i.process(name, func(string) bool { return true })
-		return err == nil && dir != ""
+		runs, err := i.runs(name)
+		return err == nil && runs
 	})
 	if !runs {
 		return idleness{}
