@@ -49,7 +49,7 @@ func arrows() map[string][]string {
 		"cmd/datera-sim":             {"internal/sim", "internal/lio", cobra, klog},
 		"pkg/identity":               {csiSpec, klog, protobuf},
 		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/filesystem", "internal/publishctx", "internal/health", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf, xSync},
-		"pkg/node":                   {"pkg/iscsi", "internal/filesystem", "internal/faultpoint", "internal/publishctx", "internal/health", "internal/keylock", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
+		"pkg/node":                   {"pkg/iscsi", "internal/filesystem", "internal/faultpoint", "internal/publishctx", "internal/health", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
 		"pkg/node/nodetest":          {"pkg/node", "pkg/iscsi", mountUtils}, // test support
 		"pkg/dateraclient":           {},
 		"pkg/iscsi":                  {"internal/faultpoint", klog, xSys},
@@ -372,7 +372,7 @@ import (
 	mount "k8s.io/mount-utils"
 
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
-	"github.com/datera-csi/datera-csi/internal/keylock"
+	"github.com/datera-csi/datera-csi/internal/publishctx"
 )
 
 var f mount.SafeFormatAndMount

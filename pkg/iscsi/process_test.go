@@ -21,8 +21,10 @@ func TestWhoRunsIsNeverTakenFromMemory(t *testing.T) {
 		t.Error("it runs before it was started")
 	}
 	h.write("proc/701/comm", "multipathd\n")
-	if !runs() || !runs() {
-		t.Error("it runs, and is not found")
+	for range 2 {
+		if !runs() {
+			t.Error("it runs, and is not found")
+		}
 	}
 	h.remove("proc/701")
 	if runs() {

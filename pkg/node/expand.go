@@ -19,7 +19,7 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 	if err != nil {
 		return nil, err
 	}
-	op, err := s.operations.begin(r.Volume, "NodeExpandVolume")
+	op, err := s.operations.begin(ctx, r.Volume, "NodeExpandVolume")
 	if err != nil {
 		return nil, statusOf(err)
 	}

@@ -33,3 +33,6 @@ func (r *steppedRecords) between(op string, change func() error) error {
 func StoppedSince(superblock []byte, options []string, e FilesystemErrors) bool {
 	return stoppedSince(superblock, options, e)
 }
+
+// Doing says what is done to a volume.
+func (s *Server) Doing(volume string) string { return s.operations.doing()[volume] }

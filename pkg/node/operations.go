@@ -6,8 +6,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
-
-	"github.com/datera-csi/datera-csi/internal/keylock"
+	"time"
 )
 
 // operations keeps two calls for one volume apart, and lets a step of a call
@@ -15,25 +14,10 @@ import (
 // a caller that lost patience, and until it ends nobody else may touch the volume
 // (FM 35, 38).
 type operations struct {
-	keys  keylock.Keys
 	mu    sync.Mutex
-	doing map[string]string // by volume: what the holder of the key does
-	steps int               // that run
-	idle  []chan struct{}   // closed when none does
-}
-
-// begin takes the volume for one call, or says that it is taken.
-func (o *operations) begin(volume, what string) (*operation, error) {
-	unlock, ok := o.keys.TryLock(volume)
-	if !ok {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		return nil, fmt.Errorf("%w: volume %s: %s is not over yet; ask again", errPending, volume, o.doing[volume])
-	}
-	op := &operation{all: o, volume: volume, unlock: unlock}
-	op.holders.Store(1)
-	op.now(what)
-	return op, nil
+	held  map[string]*operation // by volume
+	steps int                   // that run
+	idle  []chan struct{}       // closed when none does
 }
 
 // operation is one call's hold on its volume. The hold ends when the call and
@@ -41,9 +25,56 @@ func (o *operations) begin(volume, what string) (*operation, error) {
 type operation struct {
 	all     *operations
 	volume  string
-	unlock  func()
+	doing   string        // for those who find the volume taken; guarded by all.mu
+	repair  bool          // it is Reconcile's, which no caller knows of
+	over    chan struct{} // closed at the end
 	holders atomic.Int32
 	endTurn func() // nil: it has none
+}
+
+// repairPatience is for how long a call waits for Reconcile to let go of a volume:
+// most of its looks are over sooner than a caller would ask again.
+const repairPatience = 2 * time.Second
+
+// begin takes the volume for one call, or says that it is taken. Only for Reconcile
+// does it wait, and not for long.
+func (o *operations) begin(ctx context.Context, volume, what string) (*operation, error) {
+	limit := time.NewTimer(repairPatience)
+	defer limit.Stop()
+	for {
+		op, holder, does := o.take(volume, what, false)
+		if op != nil {
+			return op, nil
+		}
+		pending := fmt.Errorf("%w: volume %s: %s is not over yet; ask again", errPending, volume, does)
+		if !holder.repair {
+			return nil, pending
+		}
+		select {
+		case <-holder.over:
+		case <-limit.C:
+			return nil, pending
+		case <-ctx.Done():
+			return nil, pending
+		}
+	}
+}
+
+// take is begin that never waits; who holds a taken volume, and what he does, comes
+// back in its place.
+func (o *operations) take(volume, what string, repair bool) (op, holder *operation, does string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if holder, taken := o.held[volume]; taken {
+		return nil, holder, holder.doing
+	}
+	op = &operation{all: o, volume: volume, doing: what, repair: repair, over: make(chan struct{})}
+	op.holders.Store(1)
+	if o.held == nil {
+		o.held = make(map[string]*operation)
+	}
+	o.held[volume] = op
+	return op, nil, ""
 }
 
 // takeTurn waits for the operation's turn, which lasts no longer than its hold.
@@ -57,10 +88,7 @@ func (op *operation) takeTurn(ctx context.Context, from turns, what string) (err
 func (op *operation) now(what string) {
 	op.all.mu.Lock()
 	defer op.all.mu.Unlock()
-	if op.all.doing == nil {
-		op.all.doing = make(map[string]string)
-	}
-	op.all.doing[op.volume] = what
+	op.doing = what
 }
 
 func (op *operation) release() {
@@ -71,9 +99,9 @@ func (op *operation) release() {
 		op.endTurn()
 	}
 	op.all.mu.Lock()
-	delete(op.all.doing, op.volume)
-	op.all.mu.Unlock()
-	op.unlock()
+	defer op.all.mu.Unlock()
+	delete(op.all.held, op.volume)
+	close(op.over)
 }
 
 // own runs a step that may take longer than the caller waits. The step gets a
@@ -141,6 +169,17 @@ func (o *operations) idleness() <-chan struct{} {
 	return c
 }
 
+// doing says what is done, by volume.
+func (o *operations) doing() map[string]string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	doing := make(map[string]string, len(o.held))
+	for volume, op := range o.held {
+		doing[volume] = op.doing
+	}
+	return doing
+}
+
 // Drain waits until no step is left that outlived its call, or until ctx ends.
 // What is cut short then, a record tells the next process.
 func (s *Server) Drain(ctx context.Context) error {
@@ -148,8 +187,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	case <-s.operations.idleness():
 		return nil
 	case <-ctx.Done():
-		s.operations.mu.Lock()
-		defer s.operations.mu.Unlock()
-		return fmt.Errorf("still at work on %d volumes: %v: %w", len(s.operations.doing), s.operations.doing, ctx.Err())
+		doing := s.operations.doing()
+		return fmt.Errorf("still at work on %d volumes: %v: %w", len(doing), doing, ctx.Err())
 	}
 }

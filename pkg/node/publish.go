@@ -23,7 +23,7 @@ func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolu
 	if err != nil {
 		return nil, err
 	}
-	op, err := s.operations.begin(r.Volume, "NodePublishVolume")
+	op, err := s.operations.begin(ctx, r.Volume, "NodePublishVolume")
 	if err != nil {
 		return nil, statusOf(err)
 	}

@@ -181,8 +181,8 @@ const longestStep = 3 * time.Minute
 // hold runs fn with the volume's lock, which is also that of its calls, and counts
 // the volume as busy when a call has it.
 func (p *pass) hold(ctx context.Context, volume string, fn func(context.Context, *operation) error) {
-	op, err := p.operations.begin(volume, "Reconcile")
-	if err != nil {
+	op, _, _ := p.operations.take(volume, "Reconcile", true)
+	if op == nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.report.Busy++
@@ -191,8 +191,7 @@ func (p *pass) hold(ctx context.Context, volume string, fn func(context.Context,
 	defer op.release()
 	ctx, cancel := context.WithTimeout(ctx, longestStep)
 	defer cancel()
-	err = survive(ctx, func(ctx context.Context) error { return fn(ctx, op) })
-	if err != nil {
+	if err := survive(ctx, func(ctx context.Context) error { return fn(ctx, op) }); err != nil {
 		p.found(Finding{Reason: ReasonUnclear, Volume: volume, Evidence: "it cannot be told what there is of it, so it is left alone", Outcome: Seen, Error: err.Error()})
 	}
 }

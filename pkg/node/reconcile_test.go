@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/pkg/node"
 )
@@ -314,6 +316,43 @@ func TestReconcilePassesOverABusyVolume(t *testing.T) {
 		t.Errorf("report %+v, want one busy volume and no finding", r)
 	}
 	ok(t, <-done)
+}
+
+// A call that meets Reconcile at its volume waits for it, unless that takes long: no
+// caller knows of it, so none can tell when to ask again. Nobody waits for Reconcile
+// on behalf of another.
+func TestACallWaitsForReconcileButNotForLong(t *testing.T) {
+	w := newWheel(t)
+	v := w.volume("a")
+	ok(t, v.stage())
+	meet := func(call func() error, release func(), after time.Duration) (time.Duration, error) {
+		t.Helper()
+		passed := make(chan struct{})
+		go func() { w.reconcile(node.ReconcileRepair, 0); close(passed) }()
+		eventually(t, "Reconcile's hold of the volume", func() bool { return w.server.Doing(v.id) == "Reconcile" })
+		time.AfterFunc(after, release)
+		began := time.Now()
+		err := call()
+		took := time.Since(began)
+		release()
+		<-passed
+		return took, err
+	}
+	const while = 100 * time.Millisecond
+	if took, err := meet(v.unstage, w.Hold("inspect"), while); err != nil || took < while {
+		t.Errorf("after %v: %v, want success after %v", took, err, while)
+	}
+	ok(t, v.stage())
+	_, err := meet(v.unstage, w.Hold("inspect"), time.Minute)
+	want(t, err, codes.Aborted, v.id, "Reconcile")
+	gone, cancel := context.WithCancel(w.ctx())
+	cancel()
+	_, err = meet(func() error {
+		_, callErr := w.server.NodeUnstageVolume(gone, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
+		return callErr
+	}, w.Hold("inspect"), time.Minute)
+	want(t, err, codes.Aborted, v.id)
+	ok(t, v.unstage())
 }
 
 // FM 6, 20: in random worlds, whatever is published or may be admitted stays, and a

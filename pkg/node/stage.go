@@ -26,7 +26,7 @@ func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRe
 		return nil, err
 	}
 	const what = "NodeStageVolume"
-	op, err := s.operations.begin(r.Volume, what)
+	op, err := s.operations.begin(ctx, r.Volume, what)
 	if err != nil {
 		return nil, statusOf(err)
 	}

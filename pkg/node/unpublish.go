@@ -20,7 +20,7 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	if err != nil {
 		return nil, err
 	}
-	op, err := s.operations.begin(r.Volume, "NodeUnpublishVolume")
+	op, err := s.operations.begin(ctx, r.Volume, "NodeUnpublishVolume")
 	if err != nil {
 		return nil, statusOf(err)
 	}

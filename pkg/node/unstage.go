@@ -23,7 +23,7 @@ func (s *Server) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolu
 	if err != nil {
 		return nil, err
 	}
-	op, err := s.operations.begin(r.Volume, "NodeUnstageVolume")
+	op, err := s.operations.begin(ctx, r.Volume, "NodeUnstageVolume")
 	if err != nil {
 		return nil, statusOf(err)
 	}
