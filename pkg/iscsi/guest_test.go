@@ -599,6 +599,7 @@ func TestGuestDetachWhileTheNetworkIsDead(t *testing.T) {
 	g.startMultipathd(greedyConf)
 	i := g.newInitiator()
 	attach(t, i, x.Target)
+	g.sh("udevadm settle") // who still reads the map then would have it open for as long as it queues
 	for _, p := range g.portals {
 		g.drop(p)
 	}
