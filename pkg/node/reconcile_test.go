@@ -319,8 +319,8 @@ func TestReconcilePassesOverABusyVolume(t *testing.T) {
 }
 
 // A call that meets Reconcile at its volume waits for it, unless that takes long: no
-// caller knows of it, so none can tell when to ask again. Nobody waits for Reconcile
-// on behalf of another.
+// caller knows of it, so none can tell when to ask again. A call whose caller has
+// gone waits for nobody.
 func TestACallWaitsForReconcileButNotForLong(t *testing.T) {
 	w := newWheel(t)
 	v := w.volume("a")

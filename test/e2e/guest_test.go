@@ -30,7 +30,6 @@ func TestISCSI(t *testing.T) {
 // runInGuest runs every TestGuest… of a package of this module in a guest, one
 // process a test. The variable tells them that they may change the machine.
 func runInGuest(t *testing.T, dir, variable string, spec vm.Spec) {
-	vmtest.Require(t)
 	t.Parallel()
 	_, guests := vmtest.Start(t, spec)
 	g, program := guests[0], "/root/"+filepath.Base(dir)+".test"

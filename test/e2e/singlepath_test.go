@@ -19,7 +19,6 @@ import (
 // of a volume, the fence, and what a dead portal does to a writer and to a stage.
 func TestSinglePath(t *testing.T) {
 	fault(t, "no multipathd, one portal")
-	vmtest.Require(t)
 	t.Parallel()
 	lab := vmtest.Open(t)
 	bed, err := testbed.Start(t.Context(), lab, testbed.Config{SinglePath: true, FaultPoints: true, Progress: os.Stderr})
