@@ -136,7 +136,7 @@ func (i *Initiator) set(ctx context.Context, path, value string) error {
 func (i *Initiator) assemble(ctx context.Context, t Target, paths []path, wantsMap bool) (Device, error) {
 	m, hasMap, err := i.sysfs.mapOver(t.IQN, t.LUN)
 	if err == nil && !hasMap && wantsMap {
-		hasMap, err = i.wanted(ctx, t, paths[0].disk)
+		hasMap, err = i.wanted(ctx, disksOf(paths))
 	}
 	switch {
 	case err != nil:

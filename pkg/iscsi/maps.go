@@ -101,22 +101,9 @@ func (y sysfs) mapOver(iqn string, lun int) (dmap, bool, error) {
 	if err != nil {
 		return dmap{}, false, err
 	}
-	var over dmap
-	found := false
-	for _, d := range disks {
-		m, held, mapErr := y.mapOf(d)
-		switch {
-		case mapErr != nil:
-			return dmap{}, false, mapErr
-		case !held:
-		case found && m.name != over.name:
-			return dmap{}, false, fmt.Errorf("%w: the paths belong to two maps, %s and %s", ErrForeign, over.name, m.name)
-		default:
-			over, found = m, true
-		}
-	}
-	if !found {
-		return dmap{}, false, nil
+	over, found, err := y.mapOfAny(disks)
+	if err != nil || !found {
+		return dmap{}, false, err
 	}
 	if over.slaveBut(disks) != "" {
 		if disks, err = y.lun(iqn, lun); err != nil { // read after the map, so that no path of it can be too new to be listed
@@ -127,6 +114,25 @@ func (y sysfs) mapOver(iqn string, lun int) (dmap, bool, error) {
 		return dmap{}, false, fmt.Errorf("%w: map %s (%s) has a path %s that is not behind a session of %s", ErrForeign, over.name, over.wwid, s, iqn)
 	}
 	return over, true, nil
+}
+
+// mapOfAny finds the map that disks are part of, as far as they are: to look for it
+// again and again costs the same however many sessions the host has. Whether the map
+// has other paths as well, mapOver knows.
+func (y sysfs) mapOfAny(disks []disk) (over dmap, found bool, err error) {
+	for _, d := range disks {
+		m, held, err := y.mapOf(d)
+		switch {
+		case err != nil:
+			return dmap{}, false, err
+		case !held:
+		case found && m.name != over.name:
+			return dmap{}, false, fmt.Errorf("%w: the paths belong to two maps, %s and %s", ErrForeign, over.name, m.name)
+		default:
+			over, found = m, true
+		}
+	}
+	return over, found, nil
 }
 
 // slaveBut names a path of the map that is none of these disks, if there is one.

@@ -203,22 +203,22 @@ func (i *Initiator) growMap(ctx context.Context, m dmap, bytes int64) error {
 	return nil
 }
 
-// wanted says whether multipath makes a map of a disk that has none yet: after it
-// was told that the disk is one of its own, unless its configuration excludes it.
+// wanted says whether multipath makes a map of a LUN that has none yet: after it
+// was told that a disk is one of its own, unless its configuration excludes it.
 //
 // With find_multipaths no, multipathd makes the map by itself, and telling it of
 // many disks at once would only keep it from doing so. So it is given some time
 // first, unless an earlier disk showed that it waits to be told; that time begins
 // when udev has seen the disk, because until then neither multipathd nor multipath
 // knows of it. A udev that does not see it at all is dead (FM 30).
-func (i *Initiator) wanted(ctx context.Context, t Target, d disk) (bool, error) {
+func (i *Initiator) wanted(ctx context.Context, disks []disk) (bool, error) {
 	waits := i.udevIdle() // for udev to see the disk
 	since := waits        // it has seen it
 	var found, seen bool
 	_, err := until(ctx, i.utmost(), func() (bool, error) {
-		seen = seen || i.udevKnows(d)
+		seen = seen || i.udevKnows(disks[0])
 		var err error
-		_, found, err = i.sysfs.mapOver(t.IQN, t.LUN)
+		_, found, err = i.sysfs.mapOfAny(disks)
 		switch {
 		case !seen:
 			return found || waits.pass() > min(2*udevTime, i.cfg.MapTimeout), err
@@ -232,7 +232,7 @@ func (i *Initiator) wanted(ctx context.Context, t Target, d disk) (bool, error) 
 		return found, err
 	}
 	i.tell.Store(seen)
-	return i.claimForMultipath(ctx, d)
+	return i.claimForMultipath(ctx, disks[0])
 }
 
 // utmost is for how long anything waits for a map while udev is at work.
@@ -287,9 +287,9 @@ func (i *Initiator) gather(ctx context.Context, t Target, paths []path, patience
 	var m dmap
 	var missing []path
 	offered := make(map[string]bool)
-	idle := i.udevIdle()
+	disks, idle := disksOf(paths), i.udevIdle()
 	_, err := untilSlowly(ctx, i.utmost(), 20*time.Millisecond, 100*time.Millisecond, func() (bool, error) {
-		now, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
+		now, found, err := i.sysfs.mapOfAny(disks)
 		if err != nil {
 			return false, err
 		}
@@ -308,6 +308,9 @@ func (i *Initiator) gather(ctx context.Context, t Target, paths []path, patience
 		}
 		return false, err
 	})
+	if err == nil && m.name != "" {
+		_, _, err = i.sysfs.mapOver(t.IQN, t.LUN) // it must have no other path
+	}
 	switch {
 	case err != nil:
 		return dmap{}, err

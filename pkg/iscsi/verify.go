@@ -18,6 +18,14 @@ type path struct {
 	err   error // it did not answer
 }
 
+func disksOf(paths []path) []disk {
+	disks := make([]disk, len(paths))
+	for n, p := range paths {
+		disks[n] = p.disk
+	}
+	return disks
+}
+
 const identifyTimeout = 10 * time.Second
 
 // verify proves that every path is the LUN which the array promised. It asks the
@@ -204,11 +212,7 @@ func (i *Initiator) settle(ctx context.Context, t Target, paths []path) ([]path,
 		if err := i.rescan(ctx, lagging); err != nil {
 			return false, err
 		}
-		disks := make([]disk, len(paths))
-		for n, p := range paths {
-			disks[n] = p.disk
-		}
-		again, err := i.answering(t, i.examine(ctx, disks))
+		again, err := i.answering(t, i.examine(ctx, disksOf(paths)))
 		if err != nil {
 			return false, err
 		}
