@@ -24,7 +24,7 @@ func pets(name string, replicas int) string {
 // A StatefulSet goes from nothing to many replicas and back, and nothing is left. What of a pod's way to
 // ready is spent in the driver is printed beside the whole of it.
 func TestScaleUpAndBackLeavesNothing(t *testing.T) {
-	r := useClusterFor(t, morePatient)
+	r := useClusterFor(t, 2*morePatient)
 	replicas := scaleTo
 	before, err := r.Spent(r.ctx)
 	if err != nil {
@@ -53,7 +53,7 @@ const scaleTo = 50
 
 func (r *room) awaitReplicas(set string, replicas int) {
 	r.Helper()
-	r.kubectl("rollout", "status", "statefulset/"+set, "--timeout=20m")
+	r.kubectl("rollout", "status", "statefulset/"+set, "--timeout=35m")
 	if got := r.field("{.status.readyReplicas}", "statefulset", set); got != fmt.Sprint(replicas) {
 		r.Errorf("%s has %s replicas ready, want %d", set, got, replicas)
 	}
