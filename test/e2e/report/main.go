@@ -157,7 +157,8 @@ func promise(test string) string {
 		if begins {
 			b.WriteByte(' ')
 		}
-		if unicode.IsUpper(r) && (lowerNext || i+1 == len(runes) || !unicode.IsUpper(runes[i+1])) && (i == 0 || lowerNext) {
+		article := (i == 0 || unicode.IsLower(runes[i-1])) && i+2 < len(runes) && unicode.IsUpper(runes[i+1]) && unicode.IsLower(runes[i+2])
+		if article || unicode.IsUpper(r) && (lowerNext || i+1 == len(runes) || !unicode.IsUpper(runes[i+1])) && (i == 0 || lowerNext) {
 			r = unicode.ToLower(r)
 		}
 		b.WriteRune(r)

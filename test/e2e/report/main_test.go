@@ -9,7 +9,8 @@ import (
 
 func TestPromiseIsTheNameAsASentence(t *testing.T) {
 	for test, want := range map[string]string{
-		"TestADiskThatFailsIsNeverFormatted/at_mkfs":                    "A disk that fails is never formatted: at mkfs",
+		"TestADiskThatFailsIsNeverFormatted/at_mkfs":                    "a disk that fails is never formatted: at mkfs",
+		"TestRawBlockIsADeviceFile":                                     "raw block is a device file",
 		"TestBusyVolumeIsNotUnstaged":                                   "busy volume is not unstaged",
 		"TestXFSThatShutDownIsNotTakenForStaged":                        "XFS that shut down is not taken for staged",
 		"TestLUNThatNowIsAnotherVolumeIsRefused":                        "LUN that now is another volume is refused",
