@@ -42,16 +42,16 @@ func (o *operations) begin(ctx context.Context, volume, what string) (*operation
 	limit := time.NewTimer(repairPatience)
 	defer limit.Stop()
 	for {
-		op, holder, does := o.take(volume, what, false)
+		op, other := o.take(volume, what, false)
 		if op != nil {
 			return op, nil
 		}
-		pending := fmt.Errorf("%w: volume %s: %s is not over yet; ask again", errPending, volume, does)
-		if !holder.repair {
+		pending := fmt.Errorf("%w: volume %s: %s is not over yet; ask again", errPending, volume, other.doing)
+		if !other.repair {
 			return nil, pending
 		}
 		select {
-		case <-holder.over:
+		case <-other.over:
 		case <-limit.C:
 			return nil, pending
 		case <-ctx.Done():
@@ -60,21 +60,28 @@ func (o *operations) begin(ctx context.Context, volume, what string) (*operation
 	}
 }
 
-// take is begin that never waits; who holds a taken volume, and what he does, comes
-// back in its place.
-func (o *operations) take(volume, what string, repair bool) (op, holder *operation, does string) {
+// holder is who has a volume when another call wants it.
+type holder struct {
+	doing  string
+	repair bool
+	over   <-chan struct{}
+}
+
+// take is begin that never waits. It answers the operation, or else who holds the
+// volume.
+func (o *operations) take(volume, what string, repair bool) (*operation, holder) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if holder, taken := o.held[volume]; taken {
-		return nil, holder, holder.doing
+	if other, taken := o.held[volume]; taken {
+		return nil, holder{doing: other.doing, repair: other.repair, over: other.over}
 	}
-	op = &operation{all: o, volume: volume, doing: what, repair: repair, over: make(chan struct{})}
+	op := &operation{all: o, volume: volume, doing: what, repair: repair, over: make(chan struct{})}
 	op.holders.Store(1)
 	if o.held == nil {
 		o.held = make(map[string]*operation)
 	}
 	o.held[volume] = op
-	return op, nil, ""
+	return op, holder{}
 }
 
 // takeTurn waits for the operation's turn, which lasts no longer than its hold.

@@ -181,7 +181,7 @@ const longestStep = 3 * time.Minute
 // hold runs fn with the volume's lock, which is also that of its calls, and counts
 // the volume as busy when a call has it.
 func (p *pass) hold(ctx context.Context, volume string, fn func(context.Context, *operation) error) {
-	op, _, _ := p.operations.take(volume, "Reconcile", true)
+	op, _ := p.operations.take(volume, "Reconcile", true)
 	if op == nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
