@@ -2,7 +2,9 @@ package main_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/pem"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +15,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
 )
 
 // FM 32: a probe asks the plugin only, and tells a plugin that cannot work here from
@@ -50,6 +55,40 @@ func TestProbeOfAPluginThatHangs(t *testing.T) {
 	}
 	if _, stderr, code := run(t, "probe", "--live", "--endpoint=unix://"+p.sock, "--timeout=300ms"); code == 0 || !strings.Contains(stderr, "no answer") {
 		t.Errorf("exit %d, stderr %q", code, stderr)
+	}
+}
+
+// busy is a plugin on a host that is too busy to tell whether it is fit.
+type busy struct {
+	csi.UnimplementedIdentityServer
+}
+
+func (busy) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
+	return &csi.GetPluginInfoResponse{Name: "busy.example.com"}, nil
+}
+
+func (busy) Probe(ctx context.Context, _ *csi.ProbeRequest) (*csi.ProbeResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Kubernetes ends a plugin that is not live, amid its calls, so one that takes long to find out whether it is
+// ready must be live.
+func TestAPluginThatTakesLongToBeReadyIsLive(t *testing.T) {
+	sock := filepath.Join(t.TempDir(), "csi.sock")
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	csi.RegisterIdentityServer(server, busy{})
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+	if _, stderr, code := run(t, "probe", "--live", "--endpoint=unix://"+sock, "--timeout=30s"); code != 0 {
+		t.Errorf("live: exit %d, stderr %q", code, stderr)
+	}
+	if _, stderr, code := run(t, "probe", "--endpoint=unix://"+sock, "--timeout=300ms"); code == 0 || !strings.Contains(stderr, "no answer") {
+		t.Errorf("ready: exit %d, stderr %q", code, stderr)
 	}
 }
 

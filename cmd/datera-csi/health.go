@@ -33,10 +33,7 @@ func listenHealth(ctx context.Context, address, endpoint string) (*health, error
 		return nil, fmt.Errorf("%w (give another address, such as :9809, or an empty one for none)", err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", answer(func(ctx context.Context) error {
-		_, err := probe(ctx, endpoint)
-		return err
-	}))
+	mux.HandleFunc("GET /livez", answer(func(ctx context.Context) error { return probeLive(ctx, endpoint) }))
 	mux.HandleFunc("GET /readyz", answer(func(ctx context.Context) error { return probeReady(ctx, endpoint) }))
 	return &health{listener: l, server: &http.Server{Handler: mux, ReadHeaderTimeout: probeTimeout}}, nil
 }

@@ -65,7 +65,7 @@ func (f *nodeFlags) add(flags *pflag.FlagSet) {
 	flags.Int64Var(&f.maxSessions, "max-sessions", 512,
 		"iSCSI sessions that this host may have, those of others included; fewer where iscsid may not open so many files")
 	flags.Int64Var(&f.stages, "parallel-stages", 0,
-		"volumes that this host stages at a time, the others wait for their turn; 0 is two for each processor")
+		"volumes that this host stages at a time, and as many that it unstages, the others wait for their turn; 0 is two for each processor")
 	flags.DurationVar(&f.formatTimeout, "format-timeout", 30*time.Minute,
 		"after this long a mkfs is killed; it goes on when the call that began it is over")
 	flags.StringVar(&f.reconcile, "reconcile", string(node.ReconcileRepair),

@@ -37,8 +37,7 @@ cost: prefer it for probes of Kubernetes.`,
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			if live {
-				_, err := probe(ctx, endpoint)
-				return err
+				return probeLive(ctx, endpoint)
 			}
 			return probeReady(ctx, endpoint)
 		},
@@ -60,18 +59,37 @@ func probeReady(ctx context.Context, endpoint string) error {
 
 // probe asks the plugin on its socket whether it is ready.
 func probe(ctx context.Context, endpoint string) (ready bool, err error) {
+	err = ask(endpoint, func(plugin csi.IdentityClient) error {
+		resp, err := plugin.Probe(ctx, &csi.ProbeRequest{})
+		ready = resp.GetReady() == nil || resp.GetReady().GetValue() // CSI: absent means ready
+		return err
+	})
+	return ready && err == nil, err
+}
+
+// probeLive returns an error unless the plugin answers. It asks for the name, which
+// costs nothing: whether it is ready it may have to look for, and on a host that is
+// short of processor time that is no reason to end it.
+func probeLive(ctx context.Context, endpoint string) error {
+	return ask(endpoint, func(plugin csi.IdentityClient) error {
+		_, err := plugin.GetPluginInfo(ctx, &csi.GetPluginInfoRequest{})
+		return err
+	})
+}
+
+// ask puts one question to the plugin on its socket.
+func ask(endpoint string, question func(csi.IdentityClient) error) error {
 	path, err := filepath.Abs(strings.TrimPrefix(strings.TrimPrefix(endpoint, "unix:"), "//"))
 	if err != nil {
-		return false, err
+		return err
 	}
 	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer func() { _ = conn.Close() }()
-	resp, err := csi.NewIdentityClient(conn).Probe(ctx, &csi.ProbeRequest{})
-	if err != nil {
-		return false, fmt.Errorf("no answer at %s: %w", endpoint, err)
+	if err := question(csi.NewIdentityClient(conn)); err != nil {
+		return fmt.Errorf("no answer at %s: %w", endpoint, err)
 	}
-	return resp.GetReady() == nil || resp.GetReady().GetValue(), nil // CSI: absent means ready
+	return nil
 }
