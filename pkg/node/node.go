@@ -141,8 +141,8 @@ type Config struct {
 	// and no volume is staged, NodeGetInfo refuses. Nil: it is.
 	Inspect func(ctx context.Context) []iscsi.Finding
 
-	ParallelStages int64         // volumes that are staged at a time, the others wait; 0 means two for each processor
-	TurnTime       time.Duration // a stage that takes longer than this no longer counts as one of them; 0 means 2 min
+	ParallelStages int64         // volumes that are staged at a time, and as many unstaged, the others wait; 0 means two for each processor
+	TurnTime       time.Duration // a call that takes longer than this no longer counts as one of them; 0 means 2 min for a stage, 30 s for an unstage
 
 	FormatTimeout time.Duration // after this long a mkfs is killed; 0 means 30 min
 	ForgottenTime time.Duration // how long a volume must look forgotten before Reconcile takes it down; 0 means 15 min
@@ -170,7 +170,8 @@ type Server struct {
 	clock         func() time.Time
 
 	operations operations
-	turns      turns
+	staging    turns
+	unstaging  turns
 	stats      measurements[[]*csi.VolumeUsage]
 	looks      measurements[bool]
 	lost       sync.Map // by volume: of which it was told that something could not be written
@@ -210,7 +211,8 @@ func New(cfg Config) (*Server, error) {
 		runner:        cfg.Runner,
 		allotment:     allotment{fixed: cfg.MaxVolumes, sessions: orDefault(cfg.MaxSessions, 512), onePath: cfg.OnePath},
 		inspect:       cfg.Inspect,
-		turns:         newTurns(orDefault(cfg.ParallelStages, int64(2*runtime.NumCPU())), orDefault(cfg.TurnTime, 2*time.Minute)),
+		staging:       newTurns(orDefault(cfg.ParallelStages, int64(2*runtime.NumCPU())), orDefault(cfg.TurnTime, 2*time.Minute)),
+		unstaging:     newTurns(orDefault(cfg.ParallelStages, int64(2*runtime.NumCPU())), orDefault(cfg.TurnTime, 30*time.Second)),
 		formatTimeout: orDefault(cfg.FormatTimeout, 30*time.Minute),
 		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
 		clock:         cfg.Clock,

@@ -31,7 +31,7 @@ func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRe
 		return nil, statusOf(err)
 	}
 	defer op.release()
-	if err := op.takeTurn(ctx, s.turns, what); err != nil {
+	if err := op.takeTurn(ctx, s.staging, what); err != nil {
 		return nil, statusOf(fmt.Errorf("stage volume %s: %w", r.Volume, err))
 	}
 	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithValues("volume", r.Volume)) // what is said of a portal names the volume

@@ -7,16 +7,17 @@ import (
 	"time"
 )
 
-// turns lets a few volumes be staged at a time and keeps the others in the order
-// in which they came. All stages of a host share its iscsid, udev and multipathd;
-// too many at once slow each other until logins and identifications run into their
-// time limits and are repeated, and then none ends.
+// turns lets a few volumes be staged, or unstaged, at a time and keeps the others in
+// the order in which they came. All calls of a host share its iscsid, udev and
+// multipathd; too many at once slow each other until logins and identifications run
+// into their time limits and are repeated, and then none ends.
 //
-// A stage that takes longer than the time of a turn hangs in the kernel or makes a
+// A call that takes longer than the time of a turn hangs in the kernel or makes a
 // very large file system, and no longer counts: devices that do not answer hold the
-// others up for a while, never for good. That time is longer than a login to a dead
-// portal and a stage on a host that is short of processor time, or the limit would
-// give way just when it is needed.
+// others up for a while, never for good. For a stage that time is longer than a login
+// to a dead portal and a stage on a host that is short of processor time, or the
+// limit would give way just when it is needed. For an unstage it is shorter: when an
+// array is lost, all volumes of a host may have to leave with nothing to wait for.
 type turns struct {
 	places chan struct{}
 	time   time.Duration

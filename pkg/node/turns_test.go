@@ -52,6 +52,39 @@ func TestStagesBeyondTheLimitWaitForTheirTurn(t *testing.T) {
 	}
 }
 
+// Fifty pods that end at once must not keep the host from everything else.
+func TestUnstagesBeyondTheLimitWaitForTheirTurn(t *testing.T) {
+	m := newMachine(t)
+	m.restart(func(c *node.Config) { c.ParallelStages, c.TurnTime = 2, time.Hour })
+	volumes := make([]*volume, 5)
+	for i := range volumes {
+		volumes[i] = m.volume(fmt.Sprint("v", i))
+		ok(t, volumes[i].stage())
+	}
+	unmounts := func() (n int) {
+		for _, call := range m.Calls() {
+			if strings.HasPrefix(call, "umount ") {
+				n++
+			}
+		}
+		return n
+	}
+	release := m.Hold("detach")
+	unstaged := make(chan error, len(volumes))
+	for _, v := range volumes {
+		go func() { unstaged <- v.unstage() }()
+	}
+	eventually(t, "two unmounts", func() bool { return unmounts() == 2 })
+	ok(t, m.volume("new").stage()) // leaving keeps nobody from coming
+	if n := unmounts(); n != 2 {
+		t.Errorf("%d volumes were unmounted at a time", n)
+	}
+	release()
+	for range volumes {
+		ok(t, <-unstaged)
+	}
+}
+
 func TestAStageThatWaitsForItsTurnHonoursItsCaller(t *testing.T) {
 	m, release := stagesAtATime(t, 1, time.Hour)
 	first := m.volume("a").begin(m.ctx())

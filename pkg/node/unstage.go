@@ -17,17 +17,22 @@ import (
 
 // NodeUnstageVolume unmounts the staging path, detaches the volume and forgets
 // it, in this order; what fails keeps the record and is an error (FM 5). A volume
-// of which nothing is there is success.
+// of which nothing is there is success. Calls beyond Config.ParallelStages wait for
+// their turn, as those of NodeStageVolume do.
 func (s *Server) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	r, err := parseUnstage(req)
 	if err != nil {
 		return nil, err
 	}
-	op, err := s.operations.begin(ctx, r.Volume, "NodeUnstageVolume")
+	const what = "NodeUnstageVolume"
+	op, err := s.operations.begin(ctx, r.Volume, what)
 	if err != nil {
 		return nil, statusOf(err)
 	}
 	defer op.release()
+	if err := op.takeTurn(ctx, s.unstaging, what); err != nil {
+		return nil, statusOf(fmt.Errorf("unstage volume %s: %w", r.Volume, err))
+	}
 	if err := s.unstage(ctx, op, r); err != nil {
 		return nil, statusOf(fmt.Errorf("unstage volume %s: %w", r.Volume, err))
 	}
