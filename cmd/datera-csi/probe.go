@@ -59,12 +59,12 @@ func probeReady(ctx context.Context, endpoint string) error {
 
 // probe asks the plugin on its socket whether it is ready.
 func probe(ctx context.Context, endpoint string) (ready bool, err error) {
-	err = ask(endpoint, func(plugin csi.IdentityClient) error {
-		resp, err := plugin.Probe(ctx, &csi.ProbeRequest{})
-		ready = resp.GetReady() == nil || resp.GetReady().GetValue() // CSI: absent means ready
-		return err
+	var resp *csi.ProbeResponse
+	err = ask(endpoint, func(plugin csi.IdentityClient) (failed error) {
+		resp, failed = plugin.Probe(ctx, &csi.ProbeRequest{})
+		return failed
 	})
-	return ready && err == nil, err
+	return err == nil && (resp.GetReady() == nil || resp.GetReady().GetValue()), err // CSI: absent means ready
 }
 
 // probeLive returns an error unless the plugin answers. It asks for the name, which

@@ -174,7 +174,10 @@ func parseMounts(mountinfo string) []mount {
 	return all
 }
 
-// unescape undoes the octal escapes of blanks, backslashes and #.
-func unescape(s string) string { return escapes.Replace(s) }
-
-var escapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#")
+// unescape undoes the octal escapes of blanks, backslashes and #, which few have.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#").Replace(s)
+}
