@@ -48,14 +48,18 @@ func (b builder) images(ctx context.Context, p *Parts) error {
 		{Names: []string{PauseImage}, Program: filepath.Join(p.Programs, "pause"), Path: "/pause"},
 		{Names: []string{p.Images["snapshot-controller"]}, Program: filepath.Join(p.Programs, "snapshot-controller"), Path: "/snapshot-controller"},
 	}
-	var plugin string
+	var own []string
 	for _, ref := range wanted {
 		var program string
 		if program, err = programOf(ref); err != nil {
 			return err
 		}
-		if program == "datera-csi" {
-			plugin = ref
+		if strings.HasPrefix(program, "datera-") {
+			archive := filepath.Join(work, program+".tar")
+			if err = b.own(ctx, program, ref, archive); err != nil {
+				return err
+			}
+			own = append(own, archive)
 		} else {
 			list = append(list, packed{Names: []string{ref}, Program: filepath.Join(p.Programs, program), Path: "/" + program})
 		}
@@ -73,16 +77,12 @@ func (b builder) images(ctx context.Context, p *Parts) error {
 		}
 		list = append(list, more...)
 	}
-	ours := filepath.Join(work, "plugin.tar")
-	if err := b.plugin(ctx, plugin, ours); err != nil {
-		return err
-	}
-	return b.nodeDisk(ctx, p, work, list, ours)
+	return b.nodeDisk(ctx, p, work, list, own)
 }
 
 // shippedImages are those that the shipped manifests name, so that the cluster runs them unchanged.
 func (b builder) shippedImages(ctx context.Context, programs string) ([]string, error) {
-	render := exec.CommandContext(ctx, filepath.Join(programs, "kubectl"), "kustomize", filepath.Join(b.root, manifests))
+	render := exec.CommandContext(ctx, filepath.Join(programs, "kubectl"), "kustomize", filepath.Join(b.root, manifests, "simulator")) // it has them all
 	out, err := render.Output()
 	if err != nil {
 		return nil, fmt.Errorf("render the manifests in %s: %w", manifests, explain(err))
@@ -101,7 +101,7 @@ func (b builder) shippedImages(ctx context.Context, programs string) ([]string, 
 func programOf(ref string) (string, error) {
 	name, _, _ := strings.Cut(filepath.Base(ref), ":")
 	switch name {
-	case "datera-csi", "csi-attacher", "csi-provisioner", "csi-resizer", "csi-snapshotter":
+	case "datera-csi", "datera-sim", "csi-attacher", "csi-provisioner", "csi-resizer", "csi-snapshotter":
 		return name, nil
 	case "csi-node-driver-registrar":
 		return "registrar", nil
@@ -123,31 +123,33 @@ func (b builder) shell(ctx context.Context, work string) (packed, error) {
 	return packed{Names: []string{ShellImage}, Busybox: busybox, Tools: tools}, nil
 }
 
-// plugin makes the image of the driver as it is shipped.
-func (b builder) plugin(ctx context.Context, ref, out string) error {
-	build := exec.CommandContext(ctx, "go", "run", "./hack/image", "-arch=amd64", "-name="+ref, "-version="+ref[strings.LastIndex(ref, ":")+1:],
+// own makes an image of this project as it is shipped.
+func (b builder) own(ctx context.Context, program, ref, out string) error {
+	build := exec.CommandContext(ctx, "go", "run", "./hack/image", "-program="+program, "-arch=amd64", "-name="+ref, "-version="+ref[strings.LastIndex(ref, ":")+1:],
 		"-cache="+b.cache, "-o="+out)
 	build.Dir = b.root
 	if words, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("make the driver's image: %w: %s", err, bytes.TrimSpace(words))
+		return fmt.Errorf("make the image of %s: %w: %s", program, err, bytes.TrimSpace(words))
 	}
 	return nil
 }
 
 // nodeDisk makes the workers' disk: containerd's directory with every image unpacked. To import them in a
 // guest would take a minute each under emulation.
-func (b builder) nodeDisk(ctx context.Context, p *Parts, work string, list []packed, ours string) error {
+func (b builder) nodeDisk(ctx context.Context, p *Parts, work string, list []packed, own []string) error {
 	description, err := json.Marshal(list)
 	if err != nil {
 		return err
 	}
 	hash := sha256.New()
 	_, _ = fmt.Fprintf(hash, "%s\n%s\n", filepath.Base(p.Programs), bytes.ReplaceAll(description, []byte(work), nil))
-	plugin, err := os.ReadFile(ours)
-	if err != nil {
-		return err
+	for _, archive := range own {
+		content, err := os.ReadFile(archive)
+		if err != nil {
+			return err
+		}
+		_, _ = hash.Write(content)
 	}
-	_, _ = hash.Write(plugin)
 	p.NodeDisk = filepath.Join(b.cache, "node-"+hex.EncodeToString(hash.Sum(nil))[:16]+".ext4")
 	if used(p.NodeDisk) {
 		return nil
@@ -162,7 +164,7 @@ func (b builder) nodeDisk(ctx context.Context, p *Parts, work string, list []pac
 		return err
 	}
 	tree := filepath.Join(work, "tree")
-	if err := b.unpack(ctx, p.Programs, work, tree, others, ours); err != nil {
+	if err := b.unpack(ctx, p.Programs, work, tree, append(own, others)...); err != nil {
 		return err
 	}
 	// With a journal: a worker that is killed comes back on this disk.
