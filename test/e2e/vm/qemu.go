@@ -32,11 +32,15 @@ const qemuProgram = "qemu-system-x86_64"
 func baseArgs(accel string, image *image.Image, initramfs, line string) []string {
 	processor := "host"
 	if accel == accelTCG {
-		// An old processor, for AVX is emulated slower than what it replaces. The kernel trusts no counter
-		// that the processor does not vouch for, and would read the emulated HPET whenever anyone asks for the
-		// time; QEMU's processors share one counter. What QEMU has translated it finds again by its address, so
-		// a program that is loaded elsewhere each time is translated anew each time, which takes most of its life.
-		accel, processor, line = "tcg,thread=multi", "Nehalem", "tsc=reliable norandmaps "+line
+		// An old processor, for AVX is emulated slower than what it replaces. What QEMU has translated it finds
+		// again by its address, so a program that is loaded elsewhere each time is translated anew each time,
+		// which takes most of its life.
+		accel, processor, line = "tcg,thread=multi", "Nehalem", "norandmaps "+line
+		if rate := counterKHz(); rate > 0 {
+			// The kernel trusts no counter that the processor does not vouch for, and would read the emulated
+			// HPET whenever anyone asks for the time; QEMU's processors share one counter, the host's.
+			line = fmt.Sprintf("tsc=reliable tsc_early_khz=%d %s", rate, line)
+		}
 	}
 	return []string{
 		qemuProgram, "-M", "q35,usb=off,vmport=off", "-accel", accel, "-cpu", processor,

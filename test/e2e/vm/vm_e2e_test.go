@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,23 @@ func TestLab(t *testing.T) {
 		got := vmtest.Sh(t, two, "hostname; cat /etc/iscsi/initiatorname.iscsi; findmnt -no PROPAGATION /")
 		if want := "two\nInitiatorName=" + two.Initiator + "\nshared"; got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+	t.Run("a guest's clock goes like the host's", func(t *testing.T) {
+		for _, g := range guests {
+			clock := func() (time.Duration, time.Time) {
+				ns, err := strconv.ParseInt(vmtest.Sh(t, g, "date +%s%N"), 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return time.Duration(ns), time.Now()
+			}
+			from, began := clock()
+			time.Sleep(5 * time.Second)
+			to, ended := clock()
+			if guest, host := to-from, ended.Sub(began); guest < host*9/10 || guest > host*11/10 {
+				t.Errorf("%v went by in %s while %v did here", guest, g.Name, host)
+			}
 		}
 	})
 	t.Run("both networks connect", func(t *testing.T) {
