@@ -210,13 +210,20 @@ func (a *admin) logoutAll(ctx context.Context, iqn string) error {
 	return a.patient(ctx, logoutTimeout, "-m", "node", "-T", iqn, "--logout")
 }
 
-// logout ends one session. One that is not there any more is success.
+// errUnknownSession says that iscsid does not know a session: it is not there any
+// more, or the kernel has it still and iscsid was killed while it began.
+var errUnknownSession = errors.New("iscsid does not know the session")
+
+// logout ends one session. The error is errUnknownSession when iscsid has none.
 func (a *admin) logout(ctx context.Context, s session) error {
 	err := retry(ctx, func() error {
 		return a.patient(ctx, logoutTimeout, "-m", "session", "-r", strconv.Itoa(s.id), "--logout")
 	})
-	if err == nil || exitedWith(err, exitSessionNotFound, exitNothingFound, exitSysfsLookup) {
+	switch {
+	case err == nil:
 		return nil
+	case exitedWith(err, exitSessionNotFound, exitNothingFound, exitSysfsLookup):
+		return errUnknownSession
 	}
 	return fmt.Errorf("log out of %s: %w", s, adminError(err))
 }

@@ -447,16 +447,20 @@ func (i *Initiator) end(ctx context.Context, v *vacant) error {
 	if err := i.still(v); err != nil {
 		return err
 	}
-	if err := i.admin.logout(ctx, v.session); err != nil {
+	logoutErr := i.admin.logout(ctx, v.session)
+	unknown := errors.Is(logoutErr, errUnknownSession)
+	if logoutErr != nil && !unknown {
 		if gone, _ := ended(); !gone {
-			return err
+			return logoutErr
 		}
 	}
 	ok, err := until(ctx, i.cfg.LoginTimeout, ended)
-	if err != nil {
+	switch {
+	case err != nil:
 		return fmt.Errorf("wait for the end of %s: %w", v.session, err)
-	}
-	if !ok {
+	case !ok && unknown:
+		return fmt.Errorf("%w: iscsid does not know %s, which the kernel has, and cannot end it; restart iscsid, which takes up all sessions of the kernel: systemctl restart iscsid", ErrUnavailable, v.session)
+	case !ok:
 		return fmt.Errorf("%w: %s does not end", ErrUnavailable, v.session)
 	}
 	return nil
