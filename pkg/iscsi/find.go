@@ -153,22 +153,32 @@ func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) {
 			return device.Bytes, err
 		}
 	}
-	if lagging != "" {
-		return smallest, fmt.Errorf("%w: %s still has %d bytes, not %d", ErrUnavailable, lagging, smallest, t.Bytes)
+	if lagging != nil {
+		return smallest, fmt.Errorf("%w: %s still has %d bytes, not %d%s", ErrUnavailable, lagging.name, smallest, t.Bytes, lagging.whyItLags())
 	}
 	return smallest, nil
+}
+
+// whyItLags is the rest of a sentence about a disk that does not show its growth. A
+// map grows no further than its smallest path, for device-mapper takes no path that
+// is smaller than the map.
+func (d disk) whyItLags() string {
+	if d.running() {
+		return ""
+	}
+	return fmt.Sprintf("; this path, through %s, is down, and the volume grows when it is back", d.session.portal())
 }
 
 // reread makes the kernel read the size of every disk again until all have the
 // promised size, or for DiskTimeout. It returns the smallest size and the disk
 // that lags behind, if one does.
-func (i *Initiator) reread(ctx context.Context, t Target, disks []disk) (smallest int64, lagging string, err error) {
+func (i *Initiator) reread(ctx context.Context, t Target, disks []disk) (smallest int64, lagging *disk, err error) {
 	var last error
 	_, err = untilSlowly(ctx, i.cfg.DiskTimeout, 100*time.Millisecond, 2*time.Second, func() (bool, error) {
 		rescanCtx, cancel := context.WithTimeout(ctx, min(identifyTimeout, i.cfg.DiskTimeout/2))
 		defer cancel()
 		last = each(disks, func(d disk) error { return i.set(rescanCtx, filepath.Join(d.dir, "rescan"), "1") })
-		smallest, lagging = 0, ""
+		smallest, lagging = 0, nil
 		for n, d := range disks {
 			bytes, sizeErr := size(d.block)
 			if sizeErr != nil {
@@ -178,13 +188,13 @@ func (i *Initiator) reread(ctx context.Context, t Target, disks []disk) (smalles
 				smallest = bytes
 			}
 			if bytes < t.Bytes {
-				lagging = d.name
+				lagging = &disks[n]
 			}
 		}
-		return lagging == "", nil
+		return lagging == nil, nil
 	})
-	if err == nil && lagging != "" && last != nil {
-		err = fmt.Errorf("%w: %s does not show its new size: %w", ErrUnavailable, lagging, last)
+	if err == nil && lagging != nil && last != nil {
+		err = fmt.Errorf("%w: %s does not show its new size%s: %w", ErrUnavailable, lagging.name, lagging.whyItLags(), last)
 	}
 	return smallest, lagging, err
 }

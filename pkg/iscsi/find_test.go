@@ -111,7 +111,20 @@ func TestRescanOfAVolumeThatDidNotGrow(t *testing.T) {
 // FM 15: one path does not show the growth, so the map stays whole and small.
 func TestRescanWithALaggingPath(t *testing.T) {
 	t.Parallel()
+	for name, down := range map[string]bool{"that answers nothing": false, "that is down": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rescanWithALaggingPath(t, down)
+		})
+	}
+}
+
+func rescanWithALaggingPath(t *testing.T, down bool) {
+	t.Helper()
 	h, i := attachedHost(t)
+	if down {
+		h.write("sys/class/iscsi_session/session2/state", "FAILED\n")
+	}
 	h.luns[iqnA][0] = lun{serialA, 2 * gib}
 	h.hang("2:0:0:0")
 	grown := targetA()
@@ -121,6 +134,9 @@ func TestRescanWithALaggingPath(t *testing.T) {
 	lagging := filepath.Base(h.glob("sys/devices/platform/host2/session2/target*/*/block/sd*")[0])
 	if !errors.Is(err, iscsi.ErrUnavailable) || !strings.Contains(err.Error(), lagging+" ") || got != gib {
 		t.Errorf("%d, %v, want ErrUnavailable naming %s", got, err, lagging)
+	}
+	if says := err != nil && strings.Contains(err.Error(), ":3260, is down"); says != down {
+		t.Errorf("%v: is the path down?", err)
 	}
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("took %v", took)
