@@ -203,6 +203,7 @@ func New(cfg Config) (*Server, error) {
 	case cfg.MaxVolumes < 0 || cfg.MaxSessions < 0 || cfg.ParallelStages < 0:
 		return nil, fmt.Errorf("node: at most %d volumes, %d sessions and %d stages at a time make no sense", cfg.MaxVolumes, cfg.MaxSessions, cfg.ParallelStages)
 	}
+	atATime := orDefault(cfg.ParallelStages, int64(2*runtime.NumCPU()))
 	s := &Server{
 		id:            cfg.NodeID,
 		attacher:      cfg.Attacher,
@@ -211,8 +212,8 @@ func New(cfg Config) (*Server, error) {
 		runner:        cfg.Runner,
 		allotment:     allotment{fixed: cfg.MaxVolumes, sessions: orDefault(cfg.MaxSessions, 512), onePath: cfg.OnePath},
 		inspect:       cfg.Inspect,
-		staging:       newTurns(orDefault(cfg.ParallelStages, int64(2*runtime.NumCPU())), orDefault(cfg.TurnTime, 2*time.Minute)),
-		unstaging:     newTurns(orDefault(cfg.ParallelStages, int64(2*runtime.NumCPU())), orDefault(cfg.TurnTime, 30*time.Second)),
+		staging:       newTurns(atATime, orDefault(cfg.TurnTime, 2*time.Minute)),
+		unstaging:     newTurns(atATime, orDefault(cfg.TurnTime, 30*time.Second)),
 		formatTimeout: orDefault(cfg.FormatTimeout, 30*time.Minute),
 		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
 		clock:         cfg.Clock,
