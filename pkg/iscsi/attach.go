@@ -60,14 +60,19 @@ func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, e
 func (i *Initiator) reveal(ctx context.Context, t Target) ([]disk, error) {
 	const again = 2 * time.Second // an array may export the LUN a little after it admitted us
 	start, scanned := time.Now(), time.Time{}
+	// Those who wait look at their own sessions only: a look at all of a host costs more the more it has, and many
+	// wait at once.
+	sessions, err := i.sysfs.sessions(t.IQN)
+	if err != nil {
+		return nil, err
+	}
 	var disks []disk
 	var scanErr error
-	_, err := until(ctx, i.cfg.DiskTimeout, func() (bool, error) {
+	_, err = until(ctx, i.cfg.DiskTimeout, func() (_ bool, lookErr error) {
 		var missing []session
-		var err error
-		disks, missing, err = i.liveDisks(t)
-		if err != nil || len(missing) == 0 {
-			return len(disks) > 0, err
+		disks, missing, lookErr = i.behind(sessions, t.LUN)
+		if lookErr != nil || len(missing) == 0 {
+			return len(disks) > 0, lookErr
 		}
 		if len(disks) > 0 && time.Since(start) > i.cfg.DiskTimeout/4 {
 			return true, nil
@@ -94,20 +99,30 @@ func (i *Initiator) liveDisks(t Target) (disks []disk, missing []session, err er
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, s := range sessions {
-		if !s.live() {
+	return i.behind(sessions, t.LUN)
+}
+
+// behind looks again at sessions: the disks of the LUN behind those that are live
+// now, and the live ones that show none.
+func (i *Initiator) behind(sessions []session, lun int) (disks []disk, missing []session, err error) {
+	for _, known := range sessions {
+		s, err := i.sysfs.session(known.class, known.iqn)
+		if gone(err) || err == nil && !s.live() {
 			continue
 		}
-		behind, err := i.sysfs.disks(s)
+		if err != nil {
+			return nil, nil, fmt.Errorf("look at %s again: %w", known, err)
+		}
+		all, err := i.sysfs.disks(s)
 		if err != nil {
 			return nil, nil, err
 		}
-		n := slices.IndexFunc(behind, func(d disk) bool { return d.lun == t.LUN })
+		n := slices.IndexFunc(all, func(d disk) bool { return d.lun == lun })
 		if n < 0 {
 			missing = append(missing, s)
 			continue
 		}
-		disks = append(disks, behind[n])
+		disks = append(disks, all[n])
 	}
 	return disks, missing, nil
 }
