@@ -73,7 +73,10 @@ func (h hand) unstage(ctx context.Context, v *testbed.Volume, published map[stri
 umount $target
 umount $staging
 blockdev --flushbufs $map
+paths=$(echo /sys/block/$(basename $(readlink -f $map))/slaves/*)
+paths=$(readlink -f $(printf '%s/device ' $paths))
 multipath -f ${map##*/}
+for path in $paths; do echo 1 > $path/delete; done
 iscsiadm -m node -T $iqn --logout
 iscsiadm -m node -T $iqn -o delete`)
 }
