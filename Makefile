@@ -57,12 +57,20 @@ demo-node: prerequisites ## the same by CSI calls, without Kubernetes: sooner th
 	$(GO) run ./test/e2e/demo
 
 e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some, SKIP=Regexp without some, PARALLEL=N at a time, TABLE=docs/laboratory.md for the table in there
+	$(call laboratory,$$($(GO) list -tags e2e ./test/e2e/... | grep -v e2e/kubernetes$$ | paste -sd ' '),$(if $(RUN),-run '$(RUN)' $(if $(SKIP),-skip '$(SKIP)'),-skip '$(LONG)$(if $(SKIP),|$(SKIP))'))
+
+e2e-long: prerequisites $(TESTSUM) ## those of the promises that take as long as all others: crowds, accidents at every moment, ten minutes without a path; TABLE=docs/laboratory-long.md
+	$(call laboratory,./test/e2e,-run '$(LONG)|TestNoPathForLongerThanEveryTimeout' -outage 10m)
+
+LONG = TestFiftyVolumes|TestNoAccident|TestPluginKilledAtAnyMoment
+define laboratory
 	hack/prerequisites.sh vm
 	events=$$(mktemp); trap "rm -f $$events" EXIT; failed=0
-	$(TESTSUM) --format testname --jsonfile $$events $(RERUN) --packages "$$($(GO) list -tags e2e ./test/e2e/... | grep -v e2e/kubernetes$$ | paste -sd ' ')" -- \
-		-tags e2e -count=1 -p 1 -parallel $(or $(PARALLEL),2) -timeout 75m $(if $(RUN),-run '$(RUN)') $(if $(SKIP),-skip '$(SKIP)') || failed=$$?
+	$(TESTSUM) --format testname --jsonfile $$events $(RERUN) --packages "$(1)" -- \
+		-tags e2e -count=1 -p 1 -parallel $(or $(PARALLEL),2) -timeout 75m $(2) || failed=$$?
 	$(GO) run ./test/e2e/report $(if $(TABLE),-markdown) $$events | tee $(or $(TABLE),/dev/null)
 	exit $$failed
+endef
 
 e2e-kubernetes: prerequisites $(TESTSUM) ## what users do with kubectl, proven on a real cluster; RUN=Regexp for some, KEEP=1 keeps it
 	hack/prerequisites.sh vm
@@ -95,4 +103,4 @@ $(TESTSUM):
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.PHONY: build image test test-deploy model fuzz lint sanity demo demo-node e2e e2e-kubernetes e2e-conformance bench clean prerequisites help
+.PHONY: build image test test-deploy model fuzz lint sanity demo demo-node e2e e2e-long e2e-kubernetes e2e-conformance bench clean prerequisites help
