@@ -136,7 +136,7 @@ for arg; do
 done
 [ "$ends" ] || exec /usr/bin/crun "$@"
 words=$(/usr/bin/crun "$@" 2>&1) && exit
-case $words in *"/status"*"No such file or directory"*) words="container does not exist" ;; esac
+case $words in *"/run/containerd/runc/"*"No such file or directory"*) words="container does not exist" ;; esac
 echo "$words" >&2
 exit 1
 `
