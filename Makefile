@@ -74,7 +74,7 @@ endef
 
 e2e-kubernetes: prerequisites $(TESTSUM) ## what users do with kubectl, proven on a real cluster; RUN=Regexp for some, KEEP=1 keeps it
 	hack/prerequisites.sh vm
-	$(TESTSUM) --format $(if $(KEEP),standard-verbose,testname) $(RERUN) --packages ./test/e2e/kubernetes -- \
+	$(TESTSUM) --format standard-verbose $(RERUN) --packages ./test/e2e/kubernetes -- \
 		-tags e2e -count=1 -timeout 150m $(if $(RUN),-run '$(RUN)')
 
 e2e-conformance: prerequisites ## Kubernetes' own tests of storage drivers, on the same cluster; FOCUS=Regexp for some, PROCS=N at a time
