@@ -187,7 +187,7 @@ func TestMountFlagsThatAreRefused(t *testing.T) {
 // FuzzMkfsOptions: whatever a class says, the device is the last word of the command
 // and no word before it forces, names a path or begins a second command.
 func FuzzMkfsOptions(f *testing.F) {
-	for _, seed := range []string{"", "-m reflink=0 -d agcount=4", "-f", "-O ^64bit,quota -m 1", "-L a -L b", "-d name=/dev/sda", "-E nodiscard", "\t-b\n4096"} {
+	for _, seed := range []string{"", "-m reflink=0 -d agcount=4", "-f", "-O ^64bit,quota -m 1", "-L a -L b", "-L --", "-L -f", "-d name=/dev/sda", "-E nodiscard", "\t-b\n4096"} {
 		f.Add(seed, true)
 		f.Add(seed, false)
 	}

@@ -38,8 +38,8 @@ var (
 	size    = regexp.MustCompile(`^[0-9]{1,15}[bskmgtBSKMGT]?$`)
 	onOff   = regexp.MustCompile(`^[01]$`)
 	percent = regexp.MustCompile(`^[0-9]{1,2}(\.[0-9]{1,3})?$`)
-	block   = regexp.MustCompile(`^(1024|2048|4096|1k|2k|4k)$`) // more than a page is no file system that every kernel mounts
-	label   = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,12}$`)
+	block   = regexp.MustCompile(`^(1024|2048|4096|1k|2k|4k)$`)         // more than a page is no file system that every kernel mounts
+	label   = regexp.MustCompile(`^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,11}$`) // one that looks like a flag is a flag without its value
 	bare    = regexp.MustCompile(`^$`)
 )
 
