@@ -133,6 +133,12 @@ func (s *section) like(other *section) bool {
 	return s.excludes() == other.excludes() && (len(ours(s.all("devices", "device"))) == 0) == (len(ours(other.all("devices", "device"))) == 0)
 }
 
+// takesSinglePaths says that multipathd makes a map over a LUN that has one path
+// without being told.
+func (s *section) takesSinglePaths() bool {
+	return slices.Contains([]string{"no", "off", "greedy", "smart"}, s.effective("find_multipaths")) && s.excludes() == ""
+}
+
 // findMultipaths says when multipathd makes a map over a LUN. Whatever it is told,
 // a map comes to be: the plugin tells it of each LUN where it would wait for that.
 func (s *section) findMultipaths() Finding {

@@ -109,7 +109,7 @@ func (i *Initiator) otherNames(name string) ([]string, error) {
 func (i *Initiator) inspectMultipath(ctx context.Context) []Finding {
 	const check = "multipathd"
 	if i.cfg.Multipath == MultipathOff {
-		return []Finding{{Fine, check, "not used: --multipath=off", ""}}
+		return []Finding{i.inspectUnused(ctx)}
 	}
 	lacking := Warning
 	if i.cfg.Multipath == MultipathRequire {
@@ -152,23 +152,58 @@ func InspectModule(ctx context.Context, host Runner, module string, lacking Seve
 // say something else, until it is told to read them.
 func (i *Initiator) inspectMultipathConf(ctx context.Context, lacking Severity) []Finding {
 	const check = "multipathd"
-	files, filesErr := i.cfg.Host.Run(ctx, "multipath", "-t")
-	running, err := i.cfg.Host.Run(ctx, "multipathd", "show", "config")
-	switch {
-	case err != nil && filesErr != nil:
-		return []Finding{{Warning, check, "runs, but its configuration cannot be read: " + filesErr.Error(), "run: multipath -t"}}
-	case err != nil:
-		running = files // it is busy, or of a release that does not tell
+	conf, written, err := i.multipathConf(ctx)
+	if err != nil {
+		return []Finding{unreadConf(err)}
 	}
-	conf := parseMultipathConf(string(running))
 	found := append(conf.judge(lacking), conf.findMultipaths())
-	if written := parseMultipathConf(string(files)); filesErr == nil && !conf.like(written) {
+	if !conf.like(written) {
 		found = append(found, Finding{Warning, check, "has not read its configuration since that was changed", "multipathd reconfigure"})
 	}
 	if !slices.ContainsFunc(found, func(f Finding) bool { return f.Severity != Fine }) {
 		found = append(found, Finding{Fine, check, "runs, and suits the array", ""})
 	}
 	return found
+}
+
+// inspectUnused looks whether a multipathd that is not to be used leaves the array's
+// LUNs alone: a disk that it has taken cannot be formatted or mounted (FM 28).
+func (i *Initiator) inspectUnused(ctx context.Context) Finding {
+	const check = "multipathd"
+	unused := Finding{Fine, check, "not used: --multipath=off", ""}
+	runs, err := i.multipathdRuns()
+	if err != nil || !runs {
+		return unused
+	}
+	conf, _, err := i.multipathConf(ctx)
+	switch {
+	case err != nil:
+		return unreadConf(err)
+	case conf.takesSinglePaths():
+		return Finding{Warning, check, "runs, and makes a map over every LUN although --multipath=off: such a volume cannot be mounted",
+			"exclude vendor " + arrayVendor + ", product " + arrayProduct + " by a blacklist in /etc/multipath.conf, then: multipathd reconfigure; or set --multipath=auto"}
+	}
+	return unused
+}
+
+// multipathConf is what the running multipathd goes by, and what its files say,
+// which is taken for both where only they can be read.
+func (i *Initiator) multipathConf(ctx context.Context) (running, written *section, err error) {
+	files, filesErr := i.cfg.Host.Run(ctx, "multipath", "-t")
+	told, err := i.cfg.Host.Run(ctx, "multipathd", "show", "config")
+	switch {
+	case err != nil && filesErr != nil:
+		return nil, nil, filesErr
+	case err != nil:
+		told = files // it is busy, or of a release that does not tell
+	case filesErr != nil:
+		files = told
+	}
+	return parseMultipathConf(string(told)), parseMultipathConf(string(files)), nil
+}
+
+func unreadConf(err error) Finding {
+	return Finding{Warning, "multipathd", "runs, but its configuration cannot be read: " + err.Error(), "run: multipath -t"}
 }
 
 // inspectStartup looks for node records that log in at boot, before and without

@@ -135,3 +135,30 @@ func TestPreflightKnowsAMultipathConfigurationThatHurts(t *testing.T) {
 		t.Errorf("required, and excluded: %q", got)
 	}
 }
+
+// FM 28
+func TestPreflightKnowsAMultipathdThatTakesWhatItMustNot(t *testing.T) {
+	t.Parallel()
+	const blacklist = "blacklist {\n\tdevice {\n\t\tvendor \"DATERA\"\n\t\tproduct \"IBLOCK\"\n\t}\n}\n"
+	for name, c := range map[string]struct {
+		conf string
+		want []string
+	}{
+		"a map over each LUN":           {"defaults {\n\tfind_multipaths \"no\"\n}\n", []string{"warning multipathd"}},
+		"a map over each after a while": {"defaults {\n\tfind_multipaths \"smart\"\n}\n", []string{"warning multipathd"}},
+		"the array is excluded":         {"defaults {\n\tfind_multipaths \"no\"\n}\n" + blacklist, nil},
+		"a map over what it was told":   {"defaults {\n\tfind_multipaths \"strict\"\n}\n", nil},
+		"a map over two paths":          {"defaults {\n\tfind_multipaths \"yes\"\n}\n", nil},
+	} {
+		h := newHost(t).runMultipathd()
+		h.multipathConf = c.conf
+		if got, words := preflight(t, h, multipath(iscsi.MultipathOff)); !cmp.Equal(c.want, got) {
+			t.Errorf("%s: got %q\n%s", name, got, words)
+		}
+	}
+	h := newHost(t)
+	h.multipathConf = "defaults {\n\tfind_multipaths \"no\"\n}\n"
+	if got, words := preflight(t, h, multipath(iscsi.MultipathOff)); len(got) > 0 {
+		t.Errorf("no multipathd runs: %q\n%s", got, words)
+	}
+}
