@@ -73,9 +73,16 @@ define laboratory
 endef
 
 e2e-kubernetes: prerequisites $(TESTSUM) ## what users do with kubectl, proven on a real cluster; RUN=Regexp for some, KEEP=1 keeps it
+	$(call cluster,$(if $(RUN),-run '$(RUN)',-skip '$(SCALE)'))
+
+e2e-kubernetes-long: prerequisites $(TESTSUM) ## a StatefulSet of 0, 50 and 0 replicas, and one of 20 whose controller is killed, on the same cluster
+	$(call cluster,-run '$(SCALE)')
+
+SCALE = TestScaleUpAndBack|TestControllerLeader
+define cluster
 	hack/prerequisites.sh vm
-	$(TESTSUM) --format standard-verbose $(RERUN) --packages ./test/e2e/kubernetes -- \
-		-tags e2e -count=1 -timeout 150m $(if $(RUN),-run '$(RUN)')
+	$(TESTSUM) --format standard-verbose $(RERUN) --packages ./test/e2e/kubernetes -- -tags e2e -count=1 -timeout 150m $(1)
+endef
 
 e2e-conformance: prerequisites ## Kubernetes' own tests of storage drivers, on the same cluster; FOCUS=Regexp for some, PROCS=N at a time
 	hack/prerequisites.sh vm
@@ -101,6 +108,6 @@ $(TESTSUM):
 	mv $(CACHE)/bin/gotestsum $@
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 21
 
-.PHONY: build image test test-deploy model fuzz lint sanity demo demo-node e2e e2e-long e2e-kubernetes e2e-conformance bench clean prerequisites help
+.PHONY: build image test test-deploy model fuzz lint sanity demo demo-node e2e e2e-long e2e-kubernetes e2e-kubernetes-long e2e-conformance bench clean prerequisites help
