@@ -122,15 +122,15 @@ func printTable(out io.Writer, rows []*row) error {
 	return w.Flush()
 }
 
-// head begins docs/laboratory.md.
+// head begins docs/laboratory.md and docs/laboratory-long.md.
 const head = `# What the laboratory has shown
 
 Each row is a test that ran on real kernels: an array with the Linux kernel's iSCSI target and two workers
 with iscsid, multipathd and the plugin, in QEMU guests. After each, no session, map, record, node-database
 entry, mount or admission is left, and all data that was acknowledged before the fault is there.
 
-Made by ` + "`make e2e TABLE=docs/laboratory.md`" + `. An array that is away for ten real minutes:
-` + "`go test -tags e2e -timeout 30m -run TestNoPathFor ./test/e2e -outage=10m`" + `. The faults are in [test/e2e](../test/e2e); which failure mode a test proves is in [failure-modes.md](failure-modes.md).
+Made by ` + "`make e2e TABLE=docs/laboratory.md`" + `; what takes longer, such as fifty volumes at once, accidents at every moment and
+ten minutes without the array, by ` + "`make e2e-long TABLE=docs/laboratory-long.md`" + `. The faults are in [test/e2e](../test/e2e); which failure mode a test proves is in [failure-modes.md](failure-modes.md).
 
 | promise | fault | result | seconds | test |
 |---|---|---|---|---|
