@@ -203,6 +203,19 @@ func (a *admin) login(ctx context.Context, iqn string, portal netip.AddrPort, ti
 	return fmt.Errorf("log in to %s at %s: %w", iqn, portal, adminError(err))
 }
 
+// loginAll logs in to every portal of a target that has a node record, all at the
+// same time. An error says that not every login went well; the sessions tell which
+// did.
+func (a *admin) loginAll(ctx context.Context, iqn string, timeout time.Duration) error {
+	err := retry(ctx, func() error {
+		return a.patient(ctx, timeout+databaseTimeout, "-m", "node", "-T", iqn, "--login")
+	})
+	if err == nil || exitedWith(err, exitSessionExists) {
+		return nil
+	}
+	return fmt.Errorf("log in to %s: %w", iqn, adminError(err))
+}
+
 const logoutTimeout = 60 * time.Second
 
 // logoutAll ends every session of a target that has a node record.

@@ -440,6 +440,37 @@ func TestLoginThatFindsAnotherLoginWaitsForItsSession(t *testing.T) {
 	}
 }
 
+// FM 27, 29: one iscsiadm logs in to all portals, where it cannot log in to others:
+// those of records that somebody else made are not this volume's.
+func TestOneLoginForAllPortalsOfATarget(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	attach(t, i, targetA())
+	if ran := h.ran("--login"); len(ran) != 1 || strings.Contains(ran[0], "-p") {
+		t.Errorf("a target without sessions: %q, want one login", ran)
+	}
+	detach(t, i, targetA())
+
+	h.forget()
+	h.newRecord(iqnA, "10.9.9.9:3260")
+	attach(t, i, targetA())
+	if ran := h.ran("--login"); len(ran) != 2 || len(h.ran("--login", "-p")) != 2 {
+		t.Errorf("beside another's record: %q, want a login to each portal", ran)
+	}
+	if n := len(h.glob("sys/class/iscsi_session/session*")); n != 2 {
+		t.Errorf("%d sessions, want 2", n)
+	}
+	detach(t, i, targetA())
+
+	h.forget()
+	h.addSession(iqnA, portals()[0])
+	attach(t, i, targetA())
+	if ran := h.ran("--login"); len(ran) != 1 || len(h.ran("--login", "-p "+portals()[1].String())) != 1 {
+		t.Errorf("beside a session: %q, want a login to the other portal", ran)
+	}
+}
+
 // FM 27: parallel calls make the record database fail for a moment.
 func TestDatabaseErrorsAreTriedAgain(t *testing.T) {
 	t.Parallel()

@@ -48,14 +48,12 @@ type login struct {
 // fail (FM 25).
 func (l login) all(ctx context.Context) error {
 	portals := l.target.portals()
-	errs := make([]error, len(portals))
-	var wait sync.WaitGroup
-	for n, p := range portals {
-		wait.Go(func() { errs[n] = l.reach(ctx, p) })
+	errs, done := l.openAll(ctx, portals)
+	if !done {
+		errs = eachOf(portals, func(p netip.AddrPort) error { return l.reach(ctx, p) })
 	}
-	wait.Wait()
 	if !slices.Contains(errs, nil) {
-		return together(errs...)
+		return together(slices.CompactFunc(errs, func(a, b error) bool { return a.Error() == b.Error() })...)
 	}
 	for n, err := range errs {
 		if err != nil {
@@ -63,6 +61,37 @@ func (l login) all(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// openAll logs in to the portals of a target that has no session yet by one
+// iscsiadm, which reads all sessions of the host before each login: where they are
+// many, that is what a login costs (FM 27). It answers what became of each portal,
+// and false when it has not tried, because there are sessions, or node records that
+// are not its own.
+func (l login) openAll(ctx context.Context, portals []netip.AddrPort) (errs []error, done bool) {
+	sessions, err := l.sysfs.sessions(l.target.IQN)
+	if err != nil || len(sessions) > 0 || len(portals) < 2 {
+		return nil, false
+	}
+	for _, p := range portals {
+		if l.admin.create(ctx, l.target.IQN, p, l.settings()) != nil {
+			return nil, false // to reach for it alone tells why
+		}
+	}
+	records, err := l.admin.records.list(l.target.IQN)
+	if err != nil || len(records) != len(portals) || slices.ContainsFunc(records, func(r record) bool { return r.linked() || !slices.Contains(portals, r.portal) }) {
+		return nil, false
+	}
+	faultpoint.At("attach: node record made")
+	loginErr := l.admin.loginAll(ctx, l.target.IQN, l.cfg.LoginTimeout)
+	errs = eachOf(portals, func(p netip.AddrPort) error {
+		if _, found, err := l.sessionTo(p); loginErr != nil && !found {
+			return together(loginErr, err)
+		}
+		return l.entered(ctx, p)
+	})
+	faultpoint.At("attach: logged in")
+	return errs, true
 }
 
 // ReasonDegraded is the word by which logs, and what reads them, know that a LUN
@@ -144,6 +173,11 @@ func (l login) enter(ctx context.Context, portal netip.AddrPort) error {
 		return err
 	}
 	faultpoint.At("attach: logged in")
+	return l.entered(ctx, portal)
+}
+
+// entered waits for the session that a login makes.
+func (l login) entered(ctx context.Context, portal netip.AddrPort) error {
 	ok, err := until(ctx, l.cfg.LoginTimeout, func() (bool, error) {
 		s, found, err := l.sessionTo(portal)
 		return found && s.live(), err
@@ -257,12 +291,15 @@ func (t Target) rank(portal netip.AddrPort) int {
 }
 
 // each runs fn for all items at the same time and joins the errors.
-func each[T any](items []T, fn func(T) error) error {
+func each[T any](items []T, fn func(T) error) error { return together(eachOf(items, fn)...) }
+
+// eachOf runs fn for all items at the same time and answers the error of each.
+func eachOf[T any](items []T, fn func(T) error) []error {
 	errs := make([]error, len(items))
 	var wait sync.WaitGroup
 	for n, item := range items {
 		wait.Go(func() { errs[n] = fn(item) })
 	}
 	wait.Wait()
-	return together(errs...)
+	return errs
 }

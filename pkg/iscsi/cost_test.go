@@ -38,7 +38,7 @@ func TestProcessesThatAVolumeCosts(t *testing.T) {
 	}{
 		"multipath": {
 			func(tb testing.TB) *host { tb.Helper(); return newHost(tb).runMultipathd() },
-			[]string{"iscsiadm --login", "iscsiadm --login"},
+			[]string{"iscsiadm --login"},
 			[]string{"iscsiadm --logout", "multipathd del"},
 		},
 		"one path": {newHost, []string{"iscsiadm --login"}, []string{"iscsiadm --logout"}},

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -290,6 +291,8 @@ func (h *host) tool(argv []string) (out string, code int) {
 		return "", h.newRecord(arg("-T"), arg("-p"))
 	case argv[0] == "iscsiadm" && arg("-o") == "delete":
 		return "", h.deleteRecords(arg("-T"))
+	case argv[0] == "iscsiadm" && argv[len(argv)-1] == "--login" && arg("-p") == "":
+		return "", h.logInAll(arg("-T"))
 	case argv[0] == "iscsiadm" && argv[len(argv)-1] == "--login":
 		return "", h.logIn(arg("-T"), arg("-p"))
 	case argv[0] == "iscsiadm" && argv[len(argv)-1] == "--logout" && arg("-m") == "node":
@@ -395,6 +398,23 @@ func (h *host) logIn(iqn, portal string) int {
 	}
 	h.addSession(iqn, p)
 	return 0
+}
+
+// logInAll logs in to all portals of a target that have a record, and exits with
+// what the last one that failed said.
+func (h *host) logInAll(iqn string) int {
+	records := h.glob("etc/iscsi/nodes/" + iqn + "/*")
+	if len(records) == 0 {
+		return 21
+	}
+	code := 0
+	for _, r := range records {
+		address, port, _ := strings.Cut(filepath.Base(r), ",")
+		if failed := h.logIn(iqn, net.JoinHostPort(address, port)); failed != 0 {
+			code = failed
+		}
+	}
+	return code
 }
 
 func (h *host) sessionTo(iqn string, p netip.AddrPort) int {
