@@ -60,7 +60,7 @@ e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real
 	$(call laboratory,$$($(GO) list -tags e2e ./test/e2e/... | grep -v e2e/kubernetes$$ | paste -sd ' '),$(if $(RUN),-run '$(RUN)' $(if $(SKIP),-skip '$(SKIP)'),-skip '$(LONG)$(if $(SKIP),|$(SKIP))'))
 
 e2e-long: prerequisites $(TESTSUM) ## those of the promises that take as long as all others: crowds, accidents at every moment, ten minutes without a path; TABLE=docs/laboratory-long.md
-	$(call laboratory,./test/e2e,-run '$(LONG)|TestNoPathForLongerThanEveryTimeout' -outage 10m)
+	$(call laboratory,./test/e2e,-run '$(LONG)|TestNoPathForLongerThanEveryTimeout' -outage=10m)
 
 LONG = TestFiftyVolumes|TestNoAccident|TestPluginKilledAtAnyMoment
 define laboratory
