@@ -59,8 +59,9 @@ demo-node: prerequisites ## the same by CSI calls, without Kubernetes: sooner th
 e2e: prerequisites $(TESTSUM) ## the promises, proven in QEMU guests with a real target and initiator; RUN=Regexp for some, SKIP=Regexp without some, PARALLEL=N at a time, TABLE=docs/laboratory.md for the table in there
 	$(call laboratory,$$($(GO) list -tags e2e ./test/e2e/... | grep -v e2e/kubernetes$$ | paste -sd ' '),$(if $(RUN),-run '$(RUN)' $(if $(SKIP),-skip '$(SKIP)'),-skip '$(LONG)$(if $(SKIP),|$(SKIP))'))
 
+e2e-long: export E2E_OUTAGE = 10m
 e2e-long: prerequisites $(TESTSUM) ## those of the promises that take as long as all others: crowds, accidents at every moment, ten minutes without a path; TABLE=docs/laboratory-long.md
-	$(call laboratory,./test/e2e,-run '$(LONG)|TestNoPathForLongerThanEveryTimeout' -outage=10m)
+	$(call laboratory,./test/e2e,-run '$(LONG)|TestNoPathForLongerThanEveryTimeout')
 
 LONG = TestFiftyVolumes|TestNoAccident|TestPluginKilledAtAnyMoment
 define laboratory

@@ -4,7 +4,7 @@ package e2e
 
 import (
 	"context"
-	"flag"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +15,20 @@ import (
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 )
 
-var outage = flag.Duration("outage", 0, "how long TestNoPathForLongerThanEveryTimeout keeps the array away, beyond what every timeout needs; 10m is a real one")
+// realOutage is for how long TestNoPathForLongerThanEveryTimeout keeps the array
+// away beyond what every timeout needs: $E2E_OUTAGE, which make e2e-long sets to 10m.
+func realOutage(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("E2E_OUTAGE")
+	if text == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("E2E_OUTAGE: %v", err)
+	}
+	return d
+}
 
 // TestNoPathForLongerThanEveryTimeout is FM 20, 21 and 31: the array is away for
 // so long that the map stops to queue, the writer gets its error and the file
@@ -23,7 +36,8 @@ var outage = flag.Duration("outage", 0, "how long TestNoPathForLongerThanEveryTi
 // can be taken down and used anew, with all that was acknowledged.
 func TestNoPathForLongerThanEveryTimeout(t *testing.T) {
 	ctx, bed := useBed(t)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patient+*outage)
+	outage := realOutage(t)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patient+outage)
 	defer cancel()
 	fault(t, "both portals are lost for longer than every timeout")
 	w := bed.Workers[0]
@@ -41,7 +55,7 @@ func TestNoPathForLongerThanEveryTimeout(t *testing.T) {
 		t.Errorf("without a path the writer %s", end)
 	}
 	select {
-	case <-time.After(*outage):
+	case <-time.After(outage):
 	case <-ctx.Done():
 	}
 	for what, call := range map[string]func(context.Context) error{
