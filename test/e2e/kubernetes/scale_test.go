@@ -11,45 +11,61 @@ import (
 	"github.com/datera-csi/datera-csi/test/e2e/kubernetes"
 )
 
+// Which pods of a StatefulSet start while others are not ready yet: none, as is the default, or all.
+const (
+	oneByOne = "OrderedReady"
+	atOnce   = "Parallel"
+)
+
 // pets is a StatefulSet whose pods only hold their volume; claims go with their pods.
-func pets(name string, replicas int) string {
+func pets(name string, replicas int, start string) string {
 	return fmt.Sprintf(`{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: %[1]s}, spec: {serviceName: %[1]s, replicas: %[2]d,
-  podManagementPolicy: Parallel, persistentVolumeClaimRetentionPolicy: {whenScaled: Delete, whenDeleted: Delete},
+  podManagementPolicy: %[4]s, persistentVolumeClaimRetentionPolicy: {whenScaled: Delete, whenDeleted: Delete},
   selector: {matchLabels: {app: %[1]s}}, template: {metadata: {labels: {app: %[1]s}}, spec: {terminationGracePeriodSeconds: 1,
   containers: [{name: pause, image: "%[3]s", volumeMounts: [{name: data, mountPath: /data}]}]}},
   volumeClaimTemplates: [{metadata: {name: data}, spec: {storageClassName: datera, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}]}}`,
-		name, replicas, kubernetes.PauseImage)
+		name, replicas, kubernetes.PauseImage, start)
 }
 
-// A StatefulSet goes from nothing to many replicas and back, and nothing is left. What of a pod's way to
-// ready is spent in the driver is printed beside the whole of it.
+// A StatefulSet goes from nothing to many replicas at once and back, and nothing is left. What of a pod's way
+// to ready is spent in the driver, where it waits for its turn too, is printed beside the whole of it.
 func TestScaleUpAndBackLeavesNothing(t *testing.T) {
+	const replicas = 50 // as many as two emulated workers carry
 	r := useClusterFor(t, 2*morePatient)
-	replicas := scaleTo
-	before, err := r.Spent(r.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r.scaleUp(replicas, atOnce)
 	began := time.Now()
-	r.apply(pets("pets", replicas))
-	r.awaitReplicas("pets", replicas)
-	wall := time.Since(began)
-	after, err := r.Spent(r.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.report(replicas, wall, before, after)
-	if apps, lookErr := r.Array.AppInstances(r.ctx); lookErr != nil || len(apps) != replicas {
-		t.Errorf("the array has %d app instances, want %d: %v", len(apps), replicas, lookErr)
-	}
-	began = time.Now()
 	r.kubectl("scale", "statefulset", "pets", "--replicas=0")
 	r.emptied(morePatient)
 	t.Logf("%d to 0 in %.0f s", replicas, time.Since(began).Seconds())
 }
 
-// scaleTo is how many pods two emulated workers carry.
-const scaleTo = 50
+// A StatefulSet that starts its pods one after the other, as it does by default, shows what a pod's own volume
+// takes of its way to ready.
+func TestScaleUpOneByOne(t *testing.T) {
+	const replicas = 5
+	useCluster(t).scaleUp(replicas, oneByOne)
+}
+
+// scaleUp brings a StatefulSet to life and prints where the time went.
+func (r *room) scaleUp(replicas int, start string) {
+	r.Helper()
+	before, err := r.Spent(r.ctx)
+	if err != nil {
+		r.Fatal(err)
+	}
+	began := time.Now()
+	r.apply(pets("pets", replicas, start))
+	r.awaitReplicas("pets", replicas)
+	wall := time.Since(began)
+	after, err := r.Spent(r.ctx)
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.report(replicas, wall, before, after)
+	if apps, lookErr := r.Array.AppInstances(r.ctx); lookErr != nil || len(apps) != replicas {
+		r.Errorf("the array has %d app instances, want %d: %v", len(apps), replicas, lookErr)
+	}
+}
 
 func (r *room) awaitReplicas(set string, replicas int) {
 	r.Helper()
@@ -109,7 +125,7 @@ func TestControllerLeaderIsKilledAmidAScaleUp(t *testing.T) {
 	}
 	scale("2")
 	leader := r.leader()
-	r.apply(pets("crowd", replicas))
+	r.apply(pets("crowd", replicas, atOnce))
 	r.eventually("some volumes to be made", func() error {
 		apps, err := r.Array.AppInstances(r.ctx)
 		if err == nil && len(apps) < 3 {
