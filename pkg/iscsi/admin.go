@@ -48,6 +48,7 @@ const (
 	exitAuth            = 24
 	exitBusy            = 28
 	exitAgain           = 29
+	exitNotConnected    = 32
 )
 
 // adminError says what a failed iscsiadm means and what to do about it.
@@ -76,6 +77,8 @@ func meaning(code int) (remedy string, kind error) {
 		return "install open-iscsi on the host", ErrNotReady
 	case exitTransport, exitLogin, exitTimeout, exitPDUTimeout:
 		return "check the network between this host and the portal", ErrUnavailable
+	case exitNotConnected:
+		return "iscsid is about to bring the session back; ask again", ErrUnavailable
 	case exitDatabase, exitInvalid, exitNothingFound:
 		return "the node record cannot be used; it is written anew at the next attempt", ErrUnavailable
 	}
@@ -83,10 +86,11 @@ func meaning(code int) (remedy string, kind error) {
 }
 
 // transient failures go away by themselves: the record database or the daemon is
-// busy with another call.
+// busy with another call, or it was started anew and still takes up the sessions
+// that it finds.
 func transient(err error) bool {
 	var exit *ExitError
-	return errors.As(err, &exit) && slices.Contains([]int{exitDatabase, exitNoMemory, exitBusy, exitAgain}, exit.Code)
+	return errors.As(err, &exit) && slices.Contains([]int{exitDatabase, exitNoMemory, exitBusy, exitAgain, exitNotConnected}, exit.Code)
 }
 
 func exitedWith(err error, codes ...int) bool {

@@ -477,6 +477,21 @@ func TestLogoutExitCodes(t *testing.T) {
 	}
 }
 
+// FM 37: iscsid was started anew and still takes up the sessions that it finds; until
+// then it ends none (measured).
+func TestLogoutWaitsForAnIscsidThatHasJustStarted(t *testing.T) {
+	t.Parallel()
+	for name, host := range map[string]*host{"one path": newHost(t), "multipath": newHost(t).runMultipathd()} {
+		i := host.initiator()
+		attach(t, i, targetA())
+		host.exits["--logout"] = 32
+		if err := i.Detach(t.Context(), targetA()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		wantNothingLeft(t, host, i)
+	}
+}
+
 // FM 3 and FM 27: one iscsiadm ends all sessions of a target, but only when they all
 // go; what it leaves is ended by number.
 func TestSessionsThatEndTogether(t *testing.T) {

@@ -209,12 +209,13 @@ func (s *subject) expectWhole(ctx context.Context, t testing.TB) {
 	other := s.bed.Workers[1]
 	_, err := s.bed.Publish(ctx, s.v, other)
 	expectCode(t, err, codes.FailedPrecondition, s.w.ID) // who has the volume is known
-	err = s.bed.Detach(ctx, s.v, s.w, s.pod)
-	if err != nil && strings.Contains(err.Error(), "systemctl restart iscsid") { // it was killed amid a login
-		sh(ctx, t, s.w.Guest, "pkill -x iscsid; while pgrep -x iscsid >/dev/null; do sleep 0.05; done; iscsid")
-		err = eventually(ctx, func() error { return s.bed.Detach(ctx, s.v, s.w, s.pod) })
-	}
-	must(t, err)
+	must(t, eventually(ctx, func() error {
+		err := s.bed.Detach(ctx, s.v, s.w, s.pod)
+		if err != nil && strings.Contains(err.Error(), "systemctl restart iscsid") { // it was killed amid a login
+			sh(ctx, t, s.w.Guest, "pkill -x iscsid; while pgrep -x iscsid >/dev/null; do sleep 0.05; done; iscsid")
+		}
+		return err
+	}))
 	must(t, s.bed.Attach(ctx, s.v, other, s.pod))
 	expectStream(ctx, t, other, s.dir(), acked)
 	must(t, s.bed.Detach(ctx, s.v, other, s.pod))
