@@ -103,8 +103,9 @@ func (h *host) crowd(from, to int) {
 	}
 }
 
-// Not parallel: it counts what the whole process reads.
-func TestCostGrowsWithTheSessionsAndNoFaster(t *testing.T) { //nolint:paralleltest // see above
+// FM 27: how many sessions others have hardly matters. Not parallel: it counts what
+// the whole process reads.
+func TestCostDoesNotGrowWithTheSessionsOfOthers(t *testing.T) { //nolint:paralleltest // see above
 	const few, many = 30, 300
 	h := newHost(t)
 	i := h.initiator()
@@ -124,12 +125,12 @@ func TestCostGrowsWithTheSessionsAndNoFaster(t *testing.T) { //nolint:parallelte
 	h.crowd(few, many)
 	findMany, wholeMany := cost()
 	t.Logf("reads of Find: %d with %d sessions, %d with %d; of Attach and Detach: %d and %d", findFew, few, findMany, many, wholeFew, wholeMany)
-	const perSession = 40 // 24 are read, two for each look at a name; each poll that came too early adds two
-	if more := wholeMany - wholeFew; more > perSession*(many-few) {
-		t.Errorf("Attach and Detach read %d times more for %d more sessions, want at most %d a session", more, many-few, perSession)
+	const once = 3 // reads of a session that is seen for the first time
+	if more := wholeMany - wholeFew; more > once*(many-few) {
+		t.Errorf("Attach and Detach read %d times more for %d more sessions, want at most %d a session", more, many-few, once)
 	}
-	if more := findMany - findFew; more > 4*(many-few) {
-		t.Errorf("Find reads %d times more for %d more sessions, want at most 4 a session", more, many-few)
+	if findMany > findFew {
+		t.Errorf("Find reads %d times with %d sessions and %d times with %d", findFew, few, findMany, many)
 	}
 }
 

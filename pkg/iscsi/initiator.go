@@ -75,7 +75,7 @@ func newInitiator(cfg Config, k kernel) *Initiator {
 	setDefault(&cfg.FlushTimeout, time.Minute)
 	return &Initiator{
 		cfg:    cfg,
-		sysfs:  sysfs{root: cfg.Sysfs},
+		sysfs:  sysfs{root: cfg.Sysfs, names: &targetNames{}},
 		admin:  &admin{host: cfg.Host, root: cfg.Root, records: records{root: cfg.Root}, models: models{root: cfg.Root}},
 		kernel: k,
 	}

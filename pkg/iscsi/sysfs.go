@@ -15,7 +15,10 @@ import (
 
 // sysfs reads what is. Nothing in it acts, and nothing in it asks a device: the
 // kernel answers from memory.
-type sysfs struct{ root string }
+type sysfs struct {
+	root  string
+	names *targetNames
+}
 
 const (
 	stateLoggedIn = "LOGGED_IN"
@@ -42,7 +45,7 @@ func (s session) String() string { return fmt.Sprintf("session %d to %s", s.id, 
 // sessions lists the sessions to a target, or to anyTarget, by id.
 func (y sysfs) sessions(iqn string) ([]session, error) {
 	class := filepath.Join(y.root, "class/iscsi_session")
-	entries, err := os.ReadDir(class)
+	there, err := entries(class)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // the transport's module is not even loaded
 	}
@@ -50,16 +53,20 @@ func (y sysfs) sessions(iqn string) ([]session, error) {
 		return nil, fmt.Errorf("list iSCSI sessions: %w", err)
 	}
 	var found []session
-	for _, e := range entries {
-		s, err := y.session(filepath.Join(class, e.Name()), iqn)
+	for _, e := range there {
+		if iqn != anyTarget && y.names.other(class, e, iqn) {
+			continue
+		}
+		s, err := y.session(filepath.Join(class, e.name), iqn)
 		if gone(err) || errors.Is(err, errOtherTarget) {
 			continue // it ended while we looked, or it was not asked for
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read iSCSI session %s: %w", e.Name(), err)
+			return nil, fmt.Errorf("read iSCSI session %s: %w", e.name, err)
 		}
 		found = append(found, s)
 	}
+	y.names.forget(there)
 	slices.SortFunc(found, func(a, b session) int { return a.id - b.id })
 	return found, nil
 }
