@@ -74,7 +74,7 @@ func (l login) openAll(ctx context.Context, portals []netip.AddrPort) (errs []er
 		return nil, false
 	}
 	for _, p := range portals {
-		if l.admin.create(ctx, l.target.IQN, p, l.settings()) != nil {
+		if l.record(ctx, p) != nil {
 			return nil, false // to reach for it alone tells why
 		}
 	}
@@ -82,7 +82,6 @@ func (l login) openAll(ctx context.Context, portals []netip.AddrPort) (errs []er
 	if err != nil || len(records) != len(portals) || slices.ContainsFunc(records, func(r record) bool { return r.linked() || !slices.Contains(portals, r.portal) }) {
 		return nil, false
 	}
-	faultpoint.At("attach: node record made")
 	loginErr := l.admin.loginAll(ctx, l.target.IQN, l.cfg.LoginTimeout)
 	errs = eachOf(portals, func(p netip.AddrPort) error {
 		if _, found, err := l.sessionTo(p); loginErr != nil && !found {
@@ -90,7 +89,6 @@ func (l login) openAll(ctx context.Context, portals []netip.AddrPort) (errs []er
 		}
 		return l.entered(ctx, p)
 	})
-	faultpoint.At("attach: logged in")
 	return errs, true
 }
 
@@ -160,11 +158,19 @@ func (l login) reach(ctx context.Context, portal netip.AddrPort) error {
 
 // open makes the node record and logs in.
 func (l login) open(ctx context.Context, portal netip.AddrPort) error {
+	if err := l.record(ctx, portal); err != nil {
+		return err
+	}
+	return l.enter(ctx, portal)
+}
+
+// record makes the node record of a portal.
+func (l login) record(ctx context.Context, portal netip.AddrPort) error {
 	if err := l.admin.create(ctx, l.target.IQN, portal, l.settings()); err != nil {
 		return err
 	}
 	faultpoint.At("attach: node record made")
-	return l.enter(ctx, portal)
+	return nil
 }
 
 // enter logs in by the node record that is there.
@@ -172,12 +178,12 @@ func (l login) enter(ctx context.Context, portal netip.AddrPort) error {
 	if err := l.admin.login(ctx, l.target.IQN, portal, l.cfg.LoginTimeout); err != nil {
 		return err
 	}
-	faultpoint.At("attach: logged in")
 	return l.entered(ctx, portal)
 }
 
 // entered waits for the session that a login makes.
 func (l login) entered(ctx context.Context, portal netip.AddrPort) error {
+	faultpoint.At("attach: logged in")
 	ok, err := until(ctx, l.cfg.LoginTimeout, func() (bool, error) {
 		s, found, err := l.sessionTo(portal)
 		return found && s.live(), err
