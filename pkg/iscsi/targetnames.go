@@ -14,10 +14,11 @@ import (
 // of each session at every look costs ten system calls a session, on hosts that have
 // hundreds; to read the directory costs a few for all of them (FM 27).
 //
-// A session keeps its target for life. That an entry is still the one that was read,
-// its inode number says, which sysfs gives out once (a kernfs id: a number and a
-// generation). It only serves to pass over the sessions of others: what is taken for
-// a target's own is read anew.
+// A session keeps its target for life once it has one: the kernel makes it before it
+// is told the name, and shows "(null)" until then. That an entry is still the one
+// that was read, its inode number says, which sysfs gives out once (a kernfs id: a
+// number and a generation). It only serves to pass over the sessions of others: what
+// is taken for a target's own is read anew.
 type targetNames struct {
 	mu    sync.Mutex
 	known map[entry]string
@@ -30,7 +31,8 @@ func (n *targetNames) other(class string, e entry, iqn string) bool {
 	n.mu.Unlock()
 	if !known {
 		var err error
-		if name, err = attribute(filepath.Join(class, e.name), "targetname"); err != nil || name == "" {
+		name, err = attribute(filepath.Join(class, e.name), "targetname")
+		if err != nil || !validName(name) {
 			return false // it comes or goes; the next look knows more
 		}
 		n.mu.Lock()

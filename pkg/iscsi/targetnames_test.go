@@ -36,3 +36,23 @@ func TestASessionNumberThatIsUsedAgain(t *testing.T) {
 		t.Error("the session of this target is passed over, for one of its number was another's")
 	}
 }
+
+// FM 27: a session that another call is about to make is seen before the kernel was told
+// its target's name (measured: "(null)"). It is looked at again, not passed over for good.
+func TestASessionThatHasNoTargetYetIsLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	h.addSession(iqnA, portals()[0])
+	const name = "sys/class/iscsi_session/session1/targetname"
+	for _, unfinished := range []string{"(null)\n", "", "\n"} {
+		h.write(name, unfinished)
+		if c, err := i.Condition(t.Context(), targetA()); err != nil || slices.ContainsFunc(c.Paths, func(p iscsi.PathCondition) bool { return p.Session != "" }) {
+			t.Errorf("%q: got %+v, %v", unfinished, c, err)
+		}
+	}
+	h.write(name, iqnA+"\n")
+	if c, err := i.Condition(t.Context(), targetA()); err != nil || !slices.ContainsFunc(c.Paths, func(p iscsi.PathCondition) bool { return p.Session == "LOGGED_IN" }) {
+		t.Errorf("got %+v, %v, want the session", c, err)
+	}
+}
