@@ -198,26 +198,32 @@ func (a *admin) newRecord(ctx context.Context, iqn string, portal netip.AddrPort
 // login logs in to one portal. A session that exists already is success; the
 // caller looks at it.
 func (a *admin) login(ctx context.Context, iqn string, portal netip.AddrPort, timeout time.Duration) error {
-	err := retry(ctx, func() error {
-		return a.patient(ctx, timeout+databaseTimeout, "-m", "node", "-T", iqn, "-p", portal.String(), "-I", "default", "--login")
-	})
-	if err == nil || exitedWith(err, exitSessionExists) {
-		return nil
+	err := a.loginWhere(ctx, timeout, "-T", iqn, "-p", portal.String(), "-I", "default")
+	if err != nil {
+		return fmt.Errorf("log in to %s at %s: %w", iqn, portal, err)
 	}
-	return fmt.Errorf("log in to %s at %s: %w", iqn, portal, adminError(err))
+	return nil
 }
 
 // loginAll logs in to every portal of a target that has a node record, all at the
 // same time. An error says that not every login went well; the sessions tell which
 // did.
 func (a *admin) loginAll(ctx context.Context, iqn string, timeout time.Duration) error {
+	if err := a.loginWhere(ctx, timeout, "-T", iqn); err != nil {
+		return fmt.Errorf("log in to %s: %w", iqn, err)
+	}
+	return nil
+}
+
+// loginWhere logs in by the node records that the arguments choose.
+func (a *admin) loginWhere(ctx context.Context, timeout time.Duration, which ...string) error {
 	err := retry(ctx, func() error {
-		return a.patient(ctx, timeout+databaseTimeout, "-m", "node", "-T", iqn, "--login")
+		return a.patient(ctx, timeout+databaseTimeout, slices.Concat([]string{"-m", "node"}, which, []string{"--login"})...)
 	})
-	if err == nil || exitedWith(err, exitSessionExists) {
+	if exitedWith(err, exitSessionExists) {
 		return nil
 	}
-	return fmt.Errorf("log in to %s: %w", iqn, adminError(err))
+	return adminError(err)
 }
 
 const logoutTimeout = 60 * time.Second

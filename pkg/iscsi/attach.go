@@ -70,7 +70,7 @@ func (i *Initiator) reveal(ctx context.Context, t Target) ([]disk, error) {
 	var scanErr error
 	_, err = until(ctx, i.cfg.DiskTimeout, func() (_ bool, lookErr error) {
 		var missing []session
-		disks, missing, lookErr = i.behind(sessions, t.LUN)
+		disks, missing, lookErr = i.lookAgain(sessions, t.LUN)
 		if lookErr != nil || len(missing) == 0 {
 			return len(disks) > 0, lookErr
 		}
@@ -102,16 +102,21 @@ func (i *Initiator) liveDisks(t Target) (disks []disk, missing []session, err er
 	return i.behind(sessions, t.LUN)
 }
 
-// behind looks again at sessions: the disks of the LUN behind those that are live
-// now, and the live ones that show none.
+// lookAgain is liveDisks for sessions that were listed before, as they are now.
+func (i *Initiator) lookAgain(sessions []session, lun int) (disks []disk, missing []session, err error) {
+	now, err := i.sysfs.again(sessions)
+	if err != nil {
+		return nil, nil, err
+	}
+	return i.behind(now, lun)
+}
+
+// behind lists the disks of the LUN behind the live ones of these sessions, and
+// those of them that show none.
 func (i *Initiator) behind(sessions []session, lun int) (disks []disk, missing []session, err error) {
-	for _, known := range sessions {
-		s, err := i.sysfs.session(known.class, known.iqn)
-		if gone(err) || err == nil && !s.live() {
+	for _, s := range sessions {
+		if !s.live() {
 			continue
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("look at %s again: %w", known, err)
 		}
 		all, err := i.sysfs.disks(s)
 		if err != nil {

@@ -166,7 +166,7 @@ func (i *Initiator) show(ctx context.Context, t Target, done *Mended) error {
 	var still []session
 	_, err = until(ctx, i.cfg.DiskTimeout/4, func() (bool, error) {
 		var lookErr error
-		_, still, lookErr = i.behind(blind, t.LUN)
+		_, still, lookErr = i.lookAgain(blind, t.LUN)
 		return len(still) == 0, lookErr
 	})
 	for _, s := range blind {

@@ -52,22 +52,35 @@ func (y sysfs) sessions(iqn string) ([]session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list iSCSI sessions: %w", err)
 	}
-	var found []session
+	var asked []session
 	for _, e := range there {
-		if iqn != anyTarget && y.names.other(class, e, iqn) {
-			continue
+		if iqn == anyTarget || !y.names.other(class, e, iqn) {
+			asked = append(asked, session{class: filepath.Join(class, e.name), iqn: iqn})
 		}
-		s, err := y.session(filepath.Join(class, e.name), iqn)
+	}
+	y.names.forget(there)
+	found, err := y.again(asked)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(found, func(a, b session) int { return a.id - b.id })
+	return found, nil
+}
+
+// again reads sessions that were listed before, as they are now; those that are gone
+// are left out.
+func (y sysfs) again(known []session) ([]session, error) {
+	var found []session
+	for _, k := range known {
+		s, err := y.session(k.class, k.iqn)
 		if gone(err) || errors.Is(err, errOtherTarget) {
-			continue // it ended while we looked, or it was not asked for
+			continue // it ended while we looked, or it is another's now
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read iSCSI session %s: %w", e.name, err)
+			return nil, fmt.Errorf("read iSCSI session %s: %w", filepath.Base(k.class), err)
 		}
 		found = append(found, s)
 	}
-	y.names.forget(there)
-	slices.SortFunc(found, func(a, b session) int { return a.id - b.id })
 	return found, nil
 }
 
