@@ -38,7 +38,7 @@ func TestASessionNumberThatIsUsedAgain(t *testing.T) {
 }
 
 // FM 27: a session that another call is about to make is seen before the kernel was told
-// its target's name (measured: "(null)"). It is looked at again, not passed over for good.
+// its target's name, and shows as "(null)". It is looked at again, not passed over for good.
 func TestASessionThatHasNoTargetYetIsLookedAtAgain(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

@@ -17,7 +17,7 @@ import (
 func TestFiftyVolumesBesideTwoHundredSessions(t *testing.T) {
 	const volumes, workers, foreign = 50, 8, 100
 	ctx, bed := useBed(t)
-	// Each iscsiadm reads forty files of each session: under emulation that is two seconds beside two hundred.
+	// Each iscsiadm looks at every session: under emulation that takes two seconds beside two hundred (measured).
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*patient)
 	defer cancel()
 	fault(t, "50 volumes at once, 300 sessions")
