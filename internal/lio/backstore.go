@@ -138,10 +138,11 @@ func (e *Exporter) ensureBackstore(iqn string, n int, l sim.LUN) error {
 	control := filepath.Join(dir, "control")
 	switch {
 	case !s.enabled:
-		// Buffered: the page cache is the disk's write cache and is shown as such
-		// (WCE), so that the initiator flushes; FUA and SYNCHRONIZE CACHE become
-		// fsync.
-		err = e.tree.Write(control, fmt.Sprintf("fd_dev_name=%s,fd_dev_size=%d,fd_buffered_io=1", l.File, l.Bytes))
+		// Without fd_buffered_io the file is opened with O_DSYNC and no write cache
+		// (WCE) is shown: an array keeps what it acknowledged when it loses power.
+		// An initiator that was told of a cache sends its flush again to the array
+		// that came back, and never learns that the write before it is gone.
+		err = e.tree.Write(control, fmt.Sprintf("fd_dev_name=%s,fd_dev_size=%d", l.File, l.Bytes))
 		if err == nil {
 			err = e.tree.Write(filepath.Join(dir, "enable"), "1")
 		}
@@ -236,7 +237,7 @@ func (e *Exporter) inspect(dir string) (backstoreState, error) {
 	return s, nil
 }
 
-// parseInfo reads "… File: /path  Size: 1073741824  Mode: Buffered-WCE …". The
+// parseInfo reads "… File: /path  Size: 1073741824  Mode: O_DSYNC …". The
 // path may hold any of these words, so it ends at the last of them.
 func parseInfo(info string) (backstoreState, error) {
 	_, rest, found := strings.Cut(info, "File: ")

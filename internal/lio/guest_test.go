@@ -43,7 +43,7 @@ func TestGuestSeesADateraDisk(t *testing.T) {
 			t.Errorf("%s: %s", d, out)
 		}
 		for attr, value := range map[string]string{
-			"size": strconv.Itoa(1 << 30 / 512), "queue/logical_block_size": "512", "queue/write_cache": "write back", "queue/fua": "1",
+			"size": strconv.Itoa(1 << 30 / 512), "queue/logical_block_size": "512", "queue/write_cache": "write through", "queue/fua": "0",
 			"queue/discard_max_bytes": strconv.Itoa(2 << 30), "ro": "0",
 		} {
 			if got := g.sysfs(d, attr); got != value {

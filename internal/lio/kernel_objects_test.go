@@ -62,6 +62,7 @@ func (k *kernel) newDevice(n *node) error {
 				}
 				d.size = size
 			case "fd_buffered_io":
+				k.wrong("%s loses what it acknowledged when the power fails", n.path())
 			default:
 				return syscall.EINVAL
 			}
@@ -74,7 +75,7 @@ func (k *kernel) newDevice(n *node) error {
 			status = "ACTIVATED"
 		}
 		return fmt.Sprintf("Status: %s  Max Queue Depth: 128  SectorSize: 512  HwMaxSectors: 16384\n"+
-			"        TCM FILEIO ID: 0        File: %s  Size: %d  Mode: Buffered-WCE Async: 0\n", status, d.file, d.size)
+			"        TCM FILEIO ID: 0        File: %s  Size: %d  Mode: O_DSYNC Async: 0\n", status, d.file, d.size)
 	}, nil)
 	unexported := func(limit int, prefix, v string) (func() string, func(string) error) {
 		return func() string { return prefix + v + "\n" }, func(s string) error {
@@ -96,7 +97,7 @@ func (k *kernel) newDevice(n *node) error {
 	show, store := unexported(254, "T10 VPD Unit Serial Number: ", "")
 	wwn.file("vpd_unit_serial", show, store)
 	attrib := n.addGroup("attrib")
-	attrib.plain(map[string]string{"max_unmap_lba_count": "8192", "emulate_tpu": "0", "emulate_tpws": "0", "emulate_write_cache": "1"})
+	attrib.plain(map[string]string{"max_unmap_lba_count": "8192", "emulate_tpu": "0", "emulate_tpws": "0", "emulate_write_cache": "0"})
 	for name, v := range map[string]string{"block_size": "512", "unmap_zeroes_data": "0"} {
 		show, store := unexported(8, "", v)
 		attrib.file(name, show, store)

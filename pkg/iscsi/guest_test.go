@@ -166,7 +166,7 @@ func (g *guest) export(name, serial string, bytes int64) *target {
 func (x *target) backstore(name, serial string, bytes int64) {
 	x.t.Helper()
 	x.sh(fmt.Sprintf(`truncate -s %d /root/%s.img; d=%score/fileio_0/%s; mkdir -p $d
-echo -n fd_dev_name=/root/%s.img,fd_dev_size=%d,fd_buffered_io=1 > $d/control
+echo -n fd_dev_name=/root/%s.img,fd_dev_size=%d > $d/control
 echo -n DATERA > $d/wwn/vendor_id; echo -n IBLOCK > $d/wwn/product_id; echo -n 4.0 > $d/wwn/revision; echo -n %s > $d/wwn/vpd_unit_serial; echo 1 > $d/enable`,
 		bytes, name, configfs, name, name, bytes, serial))
 	x.volumes = append(x.volumes, name)

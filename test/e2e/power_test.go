@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 	"github.com/datera-csi/datera-csi/test/e2e/vm/command"
 )
@@ -52,6 +54,24 @@ func TestPowerCutUnderWriters(t *testing.T) {
 		must(t, bed.Detach(ctx, v, w, pod))
 		must(t, bed.Delete(ctx, v))
 	})
+}
+
+// TestArrayKeepsWhatItAcknowledged is FM 20 and the ground of every other test here: a
+// write is on the array's disk when it is acknowledged, though nobody flushes it and the
+// array loses power at once. An initiator could not make up for a loss: it sends again
+// what was not acknowledged, and a flush to an array that has forgotten succeeds.
+func TestArrayKeepsWhatItAcknowledged(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "the array loses power after a write that nobody flushed")
+	w := bed.Workers[0]
+	v, device := attached(ctx, t, bed, "acknowledged", testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
+	scatter(ctx, t, w, device) // at places of the file that were holes, without a sync
+	sum := samples(ctx, t, w, device)
+	must(t, bed.Array.Restart(ctx))
+	if got := samples(ctx, t, w, device); got != sum {
+		t.Error("what the array acknowledged is gone")
+	}
+	gone(ctx, t, bed, v)
 }
 
 // lastLine keeps the last whole line that was written to it.

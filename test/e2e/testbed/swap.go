@@ -35,7 +35,7 @@ rm /data/intruder`)
 		return restoreErr
 	}
 	_, err = a.Shell(ctx, where+fmt.Sprintf(`mkdir -p $intruder; truncate -s %d /data/intruder
-echo -n fd_dev_name=/data/intruder,fd_dev_size=%[1]d,fd_buffered_io=1 > $intruder/control
+echo -n fd_dev_name=/data/intruder,fd_dev_size=%[1]d > $intruder/control
 echo -n DATERA > $intruder/wwn/vendor_id; echo -n IBLOCK > $intruder/wwn/product_id; echo -n 4.0 > $intruder/wwn/revision
 echo -n 11111111-2222-3333-4444-555555555555 > $intruder/wwn/vpd_unit_serial; echo 1 > $intruder/enable
 readlink -f $(find $lun -mindepth 1 -maxdepth 1 -type l) > /run/swapped
