@@ -153,7 +153,11 @@ func (f *nodeFlags) host() (tools iscsi.Runner, root string) {
 // initiator is that of the host.
 func (f *nodeFlags) initiator() *iscsi.Initiator {
 	host, root := f.host()
-	return iscsi.New(iscsi.Config{Host: host, Root: root, Multipath: iscsi.MultipathMode(f.multipath)})
+	cfg := iscsi.Config{Host: host, Root: root, Multipath: iscsi.MultipathMode(f.multipath)}
+	if f.hostExec != execDirect {
+		cfg.Network = iscsi.HostNetwork // the pod's leads elsewhere
+	}
+	return iscsi.New(cfg)
 }
 
 // tools runs the tools of file systems. Devices and the kubelet's mounts are the

@@ -72,14 +72,17 @@ type host struct {
 // Direct runs tools as children of this process: for a bare host or a VM.
 func Direct() Runner { return host{multipathd: multipathdSocket} }
 
+// HostNetwork is the network namespace of PID 1, for a container that shares the
+// host's PID namespace.
+const HostNetwork = "/proc/1/ns/net"
+
 // Nsenter runs tools in the mount and network namespaces of PID 1: for a
 // container that shares the host's PID namespace. The host's iscsid must answer
 // the host's own iscsiadm, and both live in those two namespaces (FM 26).
 func Nsenter() Runner {
-	const network = "/proc/1/ns/net"
 	return host{
-		prefix:     []string{"nsenter", "--mount=/proc/1/ns/mnt", "--net=" + network, "--"},
-		network:    network,
+		prefix:     []string{"nsenter", "--mount=/proc/1/ns/mnt", "--net=" + HostNetwork, "--"},
+		network:    HostNetwork,
 		multipathd: multipathdSocket,
 	}
 }

@@ -1,6 +1,7 @@
 package iscsi_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -258,6 +259,32 @@ func TestOnlyARefusalIsARefusal(t *testing.T) {
 	}
 }
 
+// FM 21: a host that was given another name while it has sessions is asked for by the
+// name that those have: iscsid brings them back under it.
+func TestAdmissionIsAskedByTheNameOfTheSessions(t *testing.T) {
+	t.Parallel()
+	const before = "iqn.1993-08.org.debian:01:before"
+	h, i := attachedHost(t)
+	own, err := i.Name()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{own, before} {
+		for _, dir := range h.glob("sys/class/iscsi_session/session*") {
+			h.write(dir+"/initiatorname", name+"\n")
+		}
+		asked := make(chan string, 1)
+		target := targetA()
+		target.Portals = []netip.AddrPort{serveLoginTo(t, loginAnswer(0, 0), asked)}
+		if _, err := i.AskAdmission(t.Context(), target); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-asked; got != name {
+			t.Errorf("asked as %q, want %q", got, name)
+		}
+	}
+}
+
 // loginAnswer is the header of an answer to a login, with its status.
 func loginAnswer(class, detail byte) []byte {
 	pdu := make([]byte, 48)
@@ -267,6 +294,12 @@ func loginAnswer(class, detail byte) []byte {
 
 // serveLogin is a portal that answers one request; nil closes the connection.
 func serveLogin(t *testing.T, answer []byte) netip.AddrPort {
+	t.Helper()
+	return serveLoginTo(t, answer, make(chan string, 1))
+}
+
+// serveLoginTo is serveLogin that tells which initiator asked.
+func serveLoginTo(t *testing.T, answer []byte, asked chan<- string) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -283,6 +316,12 @@ func serveLogin(t *testing.T, answer []byte) netip.AddrPort {
 		if _, err := io.ReadFull(conn, header); err != nil || header[0] != 0x43 {
 			return
 		}
+		keys := make([]byte, binary.BigEndian.Uint32(header[4:]))
+		if _, err := io.ReadFull(conn, keys); err != nil {
+			return
+		}
+		name, _, _ := strings.Cut(string(keys), "\x00")
+		asked <- strings.TrimPrefix(name, "InitiatorName=")
 		_, _ = conn.Write(answer)
 	}()
 	return netip.MustParseAddrPort(l.Addr().String())

@@ -34,6 +34,7 @@ type Config struct {
 	Root      string        // the host's root directory as seen from here, for /etc/iscsi, /run and /proc; "" means /
 	Sysfs     string        // "" means /sys
 	Dev       string        // "" means /dev
+	Network   string        // the network namespace that iscsid logs in from, as a file; "" is this process's own
 	Multipath MultipathMode // "" means MultipathAuto
 
 	LoginTimeout time.Duration // for one login to one portal, in whole seconds; 0 means 10 s

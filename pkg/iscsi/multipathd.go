@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -111,48 +110,7 @@ func (h host) dialMultipathd() (net.Conn, error) {
 // unixSocket makes a socket in the network namespace of the host's tools, which
 // it keeps for good.
 func (h host) unixSocket() (int, error) {
-	const kind = unix.SOCK_STREAM | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
-	if h.network == "" {
-		return unix.Socket(unix.AF_UNIX, kind, 0)
-	}
-	type socket struct {
-		fd  int
-		err error
-	}
-	made := make(chan socket, 1)
-	go func() {
-		s := socket{fd: -1}
-		s.err = inNetwork(h.network, func() (err error) {
-			s.fd, err = unix.Socket(unix.AF_UNIX, kind, 0)
-			return err
-		})
-		made <- s
-	}()
-	s := <-made
-	return s.fd, s.err
-}
-
-// inNetwork runs fn in a network namespace, in a goroutine that the caller lets
-// end: when there is no way back its thread ends with it, so that nothing else
-// ever runs in the wrong namespace.
-func inNetwork(path string, fn func() error) error {
-	there, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer there.Close() //nolint:errcheck // a namespace
-	runtime.LockOSThread()
-	here, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return err
-	}
-	defer here.Close() //nolint:errcheck // a namespace
-	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	failed := fn()
-	if unix.Setns(int(here.Fd()), unix.CLONE_NEWNET) == nil {
-		runtime.UnlockOSThread()
-	}
-	return failed
+	return inNetwork(h.network, func() (int, error) {
+		return unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	})
 }

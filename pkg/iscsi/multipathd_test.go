@@ -9,13 +9,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
@@ -176,27 +173,14 @@ func TestMultipathdThatIsNotRootsIsNotBelieved(t *testing.T) {
 func TestMultipathdIsAskedInTheHostsNetwork(t *testing.T) {
 	asRoot(t)
 	noTools(t)
-	mine, err := os.Readlink("/proc/thread-self/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
+	mine := ownNetwork(t)
 	var network string
 	elsewhere := func(name string) (l net.Listener, err error) {
-		ready, done := make(chan struct{}), make(chan struct{})
-		t.Cleanup(func() { close(done) })
-		go onLostThread(func() {
-			network = fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
-			if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
-				l, err = listenHere(name)
-			}
-			close(ready)
-			<-done // the namespace is named by its thread
-		})
-		<-ready
+		network = inNewNetwork(t, func() { l, err = listenHere(name) })
 		return l, err
 	}
 	name := answering(t, elsewhere, func(string) []byte { return packet("ok\n") })
-	if _, err = iscsi.HostWith(name, "").Run(t.Context(), "multipathd", "show"); err == nil {
+	if _, err := iscsi.HostWith(name, "").Run(t.Context(), "multipathd", "show"); err == nil {
 		t.Fatal("the daemon is seen from this namespace too, so the test proves nothing")
 	}
 	for range 20 {
@@ -205,24 +189,5 @@ func TestMultipathdIsAskedInTheHostsNetwork(t *testing.T) {
 			t.Fatalf("answer %q, %v", out, failed)
 		}
 	}
-	threads, err := filepath.Glob("/proc/self/task/*/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, thread := range threads {
-		if ns, err := os.Readlink(thread); err == nil && ns != mine && thread != network {
-			t.Errorf("%s stayed in %s", thread, ns)
-		}
-	}
-}
-
-// onLostThread runs fn on a thread that no other goroutine gets afterwards.
-func onLostThread(fn func()) {
-	done := make(chan struct{})
-	go func() {
-		runtime.LockOSThread()
-		defer close(done)
-		fn()
-	}()
-	<-done
+	expectNoThreadBut(t, network, mine)
 }

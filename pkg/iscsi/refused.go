@@ -55,11 +55,14 @@ const noTarget = "it does not serve the target"
 // No session comes of it and none is disturbed, because the login is of another
 // ISID than any of the host's. It is how a lost network, which also ends sessions,
 // is told from an array that has taken this host out of the volume's ACL.
+//
+// It asks from where iscsid logs in, Config.Network, and by the name that the
+// target's sessions have: those go on under it after the host was given another.
 func (i *Initiator) AskAdmission(ctx context.Context, t Target) (Refusal, error) {
 	if err := t.check(); err != nil {
 		return Refusal{}, err
 	}
-	name, err := i.Name()
+	name, err := i.nameAt(t.IQN)
 	if err != nil {
 		return Refusal{}, err
 	}
@@ -67,7 +70,7 @@ func (i *Initiator) AskAdmission(ctx context.Context, t Target) (Refusal, error)
 	answers := make([]string, len(portals))
 	var wait sync.WaitGroup
 	for n, p := range portals {
-		wait.Go(func() { answers[n] = askPortal(ctx, p, name, t.IQN) })
+		wait.Go(func() { answers[n] = i.askPortal(ctx, p, name, t.IQN) })
 	}
 	wait.Wait()
 	r := Refusal{Others: make(map[netip.AddrPort]string)}
@@ -81,13 +84,30 @@ func (i *Initiator) AskAdmission(ctx context.Context, t Target) (Refusal, error)
 	return r, nil
 }
 
+// nameAt is the name under which this host has sessions of a target; without one, the
+// name it would log in by.
+func (i *Initiator) nameAt(iqn string) (string, error) {
+	sessions, err := i.sysfs.sessions(iqn)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range sessions {
+		if name, err := attribute(s.class, "initiatorname"); err == nil && validName(name) {
+			return name, nil
+		}
+	}
+	return i.Name()
+}
+
 // askPortal answers "" when the portal refuses this host, and else what it does.
-func askPortal(ctx context.Context, portal netip.AddrPort, initiator, target string) string {
+func (i *Initiator) askPortal(ctx context.Context, portal netip.AddrPort, initiator, target string) string {
 	const limit = 3 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", portal.String())
+	conn, err := inNetwork(i.cfg.Network, func() (net.Conn, error) { // an address needs no resolver, so the dialer stays on this thread
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", portal.String())
+	})
 	if err != nil {
 		return err.Error()
 	}

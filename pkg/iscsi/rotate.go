@@ -114,11 +114,11 @@ func (i *Initiator) cannotReturn(ctx context.Context, t Target, portal netip.Add
 	if err != nil || !found || !s.outdated(all) {
 		return nil, err
 	}
-	name, err := i.Name()
+	name, err := i.nameAt(t.IQN)
 	if err != nil {
 		return nil, err
 	}
-	if askPortal(ctx, portal, name, t.IQN) != Admitted || i.awaitLive(ctx, s) == nil || ctx.Err() != nil {
+	if i.askPortal(ctx, portal, name, t.IQN) != Admitted || i.awaitLive(ctx, s) == nil || ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
 	disks, err := i.sysfs.disks(s)
