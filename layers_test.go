@@ -46,13 +46,14 @@ func arrows() map[string][]string {
 			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/kube", "internal/rpc", "internal/topology",
 			csiSpec, cobra, pflag, grpcModule, klog, mountUtils,
 		},
-		"cmd/datera-sim":             {"internal/sim", "internal/lio", cobra, klog},
+		"cmd/datera-sim":             {"internal/sim", "internal/lio", "internal/durable", cobra, klog},
 		"pkg/identity":               {csiSpec, klog, protobuf},
 		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/filesystem", "internal/publishctx", "internal/health", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf, xSync},
-		"pkg/node":                   {"pkg/iscsi", "internal/filesystem", "internal/faultpoint", "internal/publishctx", "internal/health", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
+		"pkg/node":                   {"pkg/iscsi", "internal/durable", "internal/filesystem", "internal/faultpoint", "internal/publishctx", "internal/health", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
 		"pkg/node/nodetest":          {"pkg/node", "pkg/iscsi", mountUtils}, // test support
 		"pkg/dateraclient":           {},
 		"pkg/iscsi":                  {"internal/faultpoint", klog, xSys},
+		"internal/durable":           {},
 		"internal/faultpoint":        {},
 		"internal/faultpoint/points": {}, // test support
 		"internal/health":            {csiSpec},
@@ -62,7 +63,7 @@ func arrows() map[string][]string {
 		"internal/publishctx":        {"internal/filesystem", "pkg/iscsi"},
 		"internal/topology":          {},
 		"internal/rpc":               {csiSpec, csiLib, grpcModule, klog, protobuf},
-		"internal/sim":               {}, // never dateraclient: wire names are written twice, on purpose
+		"internal/sim":               {"internal/durable"}, // never dateraclient: wire names are written twice, on purpose
 		"internal/sim/simtest":       {"internal/sim"},
 		"internal/lio":               {"internal/sim", xSys},
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/datera-csi/datera-csi/internal/durable"
 	"github.com/datera-csi/datera-csi/internal/sim"
 )
 
@@ -115,7 +116,7 @@ func (p *process) writeBackend(files map[string]string) (string, error) {
 		if files[name] == "" {
 			continue
 		}
-		if err := replaceFile(filepath.Join(dir, name), files[name]); err != nil {
+		if err := durable.Replace(filepath.Join(dir, name), []byte(files[name])); err != nil {
 			return "", fmt.Errorf("write the backend directory, choose another one with --backends-dir: %w", err)
 		}
 	}
@@ -123,15 +124,6 @@ func (p *process) writeBackend(files map[string]string) (string, error) {
 }
 
 func backendFiles() []string { return []string{"endpoint", "tenant", "username", "password", "ca.crt"} }
-
-// replaceFile never lets a reader see half a file.
-func replaceFile(path, content string) error {
-	next := path + ".new"
-	if err := os.WriteFile(next, []byte(content), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, path)
-}
 
 func (p *process) say(backends string, cfg sim.Config, files map[string]string) {
 	line := func(what, value string) { fmt.Fprintf(p.out, "%-9s %s\n", what, value) }

@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/datera-csi/datera-csi/internal/durable"
 )
 
 const (
@@ -66,7 +68,7 @@ func makeAuthority(dir, certFile, keyFile string, now time.Time) (*authority, er
 		path string
 		raw  []byte
 	}{{keyFile, key}, {certFile, ca.pem}} {
-		if err := os.WriteFile(f.path, f.raw, 0o600); err != nil {
+		if err := durable.Replace(f.path, f.raw); err != nil {
 			return nil, fmt.Errorf("keep the CA: %w", err)
 		}
 	}

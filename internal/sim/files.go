@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/datera-csi/datera-csi/internal/durable"
 )
 
 // Backing files are sparse and live below the data directory. An array that
@@ -155,7 +157,7 @@ func growFile(path string, size int64) error {
 	}
 	info, err := f.Stat()
 	if err == nil && info.Size() < size {
-		err = f.Truncate(size)
+		err = errors.Join(f.Truncate(size), f.Sync())
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("grow a backing file: %w", err)
@@ -181,10 +183,13 @@ func copyFile(from, to string) (err error) {
 	if err != nil {
 		return errors.Join(err, src.Close())
 	}
-	if err = errors.Join(fillFile(src, dst), dst.Close(), src.Close()); err != nil {
+	if err = errors.Join(fillFile(src, dst), dst.Sync(), dst.Close(), src.Close()); err != nil {
 		return errors.Join(err, os.Remove(partial))
 	}
-	return os.Rename(partial, to)
+	if err = os.Rename(partial, to); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(to))
 }
 
 func fillFile(src, dst *os.File) error {

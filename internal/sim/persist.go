@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"github.com/datera-csi/datera-csi/internal/durable"
 )
 
 // disk keeps the state below the data directory: one file for each app instance
@@ -153,35 +155,9 @@ func (s *state) rest() savedRest {
 	return saved
 }
 
-// replaceFile writes a file that is there either as it was or as it is to be.
-func replaceFile(path string, raw []byte) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("save the state: %w", err)
-		}
-	}()
-	next := path + ".new"
-	f, err := os.OpenFile(next, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
+func replaceFile(path string, raw []byte) error {
+	if err := durable.Replace(path, raw); err != nil {
+		return fmt.Errorf("save the state: %w", err)
 	}
-	_, err = f.Write(raw)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(next, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }

@@ -3,9 +3,7 @@ package node
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -71,15 +69,9 @@ func inspectTool(ctx context.Context, tools iscsi.Runner, tool, home string) isc
 // inspectRecordDir writes a file where the records go.
 func inspectRecordDir(dir string) iscsi.Finding {
 	const check = "record directory"
-	probe := filepath.Join(dir, ".check")
 	err := os.MkdirAll(dir, 0o700)
 	if err == nil {
-		err = writeSynced(probe, nil)
-	}
-	if err == nil {
-		if err = os.Remove(probe); errors.Is(err, fs.ErrNotExist) {
-			err = nil // an inspection beside this one removed it
-		}
+		err = tryToWrite(dir)
 	}
 	if err != nil {
 		return iscsi.Finding{Severity: iscsi.Unfit, Check: check, What: err.Error(), Remedy: "mount a writable directory of the host there, or choose another by --record-dir"}
@@ -105,4 +97,13 @@ func inspectClock(now time.Time) iscsi.Finding {
 		return iscsi.Finding{Severity: iscsi.Warning, Check: check, What: "is not synchronized: times in logs and records of different nodes cannot be compared", Remedy: remedy}
 	}
 	return iscsi.Finding{Severity: iscsi.Fine, Check: check, What: now.UTC().Format(time.RFC3339)}
+}
+
+// tryToWrite makes a file in a directory and takes it away again.
+func tryToWrite(dir string) error {
+	f, err := os.CreateTemp(dir, ".check-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close(), os.Remove(f.Name()))
 }

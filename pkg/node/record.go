@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/datera-csi/datera-csi/internal/durable"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -158,14 +159,10 @@ func (r *records) save(rec *record) error {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return fmt.Errorf("make the directory of records: %w", err)
 	}
-	path := r.path(rec.Volume)
-	if err := writeSynced(path+".new", append(data, '\n')); err != nil {
+	if err := durable.Replace(r.path(rec.Volume), append(data, '\n')); err != nil {
 		return fmt.Errorf("write the record of volume %s: %w", rec.Volume, err)
 	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write the record of volume %s: %w", rec.Volume, err)
-	}
-	return syncDir(r.dir)
+	return nil
 }
 
 // remove forgets the volume. No record is success.
@@ -176,7 +173,10 @@ func (r *records) remove(volume string) error {
 		}
 		return fmt.Errorf("remove the record of volume %s: %w", volume, err)
 	}
-	return syncDir(r.dir)
+	if err := durable.SyncDir(r.dir); err != nil {
+		return fmt.Errorf("remove the record of volume %s: %w", volume, err)
+	}
+	return nil
 }
 
 // list returns all records, and an error for each that cannot be understood.
@@ -223,28 +223,4 @@ func (r *records) holderOf(t iscsi.Target, but string) (string, error) {
 		}
 	}
 	return "", errors.Join(errs...)
-}
-
-func writeSynced(path string, data []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func syncDir(dir string) (err error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync the directory of records: %w", err)
-	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync the directory of records: %w", err)
-	}
-	return nil
 }

@@ -1,0 +1,46 @@
+// Package durable writes small files that a crash or a power failure leaves either as
+// they were or as they are to be, with all of their bytes.
+package durable
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+)
+
+// Suffix is what the name of a file that is being written ends with beyond its own.
+const Suffix = ".new"
+
+// Replace writes a file of mode 0600: after it has returned nil, power may fail, and
+// before that the file is as it was, or not there. Calls for one path must not overlap.
+func Replace(path string, data []byte) error {
+	if err := write(path+Suffix, data); err != nil {
+		return err
+	}
+	if err := os.Rename(path+Suffix, path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+func write(path string, data []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// SyncDir makes durable which names a directory has.
+func SyncDir(dir string) (err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	return d.Sync()
+}
