@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -12,7 +13,9 @@ import (
 
 // Find returns the device that Attach made, from sysfs alone: no device is asked
 // and no tool is run, so it answers also when the array does not. ErrNotAttached
-// when there is none, ErrForeign when there is one of another identity.
+// when there is none, ErrForeign when there is one of another identity. A disk that
+// the device does not stand on, though it shows under the same number, changes
+// nothing about it: what is wrong with that one, Condition says.
 func (i *Initiator) Find(ctx context.Context, t Target) (Device, error) {
 	if err := t.check(); err != nil {
 		return Device{}, err
@@ -20,18 +23,11 @@ func (i *Initiator) Find(ctx context.Context, t Target) (Device, error) {
 	if err := ctx.Err(); err != nil {
 		return Device{}, err
 	}
-	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	disks, wwid, err := i.recognised(t)
 	if err != nil {
 		return Device{}, err
 	}
-	if len(disks) == 0 {
-		return Device{}, fmt.Errorf("%w: LUN %d of %s", ErrNotAttached, t.LUN, t.IQN)
-	}
-	wwid, err := agreedIdentity(t, disks)
-	if err != nil {
-		return Device{}, err
-	}
-	m, mapped, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	m, mapped, err := i.mapOverRecognised(t)
 	if err != nil {
 		return Device{}, err
 	}
@@ -45,6 +41,49 @@ func (i *Initiator) Find(ctx context.Context, t Target) (Device, error) {
 	return i.describe(one.blockDevice(), wwid, []string{one.name})
 }
 
+// recognised are the disks of the LUN that the kernel knows as the one the array
+// promised, and their WWID. ErrNotAttached when there is no disk at all, ErrForeign when
+// none is it, or two differ.
+func (i *Initiator) recognised(t Target) (known []disk, wwid string, err error) {
+	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(disks) == 0 {
+		return nil, "", fmt.Errorf("%w: LUN %d of %s", ErrNotAttached, t.LUN, t.IQN)
+	}
+	var strange error
+	for _, d := range disks {
+		id, err := d.cached()
+		switch {
+		case err != nil:
+			strange = err
+			continue
+		case t.Serial != "" && id.Serial != t.Serial:
+			strange = fmt.Errorf("%w: %s has serial number %s, the array promised %s", ErrForeign, d.name, id.Serial, t.Serial)
+			continue
+		case wwid != "" && id.WWID != wwid:
+			return nil, "", fmt.Errorf("%w: two paths to LUN %d of %s differ, %s and %s", ErrForeign, t.LUN, t.IQN, wwid, id.WWID)
+		}
+		known, wwid = append(known, d), id.WWID
+	}
+	if len(known) == 0 {
+		return nil, "", strange
+	}
+	return known, wwid, nil
+}
+
+// mapOverRecognised is the map over the disks that are recognised.
+func (i *Initiator) mapOverRecognised(t Target) (dmap, bool, error) {
+	return mapOver(t.IQN, i.sysfs, func() ([]disk, error) {
+		disks, _, err := i.recognised(t)
+		if errors.Is(err, ErrNotAttached) {
+			return nil, nil
+		}
+		return disks, err
+	})
+}
+
 // Prove is Find that believes only what the paths answer when they are asked now:
 // a LUN that was exported under this number after the kernel had found the disk is
 // ErrForeign, although sysfs still shows the old one (FM 2). A path that is not
@@ -55,15 +94,21 @@ func (i *Initiator) Prove(ctx context.Context, t Target) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
-	return device, i.proveFresh(ctx, t)
+	disks, err := i.beneath(t, device)
+	if err != nil {
+		return Device{}, err
+	}
+	return device, i.proveFresh(ctx, t, disks)
 }
 
-func (i *Initiator) proveFresh(ctx context.Context, t Target) error {
+// beneath are the disks that a device stands on.
+func (i *Initiator) beneath(t Target, d Device) ([]disk, error) {
 	disks, err := i.sysfs.lun(t.IQN, t.LUN)
-	if err != nil {
-		return err
-	}
-	disks = slices.DeleteFunc(disks, func(d disk) bool { return !d.running() })
+	return slices.DeleteFunc(disks, func(one disk) bool { return !slices.Contains(d.Paths, filepath.Join(i.cfg.Dev, one.name)) }), err
+}
+
+func (i *Initiator) proveFresh(ctx context.Context, t Target, disks []disk) error {
+	disks = slices.DeleteFunc(slices.Clone(disks), func(d disk) bool { return !d.running() })
 	if len(disks) == 0 {
 		return fmt.Errorf("%w: LUN %d of %s has no live path, so it cannot be proven to be itself", ErrUnavailable, t.LUN, t.IQN)
 	}
@@ -71,27 +116,8 @@ func (i *Initiator) proveFresh(ctx context.Context, t Target) error {
 	if others := strangers(t, paths); len(others) > 0 {
 		return fmt.Errorf("%w; end what uses it on this node, and unstage it: a new stage looks again", others[0].stranger(t))
 	}
-	_, err = i.answering(t, paths)
+	_, err := i.answering(t, paths)
 	return err
-}
-
-// agreedIdentity returns the WWID on which all disks agree.
-func agreedIdentity(t Target, disks []disk) (string, error) {
-	wwid := ""
-	for _, d := range disks {
-		id, err := d.cached()
-		if err != nil {
-			return "", err
-		}
-		if t.Serial != "" && id.Serial != t.Serial {
-			return "", fmt.Errorf("%w: %s has serial number %s, the array promised %s", ErrForeign, d.name, id.Serial, t.Serial)
-		}
-		if wwid != "" && id.WWID != wwid {
-			return "", fmt.Errorf("%w: two paths to LUN %d of %s differ, %s and %s", ErrForeign, t.LUN, t.IQN, wwid, id.WWID)
-		}
-		wwid = id.WWID
-	}
-	return wwid, nil
 }
 
 // onlyPath is the disk that is in use, or the only one. Several that nobody uses
@@ -127,19 +153,16 @@ func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err = i.proveFresh(ctx, t); err != nil { // before anything grows
+	disks, err := i.beneath(t, device)
+	if err != nil {
+		return 0, err
+	}
+	if err = i.proveFresh(ctx, t, disks); err != nil { // before anything grows
 		return device.Bytes, err
 	}
-	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	m, mapped, err := i.mapOverRecognised(t)
 	if err != nil {
 		return 0, err
-	}
-	m, mapped, err := i.sysfs.mapOver(t.IQN, t.LUN)
-	if err != nil {
-		return 0, err
-	}
-	if !mapped {
-		disks = slices.DeleteFunc(disks, func(d disk) bool { return filepath.Base(device.Path) != d.name })
 	}
 	smallest, lagging, err := i.reread(ctx, t, disks)
 	if err != nil {

@@ -180,21 +180,29 @@ func (i *Initiator) show(ctx context.Context, t Target, done *Mended) error {
 }
 
 // combine sees to it that the map has every path that proves to be the LUN. A disk
-// that answers as another LUN is reported and left alone.
+// that answers as another LUN is reported and left alone; one that is the LUN, and that
+// the kernel does not know as such because its session broke when it was found, is
+// found anew.
 func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
 	before, err := i.Inspect(ctx, t)
 	if err != nil {
 		return err
 	}
-	apart := before.Apart()
-	if len(apart) == 0 {
+	if len(before.Apart()) == 0 {
 		return nil
 	}
-	disks, _, err := i.liveDisks(t)
+	paths, err := i.examineBut(ctx, t, before.slaves())
 	if err != nil {
 		return err
 	}
-	paths := i.examine(ctx, slices.DeleteFunc(disks, func(d disk) bool { return !slices.Contains(apart, d.name) }))
+	if misread := slices.DeleteFunc(strangers(t, paths), func(p path) bool { return p.fresh.Serial != t.Serial }); len(misread) > 0 {
+		if err = together(i.replace(ctx, t, misread), i.show(ctx, t, done)); err != nil {
+			return err
+		}
+		if paths, err = i.examineBut(ctx, t, before.slaves()); err != nil {
+			return err
+		}
+	}
 	if others := strangers(t, paths); len(others) > 0 {
 		return others[0].stranger(t)
 	}
@@ -213,4 +221,13 @@ func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
 		done.Joined = append(done.Joined, p.name)
 	}
 	return err
+}
+
+// examineBut asks the disks of the LUN behind live sessions, but for some.
+func (i *Initiator) examineBut(ctx context.Context, t Target, known []string) ([]path, error) {
+	disks, _, err := i.liveDisks(t)
+	if err != nil {
+		return nil, err
+	}
+	return i.examine(ctx, slices.DeleteFunc(disks, func(d disk) bool { return slices.Contains(known, d.name) })), nil
 }

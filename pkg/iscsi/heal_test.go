@@ -177,6 +177,27 @@ func TestHealDoesNotTakeUpAnotherLUN(t *testing.T) {
 	if len(h.ran("logout")) > 0 {
 		t.Error("ended a session")
 	}
+	// Nor does it take the volume from those who use it through the other path.
+	if d, err := i.Find(t.Context(), targetA()); err != nil || d.Path != "/dev/dm-0" || len(d.Paths) != 1 {
+		t.Errorf("found %+v, %v", d, err)
+	}
+}
+
+// FM 20: a session that broke while its disk was found leaves a disk that never says
+// who it is, until it is found anew.
+func TestHealFindsADiskAnewThatTheKernelCouldNotIdentify(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	degraded(t, h, i, nil)
+	h.mute = true
+	got, err := i.Heal(t.Context(), targetA(), portals())
+	if err != nil || len(got.Joined) != 1 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if s := inspect(t, i); len(s.Apart()) > 0 || len(s.Disks()) != 2 {
+		t.Errorf("left %+v", s)
+	}
 }
 
 func TestInspectNamesWhatUsesADevice(t *testing.T) {

@@ -45,6 +45,7 @@ type host struct {
 
 	greedy        bool // multipathd makes maps unasked
 	unheard       bool // and has not heard of the second path of a LUN
+	mute          bool // the next disk is found without the pages that say who it is
 	blacklisted   bool
 	multipathConf string // what multipath -t prints
 	multipathRuns string // what the running multipathd goes by; "": the same
@@ -508,8 +509,10 @@ func (h *host) addDisk(session, number int, l lun) string {
 	dir := fmt.Sprintf("sys/devices/platform/host%d/session%d/target%d:0:0/%d:0:0:%d/", session, session, session, session, number)
 	h.dirs[name] = strings.TrimSuffix(dir, "/")
 	h.write(dir+"state", "running\n")
-	h.write(dir+"vpd_pg80", string(serialPage(l.serial)))
-	h.write(dir+"vpd_pg83", string(idPage(iscsi.LIOWWID(l.serial))))
+	if !h.mute {
+		h.write(dir+"vpd_pg80", string(serialPage(l.serial)))
+		h.write(dir+"vpd_pg83", string(idPage(iscsi.LIOWWID(l.serial))))
+	}
 	h.write(dir+"delete", "")
 	h.write(dir+"rescan", "")
 	block := dir + "block/" + name
@@ -707,7 +710,10 @@ func (h *host) scan(id, request string) error {
 		return nil
 	}
 	name := h.addDisk(session, number, l)
-	h.takeUp(name)
+	if !h.mute {
+		h.takeUp(name)
+	}
+	h.mute = false
 	return nil
 }
 

@@ -254,19 +254,17 @@ func (i *Initiator) Complete(ctx context.Context, t Target, d Device) error {
 		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
 	}
 	defer unlock()
-	m, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	m, found, err := i.mapOverRecognised(t)
 	if err != nil || !found || m.wwid != d.WWID {
 		return err // who needs the device looks for itself whether it is there
 	}
-	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	disks, err := i.beneath(t, d)
 	if err != nil {
 		return err
 	}
-	var paths []path
-	for _, one := range disks {
-		if slices.Contains(d.Paths, filepath.Join(i.cfg.Dev, one.name)) {
-			paths = append(paths, path{disk: one, fresh: identity{WWID: d.WWID}})
-		}
+	paths := make([]path, len(disks))
+	for n, one := range disks {
+		paths[n] = path{disk: one, fresh: identity{WWID: d.WWID}}
 	}
 	if len(paths) == 0 {
 		return nil

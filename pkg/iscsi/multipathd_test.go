@@ -189,5 +189,5 @@ func TestMultipathdIsAskedInTheHostsNetwork(t *testing.T) {
 			t.Fatalf("answer %q, %v", out, failed)
 		}
 	}
-	expectNoThreadBut(t, network, mine)
+	expectAllThreadsIn(t, mine)
 }

@@ -82,6 +82,11 @@ func (c Condition) Apart() []string {
 	return disksWhere(c, func(p PathCondition) bool { return p.loggedIn() && c.Map != nil && !p.InMap })
 }
 
+// slaves are the disks that the map has.
+func (c Condition) slaves() []string {
+	return disksWhere(c, func(p PathCondition) bool { return p.InMap })
+}
+
 // Suspended says that the map keeps all I/O waiting.
 func (c Condition) Suspended() bool { return c.Map != nil && c.Map.Suspended }
 
