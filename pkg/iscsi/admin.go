@@ -307,6 +307,7 @@ func (a *admin) lock(ctx context.Context) (unlock func(), err error) {
 		leave()
 		return nil, fmt.Errorf("lock the node records: %w", err)
 	}
+	a.records.sweep(time.Now())
 	return func() {
 		_ = f.Close() // which also unlocks it
 		leave()

@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -15,13 +16,16 @@ type bounds struct {
 	waiting map[string]struct{}
 }
 
+// errWaits says that the same thing was begun before and has not ended.
+var errWaits = errors.New("an earlier attempt still waits for the device")
+
 func bounded[T any](ctx context.Context, b *bounds, what string, fn func() (T, error)) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
 		return zero, fmt.Errorf("%s: %w", what, err)
 	}
 	if !b.begin(what) {
-		return zero, fmt.Errorf("%s: an earlier attempt still waits for the device (%w)", what, ErrUnavailable)
+		return zero, fmt.Errorf("%s: %w (%w)", what, errWaits, ErrUnavailable)
 	}
 	type result struct {
 		value T

@@ -236,8 +236,10 @@ func (i *Initiator) flush(ctx context.Context, b blockDevice) error {
 	return err
 }
 
-// resign is the end of a device that has no path left. What is queued in the map
-// must fail, or the map could not be removed. Where nobody has the device open that
+// resign is the end of a device that has no path left. Without a map the kernel may
+// wait for the session still, and with it whoever has the device open: then it must
+// take what is buffered, or say that it cannot. What is queued in a map must fail, or
+// the map could not be removed. Where nobody has the device open that
 // loses nothing: the kernel wrote out or dropped what it buffered when the last one
 // closed it. Who has it open waits for that, so the map goes on queueing as long as
 // the array may come back.
@@ -247,7 +249,7 @@ func (i *Initiator) resign(ctx context.Context, t Target, s stack) error {
 	}
 	klog.FromContext(ctx).Info("Detaching a LUN that no path leads to", "target", t.IQN, "lun", t.LUN)
 	if !s.mapped {
-		return nil
+		return each(slices.DeleteFunc(slices.Clone(s.disks), func(d disk) bool { return !d.blocked() }), func(d disk) error { return i.flush(ctx, d.blockDevice()) })
 	}
 	if err := i.nothingWaits(ctx, t, s.dmap); err != nil {
 		return err
@@ -256,12 +258,17 @@ func (i *Initiator) resign(ctx context.Context, t Target, s stack) error {
 }
 
 // nothingWaits proves that nobody waits for a map without paths to take what was
-// written, or that the array would take it no more. What the kernel does not tell is
-// no reason to keep a map.
+// written, or that the array would take it no more. A kernel that is asked and does not
+// tell in time is no proof.
 func (i *Initiator) nothingWaits(ctx context.Context, t Target, m dmap) error {
 	table, err := i.table(ctx, mapUUID+m.wwid)
-	if err != nil || !table.queues {
-		return nil //nolint:nilerr // see above
+	switch {
+	case gone(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w: whether somebody waits for map %s, to which no path leads, is not known: %w", ErrUnavailable, m.name, err)
+	case !table.queues:
+		return nil
 	}
 	opens, err := i.opensOf(ctx, m, table)
 	if err != nil || opens == 0 {
@@ -287,8 +294,11 @@ func (i *Initiator) opensOf(ctx context.Context, m dmap, table mapTable) (int, e
 	}
 	for _, p := range parts {
 		uuid, err := attribute(p.dir, "dm/uuid")
+		if gone(err) {
+			continue
+		}
 		if err != nil {
-			return 0, ignoreGone(err)
+			return 0, err
 		}
 		if part, err := i.table(ctx, uuid); err == nil && !i.bounds.busy("flush "+filepath.Join(i.cfg.Dev, p.name)) {
 			opens += part.opens

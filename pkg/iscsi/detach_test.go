@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -338,6 +339,50 @@ func TestWhatWaitsForAPathIsNotDropped(t *testing.T) {
 			wantNothingLeft(t, h, i)
 		})
 	}
+}
+
+// FM 21: while the kernel does not say whether somebody waits for the map, it stays. A
+// question that somebody else has asked is waited for.
+func TestAMapOfWhichTheKernelDoesNotTellStays(t *testing.T) {
+	t.Parallel()
+	h, i := attachedHost(t)
+	for _, p := range portals() {
+		h.fail(iqnA, p)
+	}
+	h.queueing = true
+	h.forget()
+	h.hang("table")
+	go func() { _, _ = i.Condition(t.Context(), targetA()) }() // asks too
+	wantRefused(t, h, i, iscsi.ErrUnavailable, "dm-0")
+	if len(h.ran()) > 0 {
+		t.Errorf("ran %q", h.ran())
+	}
+	h.recover("table")
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
+}
+
+// FM 21: the only path of a raw volume is lost, and a process still has dirty pages in
+// it. As long as the kernel waits for the session, its end would drop them.
+func TestTheOnlyPathThatIsWaitedForStays(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	disk := filepath.Base(attach(t, i, targetA()).Path)
+	h.fail(iqnA, portals()[0])
+	h.write(h.diskDir(disk)+"/state", "blocked\n")
+	h.forget()
+	h.hang(disk)
+	for range 2 {
+		wantRefused(t, h, i, iscsi.ErrUnavailable, "flush")
+	}
+	if len(h.ran()) > 0 {
+		t.Errorf("ran %q", h.ran())
+	}
+	h.write(h.diskDir(disk)+"/state", "transport-offline\n")
+	h.recover(disk) // what was to be written has failed
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
 }
 
 // FM 21: with data at risk, nothing is taken away.

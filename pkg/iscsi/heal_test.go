@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -223,6 +224,8 @@ func TestUnsoundRecordsAreSetAside(t *testing.T) {
 	ours, others := recordPath(iqnA, portals()[0].String()), recordPath(iqnB, portals()[0].String())
 	h.write(ours, "node.name = "+iqnA+"\n") // no end
 	h.write(others, "")
+	// Another storage's, whose portal has a name: iscsiadm reads it well.
+	h.write("etc/iscsi/nodes/iqn.2004-04.com.other:disk/storage,3260", "node.name = iqn.2004-04.com.other:disk\nnode.conn[0].address = storage\nnode.conn[0].port = 3260\n# END RECORD\n")
 	found, err := i.UnsoundRecords(t.Context())
 	want := []iscsi.UnsoundRecord{{IQN: iqnA, Path: h.path(ours)}, {IQN: iqnB, Path: h.path(others)}}
 	if diff := cmp.Diff(found, want); err != nil || diff != "" {
@@ -243,6 +246,24 @@ func TestUnsoundRecordsAreSetAside(t *testing.T) {
 	}
 	if _, err := os.Stat(h.path(others)); err != nil {
 		t.Errorf("another's record: %v", err)
+	}
+}
+
+// FM 40: a node record that was being written when the plugin was killed may hold a
+// secret, and no other name leads to it.
+func TestRecordsThatWereBeingWrittenAreRemoved(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	const dead, young = "etc/iscsi/.node-record-1", "etc/iscsi/.node-record-2"
+	h.write(dead, "node.session.auth.password = canary\n")
+	h.write(young, "")
+	long := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(h.path(dead), long, long); err != nil {
+		t.Fatal(err)
+	}
+	attach(t, h.initiator(), targetA())
+	if left := h.glob("etc/iscsi/.node-record-*"); !slices.Equal(left, []string{young}) {
+		t.Errorf("left %q, want only what may still be written", left)
 	}
 }
 

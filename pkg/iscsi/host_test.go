@@ -755,6 +755,9 @@ func (h *host) Identify(path string) (iscsi.Identity, error) {
 
 // Table is the kernel's: it goes by the uuid.
 func (h *host) Table(uuid string) (iscsi.MapTable, error) {
+	if err := h.answer("table"); err != nil {
+		return iscsi.MapTable{}, err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.mapNamed(strings.TrimPrefix(uuid, "mpath-")) == "" {

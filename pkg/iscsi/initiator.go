@@ -101,7 +101,7 @@ func (i *Initiator) Name() (string, error) {
 		return "", fmt.Errorf("%w: read the initiator name: %w", ErrNotReady, err)
 	}
 	name := initiatorName(string(b))
-	if err := checkName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return "", fmt.Errorf("%w: /%s: %w; generate a name with iscsi-iname and restart iscsid", ErrNotReady, file, err)
 	}
 	return name, nil
@@ -116,7 +116,12 @@ func initiatorName(text string) string {
 	return ""
 }
 
-func checkName(name string) error {
+// CheckName says why a name cannot be this host's initiator name: it is none, or it has
+// no part that is this host's alone, so that another host may carry it too and both
+// would be one to the array (FM 10). Nil: it can.
+func CheckName(name string) error {
+	kind, rest, _ := strings.Cut(name, ".")
+	_, unique, _ := strings.Cut(rest, ":")
 	switch {
 	case name == "":
 		return errors.New("no InitiatorName is set")
@@ -124,6 +129,8 @@ func checkName(name string) error {
 		return fmt.Errorf("InitiatorName %q is not an iSCSI name", name)
 	case strings.Contains(name, ".example"):
 		return fmt.Errorf("InitiatorName %q is the example of a manual, other hosts may have it too", name)
+	case kind == "iqn" && strings.Trim(unique, ":0") == "", kind != "iqn" && strings.Trim(rest, "0") == "":
+		return fmt.Errorf("InitiatorName %q has no part of its own, other hosts may have it too", name)
 	}
 	return nil
 }

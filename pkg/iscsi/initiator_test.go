@@ -22,6 +22,14 @@ func TestName(t *testing.T) {
 		"not a name":          {"InitiatorName=myhost\n", ""},
 		"with blanks inside":  {"InitiatorName=iqn.1993-08.org debian\n", ""},
 		"the manual's":        {"InitiatorName=iqn.2001-04.com.example:storage.host1\n", ""},
+		"naa":                 {"InitiatorName=naa.62004567BA64678D0123456789ABC\n", "naa.62004567BA64678D0123456789ABC"},
+		"nothing of its own":  {"InitiatorName=iqn.1993-08.org.debian\n", ""},
+		"an empty own part":   {"InitiatorName=iqn.1993-08.org.debian:\n", ""},
+		"an own part of none": {"InitiatorName=iqn.1993-08.org.debian::0\n", ""},
+		"a placeholder":       {"InitiatorName=iqn.1993-08.org.debian:@@NAME@@\n", ""},
+		"eui of nothing":      {"InitiatorName=eui.0000000000000000\n", ""},
+		"eui without number":  {"InitiatorName=eui.\n", ""},
+		"too long":            {"InitiatorName=iqn.a:" + strings.Repeat("x", 250) + "\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

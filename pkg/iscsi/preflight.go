@@ -65,6 +65,8 @@ func (i *Initiator) inspectTools(ctx context.Context) Finding {
 		return Finding{Fine, check, oneLine(string(out)), ""}
 	case errors.As(err, &exit) && exit.Code == exitNoSuchTool && exit.Tool != "nsenter":
 		return Finding{Unfit, check, err.Error(), "install open-iscsi (Debian, Ubuntu, SUSE) or iscsi-initiator-utils (Red Hat) on the host"}
+	case errors.Is(err, ErrNotReady):
+		return judged(check, "", err)
 	case errors.As(err, &exit):
 		return Finding{Unfit, check, err.Error(), "run in a privileged pod with hostPID, in an image that has nsenter; on the host itself use --host-exec=direct"}
 	}

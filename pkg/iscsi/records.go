@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // records is open-iscsi's database of node records, a tree of small text files:
@@ -34,6 +35,23 @@ type record struct {
 // setting is one line of a record. An empty value removes the line, and
 // iscsiadm then uses its own default.
 type setting struct{ key, value string }
+
+// temporaryRecords are records that are being written, beside the tree of records.
+const temporaryRecords = ".node-record-*"
+
+// sweep removes what a crash left of records that were being written: secrets may be
+// in them (FM 40).
+func (r records) sweep(now time.Time) {
+	const writing = time.Hour // is long over by then
+	for _, base := range r.databases() {
+		left, _ := filepath.Glob(filepath.Join(base, temporaryRecords)) // fails for a bad pattern only
+		for _, path := range left {
+			if info, err := os.Lstat(path); err == nil && now.Sub(info.ModTime()) > writing {
+				_ = os.Remove(path) // the next one tries again
+			}
+		}
+	}
+}
 
 const (
 	recordEnd  = "# END RECORD"
@@ -94,8 +112,11 @@ func (r record) linked() bool {
 
 // sound says that the record is whole. One that was cut by a crash makes
 // iscsiadm fail in several ways, and iscsiadm cannot delete it (FM 29).
-func (r record) sound(iqn string) bool {
-	return value(r.text, keyName) == iqn && r.portal.IsValid() && bytes.Contains(r.text, []byte("\n"+recordEnd))
+func (r record) sound(iqn string) bool { return r.whole(iqn) && r.portal.IsValid() }
+
+// whole is sound for a record that may be another's, whose portal may have a name.
+func (r record) whole(iqn string) bool {
+	return value(r.text, keyName) == iqn && value(r.text, keyAddress) != "" && bytes.Contains(r.text, []byte("\n"+recordEnd))
 }
 
 // value reads "key = value"; a missing key is an empty value.
@@ -135,7 +156,7 @@ func (r record) with(settings []setting) []byte {
 // the tree of records, not in it, because iscsiadm takes every file in the tree
 // for a record.
 func (r record) replace(text []byte) (err error) {
-	f, err := os.CreateTemp(r.base, ".node-record-*") // mode 0600
+	f, err := os.CreateTemp(r.base, temporaryRecords) // mode 0600
 	if err != nil {
 		return fmt.Errorf("write a node record: %w", err)
 	}

@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -65,10 +66,11 @@ func (i *Initiator) deserted(t Target) (dmap, bool, error) {
 // runs or it has no time.
 func (i *Initiator) endQueueing(ctx context.Context, m dmap) error {
 	told := i.multipath(ctx, "multipathd", "disablequeueing", "map", m.alias)
-	if ctx.Err() != nil || !i.queues(ctx, m) {
+	table, err := i.table(ctx, mapUUID+m.wwid)
+	if ctx.Err() != nil || gone(err) || err == nil && !table.queues {
 		return fatal(told)
 	}
-	_, err := bounded(ctx, &i.bounds, "end the queueing of "+m.wwid, func() (struct{}, error) { return struct{}{}, i.kernel.EndQueueing(mapUUID + m.wwid) })
+	_, err = bounded(ctx, &i.bounds, "end the queueing of "+m.wwid, func() (struct{}, error) { return struct{}{}, i.kernel.EndQueueing(mapUUID + m.wwid) })
 	return err
 }
 
@@ -79,10 +81,15 @@ func (i *Initiator) queues(ctx context.Context, m dmap) bool {
 	return err == nil && table.queues
 }
 
-// table asks device-mapper about a map, and not for long.
-func (i *Initiator) table(ctx context.Context, uuid string) (mapTable, error) {
+// table asks device-mapper about a map, and not for long. Who asks beside another
+// waits for his turn.
+func (i *Initiator) table(ctx context.Context, uuid string) (t mapTable, err error) {
 	const moment = 2 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, moment)
 	defer cancel()
-	return bounded(ctx, &i.bounds, "ask for the table of "+uuid, func() (mapTable, error) { return i.kernel.Table(uuid) })
+	_, _ = until(ctx, moment, func() (bool, error) {
+		t, err = bounded(ctx, &i.bounds, "ask for the table of "+uuid, func() (mapTable, error) { return i.kernel.Table(uuid) })
+		return !errors.Is(err, errWaits), nil
+	})
+	return t, err
 }

@@ -24,8 +24,9 @@ const (
 	stateLoggedIn = "LOGGED_IN"
 	stateRunning  = "running" // of a SCSI disk
 	stateOffline  = "offline"
-	anyTarget     = ""  // for sessions: all of them
-	sectorBytes   = 512 // the unit of every size in sysfs, whatever the disk's block size
+	stateBlocked  = "blocked" // the kernel waits for its session
+	anyTarget     = ""        // for sessions: all of them
+	sectorBytes   = 512       // the unit of every size in sysfs, whatever the disk's block size
 )
 
 // session is one iSCSI session of this host, to one portal of one target.
@@ -303,6 +304,13 @@ func (d disk) running() bool {
 func (d disk) offline() bool {
 	state, err := attribute(d.dir, "state")
 	return err == nil && state == stateOffline
+}
+
+// blocked says that the kernel keeps what is sent to the disk until its session is
+// back, or for as long as recovery_tmo says.
+func (d disk) blocked() bool {
+	state, err := attribute(d.dir, "state")
+	return err == nil && state == stateBlocked
 }
 
 // size is the capacity the kernel uses for a block device, in bytes.

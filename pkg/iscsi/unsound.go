@@ -37,7 +37,7 @@ func (i *Initiator) UnsoundRecords(ctx context.Context) ([]UnsoundRecord, error)
 				return nil, fmt.Errorf("list the node records: %w", err)
 			}
 			for _, r := range all {
-				if !r.sound(t.Name()) {
+				if !r.whole(t.Name()) {
 					found = append(found, UnsoundRecord{IQN: t.Name(), Path: r.path})
 				}
 			}

@@ -54,7 +54,7 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 		if err = s.checkStaged(rec, device); err != nil {
 			return 0, err
 		}
-		err = op.own(ctx, "growing the file system", func(ctx context.Context) error {
+		err = s.own(ctx, op, rec, "growing the file system", func(ctx context.Context) error {
 			return s.ensureGrown(ctx, rec.FSType, device.Path, rec.Staging, bytes)
 		})
 		if err != nil {

@@ -83,11 +83,14 @@ func (a array) String() string {
 	return fmt.Sprintf("array at %s with %d volumes here", join(a.portals), len(a.targets))
 }
 
-// arrays sorts the staged volumes by array: volumes that have a portal in common
-// are of one.
+// arrays sorts the volumes that are staged, or are to be, by array: volumes that have a
+// portal in common are of one.
 func arrays(records []*record) []array {
 	var all []array
 	for _, rec := range records {
+		if rec.Released {
+			continue
+		}
 		merged := array{portals: slices.Clone(rec.Target.Portals), targets: []recordTarget{rec.Target}}
 		var rest []array
 		for _, a := range all {

@@ -16,7 +16,6 @@ import (
 	"io"
 	"maps"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -192,8 +191,8 @@ type recordStore interface {
 // is no initiator name or one that every fresh installation carries: two such
 // nodes would be one to the array (FM 10).
 func New(cfg Config) (*Server, error) {
-	if err := checkNodeID(cfg.NodeID); err != nil {
-		return nil, err
+	if err := iscsi.CheckName(cfg.NodeID); err != nil {
+		return nil, fmt.Errorf("node: %w; write a name of its own into /etc/iscsi/initiatorname.iscsi, e.g. with iscsi-iname, and restart iscsid", err)
 	}
 	switch {
 	case cfg.Attacher == nil || cfg.Mounts == nil || cfg.Devices == nil || cfg.Runner == nil || cfg.Clock == nil:
@@ -238,30 +237,6 @@ func orDefault[T time.Duration | int64](v, otherwise T) T {
 		return otherwise
 	}
 	return v
-}
-
-// checkNodeID wants an iSCSI name (RFC 3720, 3.2.6) with a part of its own.
-func checkNodeID(id string) error {
-	const remedy = "write a unique InitiatorName into /etc/iscsi/initiatorname.iscsi, e.g. with iscsi-iname, and restart iscsid"
-	kind, rest, _ := strings.Cut(id, ".")
-	switch {
-	case id == "":
-		return errors.New("node: the initiator name is empty; " + remedy)
-	case len(id) > 223 || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return fmt.Errorf("node: %q is no initiator name; %s", id, remedy)
-	case kind == "eui" || kind == "naa":
-		if rest == "" || strings.Trim(rest, "0") == "" {
-			return fmt.Errorf("node: initiator name %q holds no number; %s", id, remedy)
-		}
-		return nil
-	case kind != "iqn":
-		return fmt.Errorf("node: %q is no initiator name, it does not begin with iqn., eui. or naa.; %s", id, remedy)
-	}
-	_, unique, found := strings.Cut(rest, ":")
-	if !found || strings.Trim(unique, ":0") == "" || strings.Contains(id, "@") {
-		return fmt.Errorf("node: initiator name %q has no part of its own, every host would carry it; %s", id, remedy)
-	}
-	return nil
 }
 
 // NodeGetCapabilities lists what is whole.

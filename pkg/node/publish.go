@@ -52,7 +52,7 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 		return err
 	}
 	p := &publication{record: rec, device: device, numbers: numbers, at: published{Path: target, ReadOnly: r.ReadOnly || rec.ReadOnly}, oneTarget: r.Capability.OneTarget}
-	return op.own(ctx, "binding the target path", func(context.Context) error { return s.ensurePublished(p) })
+	return s.own(ctx, op, rec, "binding the target path", func(context.Context) error { return s.ensurePublished(p) })
 }
 
 // stagedRecord returns the record of a staged volume that fits the request. When

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -140,11 +141,23 @@ func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []
 		case l.Reason == ReasonDegraded:
 			l.Outcome, l.Evidence = Waits, l.Evidence+"; it does not answer other volumes either"
 		default:
-			l.Outcome, l.Error = Failed, fmt.Sprint(healErr)
+			l.Outcome, l.Error = Failed, whyNot(mended, healErr)
 		}
 		p.found(l.Finding)
 	}
 	return nil
+}
+
+// whyNot says why something is as it was although Heal was at it.
+func whyNot(m iscsi.Mended, healErr error) string {
+	errs := []error{healErr}
+	for _, portal := range slices.SortedFunc(maps.Keys(m.Failed), netip.AddrPort.Compare) {
+		errs = append(errs, m.Failed[portal])
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err.Error()
+	}
+	return "it is still so after all that could be tried"
 }
 
 // worthTrying leaves out portals at which logins of this pass had no answer: each

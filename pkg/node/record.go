@@ -35,6 +35,7 @@ type record struct {
 	ReadOnly bool         `json:"readOnly"`
 	Format   format       `json:"format"`
 	Targets  []published  `json:"targets,omitempty"`
+	Released bool         `json:"released,omitempty"` // nothing of it is attached, and the record stays for Format's sake
 }
 
 // published is a target path that was bound, or was about to be.

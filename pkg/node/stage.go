@@ -59,7 +59,11 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 	}
 	faultpoint.At("stage: record written")
 	device, err := s.fulfil(ctx, op, rec, r)
-	if err == nil || !final(err) || len(at(mounts, staging)) > 0 {
+	if err == nil {
+		s.lost.Delete(r.Volume) // what is written from now on is told of anew
+		return nil
+	}
+	if !final(err) || len(at(mounts, staging)) > 0 {
 		return err
 	}
 	return s.giveUp(ctx, op, rec, device, err)
@@ -79,7 +83,7 @@ func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stage
 	if rec.Mode == modeBlock {
 		err = s.limitBlock(rec, device)
 	} else {
-		err = op.own(ctx, "preparing and mounting the file system", func(ctx context.Context) error {
+		err = s.own(ctx, op, rec, "preparing and mounting the file system", func(ctx context.Context) error {
 			return s.ensureStaged(ctx, rec, device, r)
 		})
 	}
@@ -103,8 +107,13 @@ func (s *Server) giveUp(ctx context.Context, op *operation, rec *record, device 
 	if err == nil {
 		err = s.takeDown(ctx, op, rec, rec.Staging, numbers)
 	}
-	if err == nil && rec.Format.State == "" {
+	switch {
+	case err != nil:
+	case rec.Format.State == formatNone:
 		err = s.records.remove(rec.Volume)
+	default:
+		rec.Released = true
+		err = s.records.save(rec)
 	}
 	if err == nil || errors.Is(err, errInUse) || errors.Is(err, iscsi.ErrBusy) {
 		return cause

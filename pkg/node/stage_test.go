@@ -156,6 +156,11 @@ func TestAStageThatFailsForGoodRemembersItsMkfs(t *testing.T) {
 			if n := len(m.records()); n != 1 {
 				t.Fatalf("%d records are left, want 1", n)
 			}
+			// Its sessions were ended; that is no outage of the array.
+			health, err := m.server.NodeGetStorageHealth(m.ctx(), &csi.NodeGetStorageHealthRequest{})
+			if ok(t, err); len(health.GetBackendHealth()) > 0 {
+				t.Errorf("health of the storage: %v", health)
+			}
 			ok(t, v.stage(), v.unstage())
 			m.nothingLeft()
 		})

@@ -18,10 +18,21 @@ import (
 // its SCSI address and session, the session to the target's name and portals. It
 // is how a volume whose record is lost is taken down whole (FM 5).
 func (d hostDevices) Origin(n Number) (iscsi.Target, error) {
-	dir, err := filepath.EvalSymlinks(filepath.Join(d.sysfs, "dev/block", n.String()))
+	place := filepath.Join(d.sysfs, "dev/block", n.String())
+	dir, err := filepath.EvalSymlinks(place)
 	if err != nil {
 		return iscsi.Target{}, fmt.Errorf("device %s: %w", n, err)
 	}
+	target, err := d.origin(n, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, statErr := os.Lstat(place); statErr == nil { // it is there, and does not say what a LUN says
+			err = fmt.Errorf("%w: %v", ErrNotISCSI, err) //nolint:errorlint // else it would count as gone
+		}
+	}
+	return target, err
+}
+
+func (d hostDevices) origin(n Number, dir string) (iscsi.Target, error) {
 	bytes, err := d.Size(n)
 	if err != nil {
 		return iscsi.Target{}, err

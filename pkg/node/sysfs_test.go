@@ -96,6 +96,18 @@ func TestOriginOfAMapAndOfAPath(t *testing.T) {
 	}
 }
 
+// FM 7: a disk that is there and does not say what a LUN says is no disk that is gone,
+// whose mount may be taken off.
+func TestADiskThatDoesNotSayWhoItIsIsNotGone(t *testing.T) {
+	root := sysfsTree(t)
+	if err := os.Remove(filepath.Join(root, "devices/platform/host2/session1/target2:0:0/2:0:0:0/vpd_pg80")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := NewDevices(root).Origin(Number{8, 16}); !errors.Is(err, ErrNotISCSI) || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %+v, %v, want ErrNotISCSI alone", got, err)
+	}
+}
+
 func TestSizeIsSysfsSectors(t *testing.T) {
 	d := NewDevices(sysfsTree(t))
 	if got, err := d.Size(Number{253, 0}); got != 1<<30 || err != nil {

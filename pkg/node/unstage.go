@@ -64,13 +64,14 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 		return err
 	}
 	faultpoint.At("unstage: detached")
+	s.lost.Delete(r.Volume)
 	return s.records.remove(r.Volume)
 }
 
 // takeDown unmounts the staging path and detaches the volume, whose device has
 // these numbers; its record stays.
 func (s *Server) takeDown(ctx context.Context, op *operation, rec *record, staging string, numbers map[Number]bool) error {
-	err := op.own(ctx, "unmounting", func(ctx context.Context) error { return s.takeOff(ctx, rec, staging, numbers) })
+	err := s.own(ctx, op, rec, "unmounting", func(ctx context.Context) error { return s.takeOff(ctx, rec, staging, numbers) })
 	if err != nil {
 		return err
 	}
@@ -138,59 +139,56 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 	if len(there) == 0 {
 		return nil
 	}
-	return s.renouncing(ctx, rec, func() error {
-		if err := s.writeOut(rec, there); err != nil {
+	s.renounce(ctx, rec)
+	if err := s.writeOut(rec, there); err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(there) {
+		if err := s.unmount(m.Path); err != nil {
 			return err
 		}
-		for _, m := range slices.Backward(there) {
-			if err := s.unmount(m.Path); err != nil {
+	}
+	return nil
+}
+
+// own is operation.own for a step that may wait for the volume's device. Without a
+// path it waits for as long as multipath says, which may be for ever. As long as it
+// lasts it is looked whether the array has taken this node out of the volume's ACL:
+// then nothing comes back and nothing can be written any more (FM 21).
+func (s *Server) own(ctx context.Context, op *operation, rec *record, what string, step func(context.Context) error) error {
+	const every = 10 * time.Second
+	return op.own(ctx, what, func(ctx context.Context) error {
+		done := make(chan error, 1)
+		go func() { done <- survive(ctx, step) }()
+		again := time.NewTicker(every)
+		defer again.Stop()
+		for {
+			select {
+			case err := <-done:
 				return err
+			case <-again.C:
+				s.renounce(ctx, rec)
 			}
 		}
-		s.lost.Delete(rec.Volume)
-		return nil
 	})
 }
 
-// renouncing takes a step that writes out what the volume's file system holds back,
-// as an unmount does. Without a path it waits, for as long as multipath says. Before
-// it and as long as it lasts it is looked whether the array has taken this node out
-// of the volume's ACL: then nothing can be written any more, and the step must not
-// wait for ever (FM 21).
-func (s *Server) renouncing(ctx context.Context, rec *record, step func() error) error {
-	const every = 10 * time.Second
-	done := make(chan error, 1)
-	renounce := func() {
-		if err := survive(ctx, func(ctx context.Context) error { return s.attacher.Renounce(ctx, rec.target()) }); err != nil {
-			klog.FromContext(ctx).Info("Cannot tell whether the array still admits this node", "volume", rec.Volume, "target", rec.Target.IQN, "err", err)
-		}
-	}
-	renounce()
-	go func() { done <- survive(ctx, func(context.Context) error { return step() }) }()
-	again := time.NewTicker(every)
-	defer again.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-again.C:
-			renounce()
-		}
+// renounce lets what waits for the volume's device fail, if the array refuses this node.
+func (s *Server) renounce(ctx context.Context, rec *record) {
+	if err := survive(ctx, func(ctx context.Context) error { return s.attacher.Renounce(ctx, rec.target()) }); err != nil {
+		klog.FromContext(ctx).Info("Cannot tell whether the array still admits this node", "volume", rec.Volume, "target", rec.Target.IQN, "err", err)
 	}
 }
 
 // writeOut writes what the file system holds back, as an unmount does, which does
 // not say when that fails. What cannot be written the kernel drops: that is told,
-// once, by an error, and the repeat goes on, for it does not come back (FM 21). A
-// file system that had shut down before has told its writers.
+// once, by an error, and the repeat goes on, for it does not come back (FM 21). So it
+// is of a file system that had shut down before: who wrote without a sync never heard.
 func (s *Server) writeOut(rec *record, there []Mount) error {
 	if rec.ReadOnly {
 		return nil
 	}
 	path := there[len(there)-1].Path
-	if s.devices.Alive(path) != nil {
-		return nil //nolint:nilerr // see above
-	}
 	err := s.devices.Sync(path)
 	if err == nil || errors.Is(err, unix.EROFS) { // an ext4 that stopped before is read-only
 		return nil

@@ -192,8 +192,8 @@ func TestUnstageRenouncesWhatTheArrayRefuses(t *testing.T) {
 }
 
 // FM 21: an unmount does not say that it dropped what it could not write, so it is
-// tried before. It is told once, for the data will not come back; a file system
-// that shut down before has told its writers.
+// tried before. It is told once, for the data will not come back; so it is of a file
+// system that answers nothing any more, which may have dirty pages all the same.
 func TestWhatCannotBeWrittenAtUnstageIsTold(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")
@@ -210,14 +210,26 @@ func TestWhatCannotBeWrittenAtUnstageIsTold(t *testing.T) {
 	ok(t, v.stage())
 	m.Fail("alive", errDevice)
 	m.Fail("sync", errDevice)
+	want(t, v.unstage(), codes.DataLoss) // a volume that was told of before is told of anew
 	ok(t, v.unstage())
 	m.nothingLeft()
+	m.Fail("sync", errDevice)
 	v.cap = mountCap("xfs", csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY)
-	ok(t, v.stage(), v.unstage()) // nothing was written; the failure is still to come
+	ok(t, v.stage(), v.unstage()) // nothing was written
 	m.nothingLeft()
-	v.cap = mountCap("xfs", writer)
+}
+
+// FM 21: a pod that comes back after a loss was told writes anew, and what is lost of
+// that is told too.
+func TestALossIsToldAgainOfWhatWasWrittenAfterIt(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
 	ok(t, v.stage())
-	want(t, v.unstage(), codes.DataLoss) // a volume that was told of before is told of anew
+	for range 2 {
+		m.Fail("sync", errDevice)
+		want(t, v.unstage(), codes.DataLoss, v.id)
+		ok(t, v.stage()) // it is mounted still
+	}
 	ok(t, v.unstage())
 	m.nothingLeft()
 }
