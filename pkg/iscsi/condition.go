@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"slices"
 )
 
@@ -81,7 +80,7 @@ func (i *Initiator) Condition(ctx context.Context, t Target) (Condition, error) 
 		}
 		if n := slices.IndexFunc(disks, func(d disk) bool { return d.lun == t.LUN }); n >= 0 {
 			p.describe(disks[n])
-			if m, mapErr := holdingMap(i.sysfs, disks[n]); mapErr == nil {
+			if m, held, mapErr := i.sysfs.holding(disks[n]); mapErr == nil && held {
 				over = m
 			}
 		}
@@ -118,20 +117,6 @@ func (p *PathCondition) describe(d disk) {
 	if id, err := d.cached(); err == nil {
 		p.Serial = id.Serial
 	}
-}
-
-// holdingMap is the multipath map a disk is part of, whoever's it is.
-func holdingMap(y sysfs, d disk) (dmap, error) {
-	holders, err := d.blockDevice().holders()
-	if err != nil {
-		return dmap{}, err
-	}
-	for _, h := range holders {
-		if m, err := readMap(filepath.Join(y.root, "block", h)); err == nil {
-			return m, nil
-		}
-	}
-	return dmap{}, errNotMultipath
 }
 
 func (i *Initiator) mapCondition(ctx context.Context, m dmap) *MapCondition {

@@ -299,13 +299,13 @@ func (t Target) rank(portal netip.AddrPort) int {
 // each runs fn for all items at the same time and joins the errors.
 func each[T any](items []T, fn func(T) error) error { return together(eachOf(items, fn)...) }
 
-// eachOf runs fn for all items at the same time and answers the error of each.
-func eachOf[T any](items []T, fn func(T) error) []error {
-	errs := make([]error, len(items))
+// eachOf runs fn for all items at the same time and answers what it said of each.
+func eachOf[T, R any](items []T, fn func(T) R) []R {
+	said := make([]R, len(items))
 	var wait sync.WaitGroup
 	for n, item := range items {
-		wait.Go(func() { errs[n] = fn(item) })
+		wait.Go(func() { said[n] = fn(item) })
 	}
 	wait.Wait()
-	return errs
+	return said
 }

@@ -354,16 +354,18 @@ func (i *Initiator) disconnect(ctx context.Context, t Target) error {
 	if err != nil {
 		return err
 	}
-	empty := make([]*vacant, len(sessions)) // nil: kept, for another LUN's sake or because it failed
-	numbers := make([]int, len(sessions))
-	for n := range numbers {
-		numbers[n] = n
+	type outcome struct {
+		*vacant
+
+		err error
 	}
-	err = each(numbers, func(n int) (failed error) {
-		empty[n], failed = i.vacate(ctx, t, sessions[n])
-		return failed
-	})
-	ending := slices.DeleteFunc(empty, func(v *vacant) bool { return v == nil })
+	var ending []*vacant // the others are kept, for another LUN's sake or because it failed
+	for _, o := range eachOf(sessions, func(s session) outcome { v, err := i.vacate(ctx, t, s); return outcome{v, err} }) {
+		err = together(err, o.err)
+		if o.vacant != nil {
+			ending = append(ending, o.vacant)
+		}
+	}
 	if len(ending) == len(sessions) && len(ending) > 1 {
 		err = together(err, i.endAll(ctx, t, ending))
 	} else {

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -106,12 +105,7 @@ func (i *Initiator) resume(ctx context.Context, t Target, seen MapCondition, don
 
 // rejoin logs in to portals by the node records that are there.
 func (i *Initiator) rejoin(ctx context.Context, t Target, portals []netip.AddrPort, done *Mended) {
-	errs := make([]error, len(portals))
-	var wait sync.WaitGroup
-	for n, p := range portals {
-		wait.Go(func() { errs[n] = i.relogin(ctx, t, p) })
-	}
-	wait.Wait()
+	errs := eachOf(portals, func(p netip.AddrPort) error { return i.relogin(ctx, t, p) })
 	for n, p := range portals {
 		if errs[n] == nil {
 			done.LoggedIn = append(done.LoggedIn, p)

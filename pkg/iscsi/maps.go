@@ -150,8 +150,24 @@ func (m dmap) slaveBut(disks []disk) string {
 	return ""
 }
 
-// mapOf finds the multipath map that a disk is part of.
+// mapOf finds the multipath map that a disk is part of, and refuses one of another LUN.
 func (y sysfs) mapOf(d disk) (dmap, bool, error) {
+	m, held, err := y.holding(d)
+	if err != nil || !held {
+		return dmap{}, false, err
+	}
+	id, err := d.cached()
+	if err != nil {
+		return dmap{}, false, err
+	}
+	if m.wwid != id.WWID {
+		return dmap{}, false, fmt.Errorf("%w: %s with WWID %s is part of %s, the map of %s", ErrForeign, d.name, id.WWID, m.name, m.wwid)
+	}
+	return m, true, nil
+}
+
+// holding finds the multipath map that a disk is part of, whoever's it is.
+func (y sysfs) holding(d disk) (dmap, bool, error) {
 	holders, err := d.blockDevice().holders()
 	if err != nil {
 		return dmap{}, false, err
@@ -161,17 +177,7 @@ func (y sysfs) mapOf(d disk) (dmap, bool, error) {
 		if gone(err) || errors.Is(err, errNotMultipath) {
 			continue // something else is built on the disk; users names it
 		}
-		if err != nil {
-			return dmap{}, false, err
-		}
-		id, err := d.cached()
-		if err != nil {
-			return dmap{}, false, err
-		}
-		if m.wwid != id.WWID {
-			return dmap{}, false, fmt.Errorf("%w: %s with WWID %s is part of %s, the map of %s", ErrForeign, d.name, id.WWID, m.name, m.wwid)
-		}
-		return m, true, nil
+		return m, err == nil, err
 	}
 	return dmap{}, false, nil
 }

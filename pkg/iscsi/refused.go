@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -67,12 +66,7 @@ func (i *Initiator) AskAdmission(ctx context.Context, t Target) (Refusal, error)
 		return Refusal{}, err
 	}
 	portals := t.portals()
-	answers := make([]string, len(portals))
-	var wait sync.WaitGroup
-	for n, p := range portals {
-		wait.Go(func() { answers[n] = i.askPortal(ctx, p, name, t.IQN) })
-	}
-	wait.Wait()
+	answers := eachOf(portals, func(p netip.AddrPort) string { return i.askPortal(ctx, p, name, t.IQN) })
 	r := Refusal{Others: make(map[netip.AddrPort]string)}
 	for n, p := range portals {
 		if answers[n] == "" {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -59,17 +58,11 @@ func (i *Initiator) verify(ctx context.Context, t Target, disks []disk) ([]path,
 func (i *Initiator) examine(ctx context.Context, disks []disk) []path {
 	ctx, cancel := context.WithTimeout(ctx, min(identifyTimeout, i.cfg.DiskTimeout))
 	defer cancel()
-	paths := make([]path, len(disks))
-	var wait sync.WaitGroup
-	for n, d := range disks {
-		wait.Go(func() {
-			node := filepath.Join(i.cfg.Dev, d.name)
-			fresh, err := bounded(ctx, &i.bounds, "identify "+node, func() (identity, error) { return i.identify(ctx, node, d) })
-			paths[n] = path{disk: d, fresh: fresh, err: err}
-		})
-	}
-	wait.Wait()
-	return paths
+	return eachOf(disks, func(d disk) path {
+		node := filepath.Join(i.cfg.Dev, d.name)
+		fresh, err := bounded(ctx, &i.bounds, "identify "+node, func() (identity, error) { return i.identify(ctx, node, d) })
+		return path{disk: d, fresh: fresh, err: err}
+	})
 }
 
 // identify asks one disk. A disk that has only just appeared cannot be opened for
