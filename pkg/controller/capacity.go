@@ -15,8 +15,10 @@ import (
 // GetCapacity tells how much a class could still make at a place: what is free on
 // the media of the class, divided by its copies, in whole GiB. Where CreateVolume
 // may choose between backends the free space of all counts, and the largest volume
-// is what the largest of them takes. A class with a mistake has the capacity of an
-// empty one: it is CreateVolume that tells, where claims show it.
+// is what the largest of them takes. While no backend is told where it is, every
+// node reaches every volume, and a place has what there is anywhere. A class with a
+// mistake has the capacity of an empty one: it is CreateVolume that tells, where
+// claims show it.
 func (s *Server) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	want, err := parseCapacity(req)
 	if err != nil {
@@ -54,6 +56,11 @@ func (s *Server) room(ctx context.Context, want capacityRequest) (room, error) {
 		return all, nil
 	}
 	candidates, err := s.candidates(want.Parameters, want.Place)
+	if errors.Is(err, errPlaceless) {
+		// Nodes have places, backends not yet: external-provisioner asks for each place of a
+		// node, and without an answer the scheduler takes every array for full.
+		candidates, err = s.candidates(want.Parameters, nil)
+	}
 	if errors.Is(err, errPlace) {
 		return all, nil
 	}

@@ -121,8 +121,6 @@ func TestCapacityOfWhatCannotBe(t *testing.T) {
 	if got := l.capacity(t, can); got == zero {
 		t.Error("a file system for one writer: nothing is free")
 	}
-	_, err := l.GetCapacity(t.Context(), &csi.GetCapacityRequest{AccessibleTopology: place("zone", "a")})
-	wantCode(t, "a place without topology", err, codes.InvalidArgument, "VOLUME_ACCESSIBILITY_CONSTRAINTS")
 }
 
 func TestCapacityOfAPlace(t *testing.T) {
@@ -181,4 +179,18 @@ func TestCapacityOfAClusterWithoutPlaces(t *testing.T) {
 	if got, want := l.capacity(t, class(), at()), l.capacity(t, class()); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
+}
+
+// TestCapacityOfAPlaceWhileNoBackendHasOne: external-provisioner asks for the places of nodes, whatever the
+// controller offers, and the scheduler takes no answer for no space. CreateVolume is not asked for a place then.
+func TestCapacityOfAPlaceWhileNoBackendHasOne(t *testing.T) {
+	l := start(t, mixedArray)
+	l.addBackend(t, "other", map[string]string{"endpoint": start(t, func(c *sim.Config) { c.Capacity = 300 << 30 }).array.URL})
+	for _, class := range []func(*csi.GetCapacityRequest){class(), class("backend", "other")} {
+		if got, want := l.capacity(t, class, at("zone", "a")), l.capacity(t, class); got != want {
+			t.Errorf("got %v, want %v as anywhere", got, want)
+		}
+	}
+	_, err := l.CreateVolume(t.Context(), createRequest("a", within(zone("a"), nil)))
+	wantCode(t, "CreateVolume", err, codes.InvalidArgument, "VOLUME_ACCESSIBILITY_CONSTRAINTS")
 }
