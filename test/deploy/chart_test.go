@@ -37,9 +37,14 @@ func loadChart(t *testing.T) *chart.Chart {
 	return c
 }
 
-// render renders the chart as "helm install --namespace datera-csi" does, the check
-// of the values against their schema included.
+// render renders the chart as "helm install --namespace datera-csi" does on the
+// newest Kubernetes, the check of the values against their schema included.
 func render(t *testing.T, values string) (map[string]string, error) {
+	t.Helper()
+	return renderFor(t, "v1.37.0", values)
+}
+
+func renderFor(t *testing.T, kubernetes, values string) (map[string]string, error) {
 	t.Helper()
 	c := loadChart(t)
 	given, err := chartutil.ReadValues([]byte(values))
@@ -47,15 +52,13 @@ func render(t *testing.T, values string) (map[string]string, error) {
 		t.Fatal(err)
 	}
 	options := chartutil.ReleaseOptions{Name: "datera-csi", Namespace: "datera-csi", IsInstall: true, Revision: 1}
-	all, err := chartutil.ToRenderValues(c, given, options, chartutil.DefaultCapabilities)
+	cluster := chartutil.DefaultCapabilities.Copy()
+	cluster.KubeVersion = chartutil.KubeVersion{Version: kubernetes}
+	all, err := chartutil.ToRenderValues(c, given, options, cluster)
 	if err != nil {
 		return nil, err
 	}
-	out, err := engine.Render(c, all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out, nil
+	return engine.Render(c, all)
 }
 
 // objects decodes what the chart renders, strictly.
@@ -187,12 +190,32 @@ func TestTheSchemaRefusesWhatNobodyReads(t *testing.T) {
 		"a class of no name":    {"storageClasses: [{parameters: {}}]", "name"},
 		"an argument of no use": {"node: {extraArgs: [multipath]}", "extraArgs"},
 		"a relative directory":  {"node: {kubeletDir: var/lib/kubelet}", "kubeletDir"},
+		"a label no pod gets":   {"node: {topologyKeys: [example.com/rack]}", "topologyKeys"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := render(t, c.values); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want it to name %s", err, c.want)
 			}
 		})
+	}
+}
+
+// TestPlacesByLabelNeedAKubernetesThatCopiesThem to pods; without them the chart
+// would install, and every node would say that it is nowhere.
+func TestPlacesByLabelNeedAKubernetesThatCopiesThem(t *testing.T) {
+	const zone = "node: {topologyKeys: [topology.kubernetes.io/zone, topology.kubernetes.io/region]}"
+	for _, old := range []string{"v1.34.0", "v1.34.9-gke.100"} {
+		if _, err := renderFor(t, old, zone); err == nil || !strings.Contains(err.Error(), "--topology=") {
+			t.Errorf("%s: got %v, want it to name the flag", old, err)
+		}
+		if _, err := renderFor(t, old, ""); err != nil {
+			t.Errorf("%s without places: %v", old, err)
+		}
+	}
+	for _, fit := range []string{"v1.35.0", "v1.35.0-eks.1", "v1.36.2+k3s1"} {
+		if _, err := renderFor(t, fit, zone); err != nil {
+			t.Errorf("%s: %v", fit, err)
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{- /* topology.kubernetes.io/zone is the variable ZONE */}}
+{{- /* topology.kubernetes.io/zone is the variable ZONE. The schema takes no two keys that would share one. */}}
 {{- define "datera-csi.variable" -}}
 {{ regexReplaceAll "[^A-Z0-9]" (base . | upper) "_" }}
 {{- end }}
