@@ -189,6 +189,35 @@ func excess(p pod, c corev1.Container) []string {
 	return found
 }
 
+// TestWhoUsesTheHostsFilesMayWhereSELinuxEnforces: a container that is not privileged
+// has a type there that reaches no directory of the host.
+func TestWhoUsesTheHostsFilesMayWhereSELinuxEnforces(t *testing.T) {
+	seen := 0
+	for _, dir := range kustomizations(t) {
+		for _, p := range pods(build(t, dir)) {
+			for _, c := range p.containers() {
+				if privileged(p, c) || !usesHost(p, c) {
+					continue
+				}
+				seen++
+				if o := c.SecurityContext.SELinuxOptions; o == nil || o.Type != "spc_t" {
+					t.Errorf("%s: %s/%s: SELinux options %v", dir, p.name, c.Name, o)
+				}
+			}
+		}
+	}
+	if seen == 0 {
+		t.Error("no container seen")
+	}
+}
+
+// usesHost says whether a container has a directory of the host mounted.
+func usesHost(p pod, c corev1.Container) bool {
+	return slices.ContainsFunc(p.spec.Volumes, func(v corev1.Volume) bool {
+		return v.HostPath != nil && slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name })
+	})
+}
+
 // TestThePluginHasNoToken: neither the controller nor the node plugin calls the
 // Kubernetes API, and neither could.
 func TestThePluginHasNoToken(t *testing.T) {
