@@ -18,6 +18,7 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -180,6 +181,54 @@ networkPolicy: false
 	}
 }
 
+// TestThePolicyLetsOutWhatTheValuesName: an endpoint or a proxy on a port of its own
+// is the controller's, what networkPolicyPorts adds is everybody's.
+func TestThePolicyLetsOutWhatTheValuesName(t *testing.T) {
+	common := []string{"443/TCP", "6443/TCP"}
+	controller := slices.Concat([]string{"53/UDP", "53/TCP"}, common, []string{"7717-7718/TCP"})
+	for name, c := range map[string]struct {
+		values           string
+		controller, node []string // besides what there is always
+	}{
+		"no port":         {"backends: [{name: a, endpoint: 'https://10.0.0.5', username: u, password: p}]", nil, nil},
+		"the array's own": {"backends: [{name: a, endpoint: 'https://10.0.0.5:7718', username: u, password: p}]", nil, nil},
+		"others, once each": {"backends: [{name: a, endpoint: 'https://10.0.0.5:8443', username: u, password: p, proxy: 'http://proxy:3128/'},\n" +
+			"{name: b, endpoint: 'https://[fd00::5]:8443/', username: u, password: p, proxy: 'http://[fd00::6]'}]",
+			[]string{"8443/TCP", "3128/TCP", "80/TCP"}, nil},
+		"a proxy by TLS": {"backends: [{name: a, endpoint: 'http://array', username: u, password: p, proxy: 'https://proxy'}]", nil, nil},
+		"what else": {"networkPolicyPorts: [5353, 16443]",
+			[]string{"5353/TCP", "5353/UDP", "16443/TCP", "16443/UDP"}, []string{"5353/TCP", "5353/UDP", "16443/TCP", "16443/UDP"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := map[string][]string{"datera-csi-controller": slices.Concat(controller, c.controller), "datera-csi-node": slices.Concat(common, c.node)}
+			if d := cmp.Diff(egress(objects(t, c.values)), want); d != "" {
+				t.Errorf("got (-), want (+):\n%s", d)
+			}
+		})
+	}
+}
+
+// egress is what each network policy lets out.
+func egress(all []runtime.Object) map[string][]string {
+	found := map[string][]string{}
+	for _, obj := range all {
+		policy, ok := obj.(*networkingv1.NetworkPolicy)
+		if !ok {
+			continue
+		}
+		for _, rule := range policy.Spec.Egress {
+			for _, port := range rule.Ports {
+				text := port.Port.String()
+				if port.EndPort != nil {
+					text += fmt.Sprintf("-%d", *port.EndPort)
+				}
+				found[policy.Name] = append(found[policy.Name], text+"/"+string(*port.Protocol))
+			}
+		}
+	}
+	return found
+}
+
 func TestTheSchemaRefusesWhatNobodyReads(t *testing.T) {
 	for name, c := range map[string]struct{ values, want string }{
 		"a misspelt value":      {"controler: {replicas: 2}", "controler"},
@@ -190,6 +239,7 @@ func TestTheSchemaRefusesWhatNobodyReads(t *testing.T) {
 		"a class of no name":    {"storageClasses: [{parameters: {}}]", "name"},
 		"an argument of no use": {"node: {extraArgs: [multipath]}", "extraArgs"},
 		"a relative directory":  {"node: {kubeletDir: var/lib/kubelet}", "kubeletDir"},
+		"a port of no number":   {"networkPolicyPorts: [dns]", "networkPolicyPorts"},
 		"a label no pod gets":   {"node: {topologyKeys: [example.com/rack]}", "topologyKeys"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -77,6 +78,42 @@ func TestExamplesNameWhatTheyNeed(t *testing.T) {
 				t.Errorf("%s: no example has the StorageClass %s", path, class)
 			}
 		}
+	}
+}
+
+// TestSnippetsOfTheDocuments: what install.md and configure.md show in YAML is taken by
+// the base, if it is of a kustomization, else by the chart as values.
+func TestSnippetsOfTheDocuments(t *testing.T) {
+	base, err := filepath.Abs(filepath.Join(manifests, "base"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	for _, doc := range []string{"install.md", "configure.md"} {
+		text, err := os.ReadFile(filepath.Join("../../docs", doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+			snippet := block[1]
+			tried++
+			if !strings.HasPrefix(snippet, "patches:") && !strings.HasPrefix(snippet, "images:") {
+				objects(t, snippet)
+				continue
+			}
+			dir := t.TempDir()
+			there, err := filepath.Rel(dir, base)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte("resources: ["+there+"]\n"+snippet), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			build(t, dir)
+		}
+	}
+	if tried < 2 {
+		t.Errorf("only %d snippets", tried)
 	}
 }
 

@@ -24,3 +24,31 @@ imagePullSecrets:
 {{- define "datera-csi.variable" -}}
 {{ regexReplaceAll "[^A-Z0-9]" (base . | upper) "_" }}
 {{- end }}
+
+{{- /* Ports of the endpoints and proxies that the values name, besides those that the policy has anyway. */}}
+{{- define "datera-csi.backendPorts" -}}
+{{- $ports := list }}
+{{- range .Values.backends }}
+{{- with .endpoint }}
+{{- $ports = append $ports (trimPrefix ":" (regexFind ":[0-9]+$" (urlParse .).host)) }}
+{{- end }}
+{{- with .proxy }}
+{{- $proxy := urlParse . }}
+{{- $ports = append $ports (trimPrefix ":" (regexFind ":[0-9]+$" $proxy.host) | default (ternary "443" "80" (eq $proxy.scheme "https"))) }}
+{{- end }}
+{{- end }}
+{{- range without (uniq $ports) "" "443" "6443" "7717" "7718" }}
+- port: {{ . }}
+  protocol: TCP
+{{- end }}
+{{- end }}
+
+{{- /* networkPolicyPorts: of the API or a proxy by TCP, of DNS by UDP, too */}}
+{{- define "datera-csi.morePorts" -}}
+{{- range .Values.networkPolicyPorts }}
+- port: {{ . }}
+  protocol: TCP
+- port: {{ . }}
+  protocol: UDP
+{{- end }}
+{{- end }}
