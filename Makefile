@@ -19,7 +19,7 @@ export CGO_ENABLED = $(if $(RACE),1,0)
 build: ## bin/datera-csi and bin/datera-sim, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
 
-image: prerequisites ## bin/datera-csi.tar and bin/datera-sim.tar, for docker load or ctr images import; ARCH=amd64,arm64 for both
+image: prerequisites ## bin/datera-csi.tar and bin/datera-sim.tar, for docker load or ctr images import; VERSION=TAG for that of the manifests, ARCH=amd64,arm64 for both
 	hack/prerequisites.sh vm
 	mkdir -p bin
 	for program in datera-csi datera-sim; do

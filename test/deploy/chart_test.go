@@ -137,6 +137,13 @@ func TestTheChartsVersionIsTheImages(t *testing.T) {
 	if c.Metadata.AppVersion != "v"+c.Metadata.Version {
 		t.Errorf("version %s of appVersion %s", c.Metadata.Version, c.Metadata.AppVersion)
 	}
+	install, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if command := "make image VERSION=" + c.Metadata.AppVersion + " "; !strings.Contains(string(install), command) {
+		t.Errorf("docs/install.md does not say %q", command)
+	}
 }
 
 func TestTheChartMakesBackendsAndClasses(t *testing.T) {
