@@ -117,6 +117,33 @@ func TestSnippetsOfTheDocuments(t *testing.T) {
 	}
 }
 
+// TestTheDocumentsShowLogsWhole: kubectl shows ten lines of each container that it finds
+// by a label, and of a Deployment or a DaemonSet one pod.
+func TestTheDocumentsShowLogsWhole(t *testing.T) {
+	docs, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	for _, doc := range docs {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range regexp.MustCompile("kubectl [^`\n|]* logs [^`\n|]*").FindAllString(string(text), -1) {
+			tried++
+			one := strings.Contains(command, " POD ")
+			all := strings.Contains(command, " -l ") && strings.Contains(command, "--tail=-1") && strings.Contains(command, "--prefix")
+			if !one && !all {
+				t.Errorf("%s: %s", doc, command)
+			}
+		}
+	}
+	if tried < 5 {
+		t.Errorf("only %d commands", tried)
+	}
+}
+
 // namedClasses are the StorageClasses that claims, volumes, StatefulSets and pods name.
 func namedClasses(objects []runtime.Object) []string {
 	var names []string
