@@ -117,6 +117,28 @@ func TestRunbookOfInitiators(t *testing.T) {
 	}
 }
 
+// TestRunbookTakesOutWhatAnotherDriverLeft in an access list: it is seen there with
+// whether it has a session, and the volume is free for the node that wants it.
+func TestRunbookTakesOutWhatAnotherDriverLeft(t *testing.T) {
+	l := start(t)
+	const busy = "iqn.2001-01.com.example:busy"
+	l.vendorVolume(t, "CSI-pvc-1", node1, node2)
+	l.vendorVolume(t, "CSI-pvc-2", busy)
+	var used object
+	l.api(t, http.MethodGet, "/app_instances/CSI-pvc-2", nil, &used)
+	l.array.LogIn(t, used.StorageInstances[0].Access.IQN, busy)
+	said := l.runbook(t, "operate-initiators.md", "admitted; take_out CSI-pvc-1 "+node2+"; admitted; take_out CSI-pvc-3 "+node2+" 2>/dev/null || echo no")
+	row := func(cells ...string) string { return strings.Join(cells, "\t") + "\n" }
+	want := row("CSI-pvc-1", node1, "idle") + row("CSI-pvc-1", node2, "idle") + row("CSI-pvc-2", busy, "in use") +
+		node2 + " is out of CSI-pvc-1\n" + row("CSI-pvc-1", node1, "idle") + row("CSI-pvc-2", busy, "in use") + "no\n"
+	if diff := cmp.Diff(said, want); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+	if _, err := l.publish(t.Context(), "CSI-pvc-1", node1); err != nil {
+		t.Error(err)
+	}
+}
+
 // What is not known whole proves of no initiator that nothing names it: a page that
 // fails, and a list that changes between two pages, spare all of them.
 func TestPruningNeedsEveryPage(t *testing.T) {
