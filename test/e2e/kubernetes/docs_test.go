@@ -25,7 +25,7 @@ var notRun = map[string]string{
 	"kubectl apply -k deploy/kubernetes/base":  "the laboratory has deployed the same with its own images, and would lose them",
 	"kubectl delete -k deploy/kubernetes/base": "the next test needs the driver",
 	"kubectl delete csidriver":                 "TestVolumesOfTheVendorsDriverAreTakenOver does it",
-	"kubectl label node NODE datera-csi/":      "TestSimulatorOfTheOverlayServesVolumes does it",
+	"kubectl label node NODE datera-csi/sim":   "TestSimulatorOfTheOverlayServesVolumes does it",
 	"kubectl -n datera-csi create secret generic datera-csi-backend-default \\\n  --from-literal": "the laboratory has made it; the one of operate.md, which replaces it, is run",
 }
 
