@@ -234,6 +234,9 @@ With --check it only looks at the host, says what is wrong and what to do, and
 exits with 1 if no volume could work here; a warning does not count. The same is
 logged at the start, and such a host is not registered until it is mended.
 
+--check and --reconcile-once know no flags of a plugin that serves on this host:
+give them the same ones.
+
 ` + hostHelp,
 		Example: `  # in a privileged pod with hostPID, /dev and the kubelet's directory
   datera-csi node

@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -45,6 +46,32 @@ func TestEveryArgumentIsUnderstood(t *testing.T) {
 	}
 	if tried < 10 {
 		t.Errorf("only %d commands tried", tried)
+	}
+}
+
+// TestCommandsInANodesPodHaveItsArguments: --check and --reconcile-once there know no flags of the plugin, so the
+// documents give them those that are not the defaults.
+func TestCommandsInANodesPodHaveItsArguments(t *testing.T) {
+	same := []string{"node", "--endpoint=unix:///csi/csi.sock", "--health-address=:9808", "--host-exec=nsenter", "--record-dir=/var/lib/datera-csi", "-v=2"}
+	for overlay, documents := range map[string][]string{"base": nil, "overlays/talos": {"configure.md", "operate.md"}} {
+		for _, p := range pods(build(t, filepath.Join(manifests, overlay))) {
+			if p.name != "datera-csi-node" {
+				continue
+			}
+			own := slices.DeleteFunc(slices.Clone(p.spec.InitContainers[0].Args), func(arg string) bool { return slices.Contains(same, arg) })
+			if len(documents) == 0 && len(own) > 0 {
+				t.Errorf("%s: %s: the documents say that none has to be given", overlay, own)
+			}
+			for _, doc := range documents {
+				text, err := os.ReadFile(filepath.Join("../../docs", doc))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !strings.Contains(string(text), strings.Join(own, " ")) {
+					t.Errorf("docs/%s does not have %s of %s", doc, own, overlay)
+				}
+			}
+		}
 	}
 }
 
