@@ -76,7 +76,11 @@ directory a backend; the StorageClass parameter "backend" names one, and
   default/username    read again at every login, so a rotated Secret just works
   default/password
   default/ca.crt      PEM; absent means that the system's roots must know the array
-  default/proxy       http://HOST:PORT; absent means none, whatever the environment says
+  default/insecure-skip-tls-verify
+                      true: any certificate will do, so whoever is between takes the
+                      password; for laboratories only; absent means false
+  default/proxy       http://HOST:PORT or https://HOST:PORT; absent means none,
+                      whatever the environment says
   default/topology    from where the array is reached, one place a line, such as
                       topology.kubernetes.io/zone=east; absent means from everywhere
 

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -33,6 +34,36 @@ func TestConfigureHasEveryFlag(t *testing.T) {
 	}
 	if err := os.WriteFile(doc, []byte(want), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestEveryFileOfABackendIsTold by the help, by docs/configure.md and by the chart.
+func TestEveryFileOfABackendIsTold(t *testing.T) {
+	told := map[string]string{"controller --help": backendsHelp}
+	for _, path := range []string{"../../docs/configure.md", "../../deploy/charts/datera-csi/templates/backends.yaml"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told[path] = string(text)
+	}
+	files := 0
+	for _, source := range []string{"backends.go", "topology.go"} {
+		text, err := os.ReadFile("../../pkg/controller/" + source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range regexp.MustCompile(`(?m)^(?:const |\t)file[A-Z]\w* *= "(.+?)"`).FindAllStringSubmatch(string(text), -1) {
+			files++
+			for where, what := range told {
+				if !strings.Contains(what, file[1]) {
+					t.Errorf("%s does not tell of %s", where, file[1])
+				}
+			}
+		}
+	}
+	if files < 8 {
+		t.Errorf("only %d files found", files)
 	}
 }
 

@@ -22,7 +22,7 @@ const (
 	filePassword = "password"                 //
 	fileCA       = "ca.crt"                   // PEM; absent: the system's roots
 	fileInsecure = "insecure-skip-tls-verify" // true: any certificate will do; absent: false
-	fileProxy    = "proxy"                    // http://HOST:PORT; absent: none, whatever the environment says
+	fileProxy    = "proxy"                    // http://HOST:PORT or https://HOST:PORT; absent: none, whatever the environment says
 )
 
 // BackendsConfig says where backends are and how to speak to them.
@@ -211,7 +211,7 @@ func parseProxy(dir, text string) (*url.URL, error) {
 	}
 	proxy, err := url.Parse(text)
 	if err != nil || proxy.Host == "" || proxy.Scheme != "http" && proxy.Scheme != "https" {
-		return nil, fmt.Errorf("file %s holds no address; write http://HOST:PORT", filepath.Join(dir, fileProxy))
+		return nil, fmt.Errorf("file %s holds no address; write http://HOST:PORT or https://HOST:PORT", filepath.Join(dir, fileProxy))
 	}
 	return proxy, nil
 }

@@ -82,6 +82,7 @@ func TestAChangedBackendGetsANewClient(t *testing.T) {
 		{"endpoint", "https://other.example", true},
 		{"insecure-skip-tls-verify", "true", true},
 		{"proxy", "http://proxy.example:3128", true},
+		{"proxy", "https://proxy.example:3128", true},
 	} {
 		backend(t, dir, "default", map[string]string{c.file: c.value})
 		after, err := b.array("default")

@@ -157,6 +157,13 @@ backends:
     caCert: |
       -----BEGIN CERTIFICATE-----
       x
+  - name: laboratory
+    endpoint: https://10.0.0.6:7718
+    username: admin
+    password: x
+    insecureSkipTLSVerify: true
+    proxy: https://proxy:3129
+    topology: topology.kubernetes.io/zone=east
   - name: made-by-hand
 storageClasses:
   - name: fast
@@ -170,6 +177,12 @@ networkPolicy: false
 	want := map[string]any{"endpoint": "https://10.0.0.5:7718", "username": "admin", "password": "p:ä#", "tenant": "/root/prod", "ca.crt": "-----BEGIN CERTIFICATE-----\nx\n"}
 	if d := cmp.Diff(secret, any(want)); d != "" {
 		t.Errorf("backend: got (-), want (+):\n%s", d)
+	}
+	secret = all["Secret/datera-csi-backend-laboratory"]["stringData"]
+	want = map[string]any{"endpoint": "https://10.0.0.6:7718", "username": "admin", "password": "x", "insecure-skip-tls-verify": "true",
+		"proxy": "https://proxy:3129", "topology": "topology.kubernetes.io/zone=east"}
+	if d := cmp.Diff(secret, any(want)); d != "" {
+		t.Errorf("laboratory: got (-), want (+):\n%s", d)
 	}
 	class := all["StorageClass/fast"]
 	if d := cmp.Diff(class["parameters"], any(map[string]any{"replica_count": "3", "round_robin": "true", "csi.storage.k8s.io/fstype": "xfs"})); d != "" {
