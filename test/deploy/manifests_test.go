@@ -141,6 +141,28 @@ func TestImagesArePinned(t *testing.T) {
 	}
 }
 
+// TestTheSnapshotControllerIsAsOldAsItsSidecar: install.md names the one, the base the other.
+func TestTheSnapshotControllerIsAsOldAsItsSidecar(t *testing.T) {
+	install, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pods(build(t, filepath.Join(manifests, "base"))) {
+		for _, c := range p.containers() {
+			_, version, found := strings.Cut(c.Image, "/csi-snapshotter:v")
+			if !found {
+				continue
+			}
+			minor := version[:strings.LastIndex(version, ".")]
+			if !strings.Contains(string(install), "external-snapshotter) "+minor+",") {
+				t.Errorf("docs/install.md does not name external-snapshotter %s", minor)
+			}
+			return
+		}
+	}
+	t.Error("the base has no snapshotter")
+}
+
 // privileged are the node plugin, which mounts, and the simulator, which works the
 // kernel's target.
 func privileged(p pod, c corev1.Container) bool {
