@@ -201,6 +201,21 @@ networkPolicy: false
 	}
 }
 
+// TestTheLogLevelIsThatOfOurPrograms: sidecars stay at the level that the base has.
+func TestTheLogLevelIsThatOfOurPrograms(t *testing.T) {
+	for _, p := range pods(objects(t, "logLevel: 5")) {
+		for _, c := range p.containers() {
+			want := "-v=2"
+			if strings.HasPrefix(c.Image, ours) {
+				want = "-v=5"
+			}
+			if !slices.Contains(c.Args, want) {
+				t.Errorf("%s/%s: %v, want %s", p.name, c.Name, c.Args, want)
+			}
+		}
+	}
+}
+
 // TestThePolicyLetsOutWhatTheValuesName: an endpoint or a proxy on a port of its own
 // is the controller's, what networkPolicyPorts adds is everybody's.
 func TestThePolicyLetsOutWhatTheValuesName(t *testing.T) {
