@@ -2,6 +2,7 @@
 package vmtest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -91,6 +92,21 @@ func SaveLogs(tb testing.TB, collect func(ctx context.Context, dir string) error
 		tb.Logf("collect logs: %v", err)
 	}
 	tb.Logf("logs of the guests are in %s", dir)
+	for _, guest := range stalled(dir) {
+		tb.Logf("a network card of %s took nothing more from its guest: the emulator's fault, which shows as a dead network", guest)
+	}
+}
+
+// stalled names the guests whose kernel says in its log that a network card hangs.
+func stalled(dir string) []string {
+	var guests []string
+	logs, _ := filepath.Glob(filepath.Join(dir, "*", "dmesg.log")) // fails for a bad pattern only
+	for _, path := range logs {
+		if text, err := os.ReadFile(path); err == nil && bytes.Contains(text, []byte("NETDEV WATCHDOG")) {
+			guests = append(guests, filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return guests
 }
 
 // Sh runs a script in a guest and returns its output without the last newline; failure ends the test.
