@@ -43,21 +43,22 @@ const (
 func arrows() map[string][]string {
 	return map[string][]string{
 		"cmd/datera-csi": {
-			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/kube", "internal/rpc", "internal/topology",
+			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/kube", "internal/mountinfo", "internal/rpc", "internal/topology",
 			csiSpec, cobra, pflag, grpcModule, klog, mountUtils,
 		},
 		"cmd/datera-sim":             {"internal/sim", "internal/lio", "internal/durable", cobra, klog},
 		"pkg/identity":               {csiSpec, klog, protobuf},
 		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/filesystem", "internal/publishctx", "internal/health", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf, xSync},
-		"pkg/node":                   {"pkg/iscsi", "internal/durable", "internal/filesystem", "internal/faultpoint", "internal/publishctx", "internal/health", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
+		"pkg/node":                   {"pkg/iscsi", "internal/durable", "internal/filesystem", "internal/faultpoint", "internal/mountinfo", "internal/publishctx", "internal/health", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
 		"pkg/node/nodetest":          {"pkg/node", "pkg/iscsi", mountUtils}, // test support
 		"pkg/dateraclient":           {},
-		"pkg/iscsi":                  {"internal/faultpoint", klog, xSys},
+		"pkg/iscsi":                  {"internal/faultpoint", "internal/mountinfo", klog, xSys},
 		"internal/durable":           {},
 		"internal/faultpoint":        {},
 		"internal/faultpoint/points": {}, // test support
 		"internal/health":            {csiSpec},
 		"internal/keylock":           {},
+		"internal/mountinfo":         {"internal/filesystem"},
 		"internal/kube":              {klog},
 		"internal/filesystem":        {},
 		"internal/publishctx":        {"internal/filesystem", "pkg/iscsi"},

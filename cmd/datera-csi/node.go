@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 	mount "k8s.io/mount-utils"
 
+	"github.com/datera-csi/datera-csi/internal/mountinfo"
 	"github.com/datera-csi/datera-csi/internal/topology"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 	"github.com/datera-csi/datera-csi/pkg/node"
@@ -191,7 +192,7 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 	service, err := node.New(node.Config{
 		NodeID:         name,
 		Attacher:       initiator,
-		Mounts:         node.NewMounts(mount.NewWithoutSystemd(""), node.Mountinfo("/proc/self/mountinfo")),
+		Mounts:         node.NewMounts(mount.NewWithoutSystemd(""), mountinfo.File("/proc/self/mountinfo")),
 		Devices:        node.NewDevices("/sys"),
 		Runner:         f.tools(),
 		Kernel:         strings.TrimSpace(string(kernel)),

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/netip"
 	"time"
+
+	"github.com/datera-csi/datera-csi/internal/mountinfo"
 )
 
 // What tests outside of the package need of its inside.
@@ -52,10 +54,11 @@ func SoundRecord(text []byte, iqn string) bool {
 }
 
 // MountUses says whether the mounts use a device.
-func MountUses(mountinfo, name, dev string) (point string, uses bool) {
-	for _, m := range parseMounts(mountinfo) {
-		if m.uses(blockDevice{name: name, dev: dev}) {
-			return m.point, true
+func MountUses(table, name, dev string) (point string, used bool) {
+	mounts, _ := mountinfo.Parse([]byte(table))
+	for _, m := range mounts {
+		if uses(m, blockDevice{name: name, dev: dev}) {
+			return m.Path, true
 		}
 	}
 	return "", false

@@ -2,7 +2,6 @@ package iscsi
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -147,30 +146,20 @@ func (i *Initiator) inspectUsers(s *Shape) error {
 	if err != nil {
 		return err
 	}
+	var known []string
+	if s.Map != nil {
+		known = append(known, s.Map.Name)
+	}
 	for _, b := range s.tops(i.sysfs) {
-		parts, err := b.parts()
+		found, err := usesOf(mounts, b, known...)
 		if err != nil {
 			return err
 		}
-		partMaps, err := b.partitionMaps()
-		if err != nil {
-			return err
-		}
-		for _, p := range append(parts, partMaps...) {
-			for _, m := range mounts {
-				if m.uses(p) {
-					s.Mounts = append(s.Mounts, m.point)
-				}
-			}
-			holders, err := p.holders()
-			if err != nil {
-				return fmt.Errorf("what is built on %s: %w", p.name, err)
-			}
-			for _, h := range holders {
-				ofMap := s.Map != nil && h == s.Map.Name
-				if !ofMap && !slices.ContainsFunc(partMaps, func(m blockDevice) bool { return m.name == h }) {
-					s.Holders = append(s.Holders, h)
-				}
+		for _, u := range found {
+			if u.partOf != "" {
+				s.Holders = append(s.Holders, u.partOf)
+			} else {
+				s.Mounts = append(s.Mounts, u.mountedAt)
 			}
 		}
 	}

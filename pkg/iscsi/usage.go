@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/datera-csi/datera-csi/internal/mountinfo"
 )
 
 // blockDevice is a whole disk or a map, as sysfs shows it.
@@ -76,6 +78,17 @@ func (b blockDevice) partitionMaps() ([]blockDevice, error) {
 	return found, nil
 }
 
+// use is what a device or one of its partitions is used for: it is mounted at a path, or
+// another device is built on it.
+type use struct{ name, mountedAt, partOf string }
+
+func (u use) String() string {
+	if u.partOf != "" {
+		return u.name + " is part of " + u.partOf
+	}
+	return u.name + " is mounted at " + u.mountedAt
+}
+
 // users says in words what uses a device or its partitions. An empty answer does not exclude a mount in
 // some other container: only the kernel's Claim does.
 func (i *Initiator) users(b blockDevice) ([]string, error) {
@@ -88,7 +101,19 @@ func (i *Initiator) users(b blockDevice) ([]string, error) {
 
 // usersAmong is users for who has read the mounts already; it leaves out the holders
 // that the caller knows about.
-func usersAmong(mounts []mount, b blockDevice, known ...string) ([]string, error) {
+func usersAmong(mounts []mountinfo.Mount, b blockDevice, known ...string) ([]string, error) {
+	found, err := usesOf(mounts, b, known...)
+	var words []string
+	for _, u := range found {
+		words = append(words, u.String())
+	}
+	slices.Sort(words)
+	return slices.Compact(words), err
+}
+
+// usesOf lists the uses of a device and its partitions, but for holders that the caller
+// knows about.
+func usesOf(mounts []mountinfo.Mount, b blockDevice, known ...string) ([]use, error) {
 	parts, err := b.parts()
 	if err != nil {
 		return nil, err
@@ -100,84 +125,51 @@ func usersAmong(mounts []mount, b blockDevice, known ...string) ([]string, error
 	for _, p := range maps {
 		known = append(known, p.name)
 	}
-	var users []string
+	var found []use
 	for _, p := range append(parts, maps...) {
 		holders, err := p.holders()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("what is built on %s: %w", p.name, err)
 		}
 		for _, h := range holders {
 			if !slices.Contains(known, h) {
-				users = append(users, p.name+" is part of "+h)
+				found = append(found, use{name: p.name, partOf: h})
 			}
 		}
 		for _, m := range mounts {
-			if m.uses(p) {
-				users = append(users, p.name+" is mounted at "+m.point)
+			if uses(m, p) {
+				found = append(found, use{name: p.name, mountedAt: m.Path})
 			}
 		}
 	}
-	slices.Sort(users)
-	return slices.Compact(users), nil
+	return found, nil
 }
 
-// mount is what a line of mountinfo says (proc(5)).
-type mount struct {
-	dev    string // major:minor
-	root   string // what of the file system is mounted
-	point  string
-	fstype string
-	source string
-}
-
-// uses says whether the mount is a file system on the device, or a bind mount of
+// uses says whether a mount is a file system on the device, or a bind mount of
 // its device node, which is how a raw block volume is handed to a pod.
-func (m mount) uses(b blockDevice) bool {
-	if m.fstype == "devtmpfs" {
-		return m.root == "/"+b.name
+func uses(m mountinfo.Mount, b blockDevice) bool {
+	if m.Type == "devtmpfs" {
+		return m.Root == "/"+b.name
 	}
-	return m.dev == b.dev || m.source == "/dev/"+b.name // btrfs shows a device number of its own
+	return m.Device.String() == b.dev || m.Source == "/dev/"+b.name // btrfs shows a device number of its own
 }
 
 // mounts reads what is mounted in our namespace and in that of PID 1.
-func (i *Initiator) mounts() ([]mount, error) {
-	var all []mount
+func (i *Initiator) mounts() ([]mountinfo.Mount, error) {
+	var all []mountinfo.Mount
 	for _, pid := range []string{"self", "1"} {
-		b, err := os.ReadFile(filepath.Join(i.cfg.Root, "proc", pid, "mountinfo"))
+		table, err := mountinfo.Read(filepath.Join(i.cfg.Root, "proc", pid, "mountinfo"))
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && pid == "1" {
 			continue // no PID 1 to look at: a container that does not share the host's
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the mounts of process %s: %w", pid, err)
 		}
-		all = append(all, parseMounts(string(b))...)
+		mounts, err := mountinfo.Parse(table)
+		if err != nil {
+			return nil, fmt.Errorf("mounts of process %s: %w", pid, err)
+		}
+		all = append(all, mounts...)
 	}
 	return all, nil
-}
-
-func parseMounts(mountinfo string) []mount {
-	var all []mount
-	for line := range strings.Lines(mountinfo) {
-		fields := strings.Split(strings.TrimSuffix(line, "\n"), " ") // only these blanks are escaped in names
-		dash := slices.Index(fields, "-")
-		if dash < 6 || len(fields) < dash+3 {
-			continue
-		}
-		all = append(all, mount{
-			dev:    fields[2],
-			root:   unescape(fields[3]),
-			point:  unescape(fields[4]),
-			fstype: fields[dash+1],
-			source: unescape(fields[dash+2]),
-		})
-	}
-	return all
-}
-
-// unescape undoes the octal escapes of blanks, backslashes and #, which few have.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#").Replace(s)
 }

@@ -13,8 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/tools/txtar"
-
-	"github.com/datera-csi/datera-csi/internal/filesystem"
 )
 
 // What is read back from disk is what was understood, and it never points outside:
@@ -58,39 +56,6 @@ func FuzzRecord(f *testing.F) {
 		}
 		if err := store.remove(rec.Volume); err != nil {
 			t.Fatal(err)
-		}
-	})
-}
-
-// escape writes a word as the kernel does in its tables.
-func escape(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		if strings.IndexByte(" \t\n\\#", s[i]) >= 0 {
-			fmt.Fprintf(&b, `\%03o`, s[i])
-			continue
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
-// Whatever a directory is called, its mount is read back as it is.
-func FuzzMountLine(f *testing.F) {
-	f.Add("/", "/var/lib/my pod\t#1\\040", "xfs", "/dev/sdb", "rw,context=\"a,b\"", uint32(8), uint32(16))
-	f.Add("/sdb", "/\n", "devtmpfs", "", "ro", uint32(0), uint32(1<<20-1))
-	f.Fuzz(func(t *testing.T, root, path, kind, source, options string, major, minor uint32) {
-		if strings.ContainsRune(root+path+kind+source+options, 0) || kind == "" || options == "" || strings.ContainsAny(options, " \n\\") {
-			t.Skip("the kernel has no such name")
-		}
-		line := fmt.Sprintf("36 35 %d:%d %s %s %s shared:1 - %s %s %s\n", major, minor, escape(root), escape(path), options, escape(kind), escape(source), options)
-		got, err := parseMountinfo([]byte(line))
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := []Mount{{Device: Number{major, minor}, Root: root, Path: path, Type: kind, Source: source, Options: filesystem.SplitMountFlags(options), Super: filesystem.SplitMountFlags(options)}}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%q is read differently (-want +got):\n%s", line, diff)
 		}
 	})
 }
@@ -146,7 +111,7 @@ func FuzzOrigin(f *testing.F) {
 		}
 		defer os.RemoveAll(root)
 		tree(t, root, data)
-		got, err := NewDevices(root).Origin(Number{8, 16})
+		got, err := NewDevices(root).Origin(numbered(8, 16))
 		if err != nil {
 			return
 		}

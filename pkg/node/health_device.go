@@ -2,10 +2,10 @@ package node
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/datera-csi/datera-csi/internal/health"
+	"github.com/datera-csi/datera-csi/internal/mountinfo"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -70,22 +70,14 @@ func (d *diagnosis) device(rec *record, c iscsi.Condition) {
 func numbersOf(c iscsi.Condition) map[Number]bool {
 	set := map[Number]bool{}
 	for _, p := range c.Paths {
-		if n, ok := parseNumber(p.Number); ok {
+		if n, ok := mountinfo.ParseNumber(p.Number); ok {
 			set[n] = true
 		}
 	}
 	if c.Map != nil {
-		if n, ok := parseNumber(c.Map.Number); ok {
+		if n, ok := mountinfo.ParseNumber(c.Map.Number); ok {
 			set[n] = true
 		}
 	}
 	return set
-}
-
-// parseNumber reads major:minor.
-func parseNumber(text string) (Number, bool) {
-	major, minor, _ := strings.Cut(text, ":")
-	x, errX := strconv.ParseUint(major, 10, 32)
-	y, errY := strconv.ParseUint(minor, 10, 32)
-	return Number{Major: uint32(x), Minor: uint32(y)}, errX == nil && errY == nil
 }

@@ -39,7 +39,7 @@ func (s *Server) filesystem(ctx context.Context, d *diagnosis, rec *record, numb
 		return
 	}
 	const broken = "the kernel found an error in the file system and stopped writing; its log says which. Delete the volume's pods on this node, so that it is unmounted, and check it"
-	readOnly := m.readOnly() || slices.Contains(m.Super, "emergency_ro")
+	readOnly := m.ReadOnly() || slices.Contains(m.Super, "emergency_ro")
 	if slices.Contains(m.Super, "shutdown") {
 		d.Add(health.Inaccessible, "FilesystemShutDown", broken)
 	} else if !rec.ReadOnly && readOnly {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/codes"
 	mount "k8s.io/mount-utils"
 
+	"github.com/datera-csi/datera-csi/internal/mountinfo"
 	"github.com/datera-csi/datera-csi/internal/publishctx"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 	"github.com/datera-csi/datera-csi/pkg/node"
@@ -204,7 +205,7 @@ func newKernel(t *testing.T) (*machine, *loops) {
 func (m *machine) kernelConfig(l *loops) node.Config {
 	return node.Config{
 		NodeID: "iqn.1993-08.org.debian:01:kernel", Attacher: l, Devices: l, Runner: iscsi.Direct(), Clock: time.Now,
-		Mounts: node.NewMounts(mount.NewWithoutSystemd(""), node.Mountinfo("/proc/self/mountinfo")), RecordDir: filepath.Join(m.dir, "records"),
+		Mounts: node.NewMounts(mount.NewWithoutSystemd(""), mountinfo.File("/proc/self/mountinfo")), RecordDir: filepath.Join(m.dir, "records"),
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	mount "k8s.io/mount-utils"
+
+	"github.com/datera-csi/datera-csi/internal/mountinfo"
 )
 
 // hostMounts is Mounts over mount-utils, which runs mount(8) and umount(8); the
@@ -20,8 +22,8 @@ type hostMounts struct {
 	table   func() ([]byte, error)
 }
 
-// NewMounts returns Mounts that changes mounts by mounter and reads them from
-// table, e.g. NewMounts(mount.NewWithoutSystemd(""), Mountinfo("/proc/self/mountinfo")).
+// NewMounts returns Mounts that changes mounts by mounter and reads them from table,
+// e.g. NewMounts(mount.NewWithoutSystemd(""), mountinfo.File("/proc/self/mountinfo")).
 func NewMounts(mounter mount.Interface, table func() ([]byte, error)) Mounts {
 	return &hostMounts{mounter: mounter, table: table}
 }
@@ -31,7 +33,7 @@ func (h *hostMounts) List() ([]Mount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
-	return parseMountinfo(table)
+	return mountinfo.Parse(table)
 }
 
 func (h *hostMounts) Mount(source, target, fsType string, options []string) error {

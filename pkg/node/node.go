@@ -22,6 +22,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/datera-csi/datera-csi/internal/filesystem"
+	"github.com/datera-csi/datera-csi/internal/mountinfo"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -105,10 +106,11 @@ type Usage struct {
 	TotalInodes, FreeInodes               int64
 }
 
-// Number is the major and minor number of a block device.
-type Number struct{ Major, Minor uint32 }
-
-func (n Number) String() string { return fmt.Sprintf("%d:%d", n.Major, n.Minor) }
+// A Number is that of a block device, and a Mount one line of the mount table.
+type (
+	Number = mountinfo.Number
+	Mount  = mountinfo.Mount
+)
 
 // Errors of Devices; match them with errors.Is.
 var (

@@ -39,8 +39,8 @@ func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount)
 		return fmt.Errorf("%w: %s is mounted as %s, and %s was asked for", errIncompatible, rec.Staging, m.Type, rec.FSType)
 	case !rec.ReadOnly && slices.Contains(m.Super, "ro") && !slices.Contains(m.Options, "ro"):
 		return fmt.Errorf("%w: the kernel found an error in the file system on %s and made it read-only; see the kernel's log", errUnhealthy, rec.Staging)
-	case m.readOnly() != rec.ReadOnly:
-		return fmt.Errorf("%w: %s is mounted read-only: %v; asked for read-only: %v", errIncompatible, rec.Staging, m.readOnly(), rec.ReadOnly)
+	case m.ReadOnly() != rec.ReadOnly:
+		return fmt.Errorf("%w: %s is mounted read-only: %v; asked for read-only: %v", errIncompatible, rec.Staging, m.ReadOnly(), rec.ReadOnly)
 	}
 	return nil
 }
@@ -69,7 +69,7 @@ func (s *Server) clearStale(rec *record, mounts, there []Mount) error {
 // place in sysfs, or that its device is gone for good.
 func (s *Server) checkOrigin(rec *record, m Mount) error {
 	origin, err := s.devices.Origin(m.Device)
-	if m.Device.isGone(err) {
+	if isGone(m.Device, err) {
 		return nil
 	}
 	if err != nil && !errors.Is(err, ErrNotISCSI) && !errors.Is(err, fs.ErrNotExist) {
@@ -84,7 +84,7 @@ func (s *Server) checkOrigin(rec *record, m Mount) error {
 // isGone says whether an error of Origin means that the device was taken away. The
 // numbers of file systems that have no device, as those of memory and of networks,
 // are of major 0; the kernel never knew one as a device.
-func (n Number) isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) && n.Major != 0 }
+func isGone(n Number, err error) bool { return errors.Is(err, fs.ErrNotExist) && n.Major != 0 }
 
 // otherUses lists the paths, but for one, where the file system of a device is
 // mounted.

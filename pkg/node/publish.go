@@ -169,13 +169,13 @@ func (s *Server) publishedAlready(p *publication, there []Mount) (bool, error) {
 	if len(there) > 1 {
 		return false, fmt.Errorf("%w: %d mounts are stacked on %s; unpublish it first", errIncompatible, len(there), p.at.Path)
 	}
-	if there[0].readOnly() == p.at.ReadOnly {
+	if there[0].ReadOnly() == p.at.ReadOnly {
 		return true, nil
 	}
 	if before, known := p.record.publishedAt(p.at.Path); known && before == p.at && p.at.ReadOnly {
 		return false, s.unmount(p.at.Path)
 	}
-	return false, fmt.Errorf("%w: %s is published read-only: %v, and asked for read-only: %v", errIncompatible, p.at.Path, there[0].readOnly(), p.at.ReadOnly)
+	return false, fmt.Errorf("%w: %s is published read-only: %v, and asked for read-only: %v", errIncompatible, p.at.Path, there[0].ReadOnly(), p.at.ReadOnly)
 }
 
 // shows says whether a mount is one of the volume.
@@ -209,7 +209,7 @@ func (s *Server) bind(p *publication) error {
 		return err
 	}
 	there := at(mounts, p.at.Path)
-	if len(there) != 1 || !p.shows(s, there[0]) || p.at.ReadOnly && !there[0].readOnly() {
+	if len(there) != 1 || !p.shows(s, there[0]) || p.at.ReadOnly && !there[0].ReadOnly() {
 		return fmt.Errorf("%w: %s was bound on %s, but the mount table shows %d mounts there and not that", errForeign, source, p.at.Path, len(there))
 	}
 	return nil

@@ -64,6 +64,8 @@ func put(t *testing.T, path string, data []byte) {
 	}
 }
 
+func numbered(major, minor uint32) Number { return Number{Major: major, Minor: minor} }
+
 // FM 5: what a detach needs comes back from the device number alone.
 func TestOriginOfAMapAndOfAPath(t *testing.T) {
 	d := NewDevices(sysfsTree(t))
@@ -77,7 +79,7 @@ func TestOriginOfAMapAndOfAPath(t *testing.T) {
 		IQN: "iqn.2013-05.com.daterainc:tc:01:sn:bb", LUN: 7, Serial: "77777777", Bytes: 2 << 30,
 		Portals: []netip.AddrPort{netip.MustParseAddrPort("172.28.0.9:3261")},
 	}
-	for n, want := range map[Number]iscsi.Target{{253, 0}: one, {8, 16}: single, {8, 48}: other} {
+	for n, want := range map[Number]iscsi.Target{numbered(253, 0): one, numbered(8, 16): single, numbered(8, 48): other} {
 		got, err := d.Origin(n)
 		if err != nil {
 			t.Errorf("%s: %v", n, err)
@@ -87,8 +89,8 @@ func TestOriginOfAMapAndOfAPath(t *testing.T) {
 		}
 	}
 	for n, kind := range map[Number]error{
-		{8, 0}: ErrNotISCSI, {7, 0}: ErrNotISCSI, {253, 1}: ErrNotISCSI, {8, 99}: fs.ErrNotExist,
-		{253, 2}: errForeign, // a map over two LUNs
+		numbered(8, 0): ErrNotISCSI, numbered(7, 0): ErrNotISCSI, numbered(253, 1): ErrNotISCSI, numbered(8, 99): fs.ErrNotExist,
+		numbered(253, 2): errForeign, // a map over two LUNs
 	} {
 		if got, err := d.Origin(n); !errors.Is(err, kind) {
 			t.Errorf("%s: got %+v, %v, want %v", n, got, err, kind)
@@ -103,17 +105,17 @@ func TestADiskThatDoesNotSayWhoItIsIsNotGone(t *testing.T) {
 	if err := os.Remove(filepath.Join(root, "devices/platform/host2/session1/target2:0:0/2:0:0:0/vpd_pg80")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := NewDevices(root).Origin(Number{8, 16}); !errors.Is(err, ErrNotISCSI) || errors.Is(err, fs.ErrNotExist) {
+	if got, err := NewDevices(root).Origin(numbered(8, 16)); !errors.Is(err, ErrNotISCSI) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %+v, %v, want ErrNotISCSI alone", got, err)
 	}
 }
 
 func TestSizeIsSysfsSectors(t *testing.T) {
 	d := NewDevices(sysfsTree(t))
-	if got, err := d.Size(Number{253, 0}); got != 1<<30 || err != nil {
+	if got, err := d.Size(numbered(253, 0)); got != 1<<30 || err != nil {
 		t.Errorf("got %d, %v, want 1 GiB", got, err)
 	}
-	if _, err := d.Size(Number{1, 1}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := d.Size(numbered(1, 1)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want fs.ErrNotExist", err)
 	}
 }
@@ -122,7 +124,7 @@ func TestABadSerialPageIsAnError(t *testing.T) {
 	root := sysfsTree(t)
 	for _, page := range [][]byte{nil, {0, 0x83, 0, 1, 'x'}, {0, 0x80}} {
 		put(t, filepath.Join(root, "devices/platform/host2/session1/target2:0:0/2:0:0:0/vpd_pg80"), page)
-		if got, err := NewDevices(root).Origin(Number{8, 16}); !errors.Is(err, errUnreadable) {
+		if got, err := NewDevices(root).Origin(numbered(8, 16)); !errors.Is(err, errUnreadable) {
 			t.Errorf("page %v: got %+v, %v, want errUnreadable", page, got, err)
 		}
 	}

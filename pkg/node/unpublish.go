@@ -137,7 +137,7 @@ func (s *Server) checkTargetMount(rec *record, numbers map[Number]bool, m Mount)
 	if rec != nil {
 		return s.checkOrigin(rec, Mount{Device: number, Path: m.Path, Source: m.Source})
 	}
-	if _, err := s.devices.Origin(number); err != nil && !number.isGone(err) {
+	if _, err := s.devices.Origin(number); err != nil && !isGone(number, err) {
 		return fmt.Errorf("%w: volume has no record here, and %s is a mount of %s: %w; unmount it by hand", errForeign, m.Path, m.Source, err)
 	}
 	return nil

@@ -102,7 +102,7 @@ func (s *Server) derive(ctx context.Context, volume, staging string) (*record, e
 		return nil, fmt.Errorf("%w: volume %s has no record here, and the mount of %s on %s leads to no target: %w; unmount it by hand", errForeign, volume, m.Source, staging, err)
 	}
 	rec := &record{
-		Volume: volume, Staging: staging, Target: recordTarget(origin), Mode: modeMount, FSType: m.Type, ReadOnly: m.readOnly(),
+		Volume: volume, Staging: staging, Target: recordTarget(origin), Mode: modeMount, FSType: m.Type, ReadOnly: m.ReadOnly(),
 		Format: format{State: formatFinished, FSType: m.Type, Serial: origin.Serial, Time: s.clock().UTC()},
 	}
 	if err := s.checkUnheld(rec); err != nil {

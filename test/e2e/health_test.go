@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 )
@@ -197,6 +198,10 @@ func TestHealthTellsOfABrokenFileSystem(t *testing.T) {
 			expectComplaints(ctx, t, w, v, c.want...)
 			if code := exitCode(ctx, t, w.Guest, "touch "+testbed.TargetPath(v, "pod-0")+"/new"); code == 0 {
 				t.Error("it can be written to")
+			}
+			must(t, w.UnpublishFrom(ctx, v, "pod-0"))
+			if fs == "xfs" {
+				expectCode(t, w.Unstage(ctx, v), codes.DataLoss, v.ID) // told once: what was not synced is lost
 			}
 			must(t, bed.Detach(ctx, v, w, "pod-0"))
 			must(t, bed.Attach(ctx, v, w, "pod-0"))

@@ -1,14 +1,14 @@
-package node
+package mountinfo
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/datera-csi/datera-csi/internal/filesystem"
 )
 
 func TestMountinfoIsReadAsTheKernelWritesIt(t *testing.T) {
@@ -25,7 +25,7 @@ func TestMountinfoIsReadAsTheKernelWritesIt(t *testing.T) {
 		{Device: Number{0, 6}, Root: "/sdd//deleted", Path: "/gone", Type: "devtmpfs", Source: "udev", Options: []string{"rw"}, Super: []string{"rw"}},
 		{Device: Number{253, 4294967295}, Root: "/sub", Path: "/x", Type: "ext4", Source: "/dev/mapper/a", Options: []string{"rw"}, Super: []string{"rw", `context="system_u:object_r:c_t:s0:c1,c2"`}},
 	}
-	got, err := parseMountinfo([]byte(table))
+	got, err := Parse([]byte(table))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,61 +33,31 @@ func TestMountinfoIsReadAsTheKernelWritesIt(t *testing.T) {
 		t.Errorf("mounts differ (-got +want):\n%s", diff)
 	}
 	for _, m := range got {
-		if ro := m.Path == "/var/lib/kubelet/block"; m.readOnly() != ro {
-			t.Errorf("%s: read-only %v", m.Path, m.readOnly())
+		if ro := m.Path == "/var/lib/kubelet/block"; m.ReadOnly() != ro {
+			t.Errorf("%s: read-only %v", m.Path, m.ReadOnly())
 		}
 	}
 }
 
 func TestABadMountTableIsAnError(t *testing.T) {
 	for _, line := range []string{"x", "1 2 3:4 / /a rw", "1 2 3:4 / /a rw - ext4 /dev/sda", "1 2 3 / /a rw - ext4 /dev/sda rw", "1 2 a:b / /a rw - ext4 /dev/sda rw"} {
-		if got, err := parseMountinfo([]byte(line + "\n")); err == nil {
+		if got, err := Parse([]byte(line + "\n")); err == nil {
 			t.Errorf("%q: got %+v and no error", line, got)
 		}
 	}
 }
 
 func TestMountinfoOfThisProcessParses(t *testing.T) {
-	table, err := Mountinfo("/proc/self/mountinfo")()
+	table, err := Read("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	mounts, err := parseMountinfo(table)
+	mounts, err := Parse(table)
 	if err != nil || len(mounts) == 0 {
 		t.Errorf("got %d mounts, %v", len(mounts), err)
 	}
-	if _, err := Mountinfo(filepath.Join(t.TempDir(), "none"))(); err == nil {
+	if _, err := Read(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a missing table: got no error")
-	}
-}
-
-func TestResolveFollowsDirectoriesOnly(t *testing.T) {
-	dir, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, err := range []error{
-		os.MkdirAll(filepath.Join(dir, "real/sub"), 0o750), os.Symlink("real", filepath.Join(dir, "link")),
-		os.Symlink("nowhere", filepath.Join(dir, "real/dangling")), os.WriteFile(filepath.Join(dir, "file"), nil, 0o600),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for path, want := range map[string]string{
-		"link/sub": "real/sub", "link/new": "real/new", "real/sub/": "real/sub", "file": "file",
-		"link": "", "real/dangling": "", "none/x": "", "file/x": "", "real/dangling/x": "",
-	} {
-		got, err := resolve(dir + "/" + path)
-		if want == "" {
-			if err == nil {
-				t.Errorf("%s: got %s, want an error", path, got)
-			}
-			continue
-		}
-		if got != filepath.Join(dir, want) || err != nil {
-			t.Errorf("%s: got %s, %v, want %s", path, got, err, want)
-		}
 	}
 }
 
@@ -95,7 +65,7 @@ func FuzzMountinfo(f *testing.F) {
 	f.Add("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n")
 	f.Add(`1 2 0:0 / \04 rw - a b c,"d,e`)
 	f.Fuzz(func(t *testing.T, table string) {
-		mounts, err := parseMountinfo([]byte(table))
+		mounts, err := Parse([]byte(table))
 		if err != nil && mounts != nil {
 			t.Error("an error and mounts")
 		}
@@ -113,23 +83,35 @@ func TestUnescapeIsTheInverseOfTheKernel(t *testing.T) {
 	}
 }
 
-func TestEveryErrorKindHasACode(t *testing.T) {
-	seen := map[error]bool{}
-	for _, line := range codeOf {
-		if seen[line.kind] {
-			t.Errorf("%v is listed twice", line.kind)
+// Whatever a directory is called, its mount is read back as it is.
+func FuzzMountLine(f *testing.F) {
+	f.Add("/", "/var/lib/my pod\t#1\\040", "xfs", "/dev/sdb", "rw,context=\"a,b\"", uint32(8), uint32(16))
+	f.Add("/sdb", "/\n", "devtmpfs", "", "ro", uint32(0), uint32(1<<20-1))
+	f.Fuzz(func(t *testing.T, root, path, kind, source, options string, major, minor uint32) {
+		if strings.ContainsRune(root+path+kind+source+options, 0) || kind == "" || options == "" || strings.ContainsAny(options, " \n\\") {
+			t.Skip("the kernel has no such name")
 		}
-		seen[line.kind] = true
-	}
-	for _, kind := range []error{errPending, errNotFound, errNotStaged, errIncompatible, errForeign, errPath, errInUse, errUnhealthy, errRefused, errOtherFS, errUnreadable, errNotGrown, errRecord, errNoAnswer} {
-		if !seen[kind] {
-			t.Errorf("%v is not in the table", kind)
+		line := fmt.Sprintf("36 35 %d:%d %s %s %s shared:1 - %s %s %s\n", major, minor, escape(root), escape(path), options, escape(kind), escape(source), options)
+		got, err := Parse([]byte(line))
+		if err != nil {
+			t.Fatal(err)
 		}
-		if wrapped := statusOf(fmt.Errorf("x: %w", kind)); !strings.Contains(wrapped.Error(), "x: "+kind.Error()) {
-			t.Errorf("got %v, want the words of %v", wrapped, kind)
+		want := []Mount{{Device: Number{major, minor}, Root: root, Path: path, Type: kind, Source: source, Options: filesystem.SplitMountFlags(options), Super: filesystem.SplitMountFlags(options)}}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%q is read differently (-want +got):\n%s", line, diff)
 		}
+	})
+}
+
+// escape writes a word as the kernel does in its tables.
+func escape(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if strings.IndexByte(" \t\n\\#", s[i]) >= 0 {
+			fmt.Fprintf(&b, `\%03o`, s[i])
+			continue
+		}
+		b.WriteByte(s[i])
 	}
-	if got := statusOf(errors.New("boom")).Error(); !strings.Contains(got, "Internal") || !strings.Contains(got, "boom") {
-		t.Errorf("a surprise: got %s", got)
-	}
+	return b.String()
 }

@@ -1,4 +1,5 @@
-package node
+// Package mountinfo reads the kernel's mount table (proc(5), mountinfo).
+package mountinfo
 
 import (
 	"bytes"
@@ -12,7 +13,20 @@ import (
 	"github.com/datera-csi/datera-csi/internal/filesystem"
 )
 
-// Mount is one line of the kernel's mount table (proc(5), mountinfo).
+// Number is the major and minor number of a block device.
+type Number struct{ Major, Minor uint32 }
+
+func (n Number) String() string { return fmt.Sprintf("%d:%d", n.Major, n.Minor) }
+
+// ParseNumber reads major:minor.
+func ParseNumber(text string) (Number, bool) {
+	major, minor, _ := strings.Cut(text, ":")
+	x, errX := strconv.ParseUint(major, 10, 32)
+	y, errY := strconv.ParseUint(minor, 10, 32)
+	return Number{Major: uint32(x), Minor: uint32(y)}, errX == nil && errY == nil
+}
+
+// Mount is one line of the table.
 type Mount struct {
 	Device  Number   // of the file system; a bound device file shows that of devtmpfs
 	Root    string   // what of the file system is mounted: / or the path bound
@@ -23,40 +37,41 @@ type Mount struct {
 	Super   []string // of the file system, for all its mount points
 }
 
-// readOnly says whether writes through this mount point fail.
-func (m Mount) readOnly() bool {
+// ReadOnly says whether writes through this mount point fail.
+func (m Mount) ReadOnly() bool {
 	return slices.Contains(m.Options, "ro") || slices.Contains(m.Super, "ro")
 }
 
-// Mountinfo returns a reader of a mountinfo file, for NewMounts. The kernel
-// writes the table page by page, and old kernels lose lines when it changes
-// meanwhile, so a table counts only when two readings agree.
-func Mountinfo(path string) func() ([]byte, error) {
-	return func() ([]byte, error) {
-		const attempts = 10
-		last, err := os.ReadFile(path)
-		for range attempts {
-			if err != nil {
-				return nil, err
-			}
-			var again []byte
-			again, err = os.ReadFile(path)
-			if err == nil && bytes.Equal(last, again) {
-				return again, nil
-			}
-			last = again
+// File is Read of one file, to be called.
+func File(path string) func() ([]byte, error) { return func() ([]byte, error) { return Read(path) } }
+
+// Read returns the bytes of a mountinfo file. The kernel writes the table page by page,
+// and old kernels lose lines when it changes meanwhile, so a table counts only when two
+// readings agree.
+func Read(path string) ([]byte, error) {
+	const attempts = 10
+	last, err := os.ReadFile(path)
+	for range attempts {
+		if err != nil {
+			return nil, err
 		}
-		return nil, errors.Join(err, fmt.Errorf("%s changed in each of %d readings", path, attempts))
+		var again []byte
+		again, err = os.ReadFile(path)
+		if err == nil && bytes.Equal(last, again) {
+			return again, nil
+		}
+		last = again
 	}
+	return nil, errors.Join(err, fmt.Errorf("%s changed in each of %d readings", path, attempts))
 }
 
-// parseMountinfo reads lines such as
+// Parse reads lines such as
 //
 //	36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-func parseMountinfo(table []byte) ([]Mount, error) {
+func Parse(table []byte) ([]Mount, error) {
 	var mounts []Mount
 	for line := range strings.Lines(string(table)) {
-		m, err := parseMountLine(strings.TrimSuffix(line, "\n"))
+		m, err := parseLine(strings.TrimSuffix(line, "\n"))
 		if err != nil {
 			return nil, fmt.Errorf("mount table: line %q: %w", line, err)
 		}
@@ -65,13 +80,13 @@ func parseMountinfo(table []byte) ([]Mount, error) {
 	return mounts, nil
 }
 
-func parseMountLine(line string) (Mount, error) {
+func parseLine(line string) (Mount, error) {
 	point, system, found := strings.Cut(line, " - ")
 	fields, rest := strings.Split(point, " "), strings.Split(system, " ")
 	if !found || len(fields) < 6 || len(rest) < 3 {
 		return Mount{}, errors.New("too few fields")
 	}
-	device, ok := parseNumber(fields[2])
+	device, ok := ParseNumber(fields[2])
 	if !ok {
 		return Mount{}, fmt.Errorf("%q is no device number", fields[2])
 	}
