@@ -360,7 +360,7 @@ func (i *Initiator) disconnect(ctx context.Context, t Target) error {
 		err error
 	}
 	var ending []*vacant // the others are kept, for another LUN's sake or because it failed
-	for _, o := range eachOf(sessions, func(s session) outcome { v, err := i.vacate(ctx, t, s); return outcome{v, err} }) {
+	for _, o := range eachOf(sessions, func(s session) outcome { v, failed := i.vacate(ctx, t, s); return outcome{v, failed} }) {
 		err = together(err, o.err)
 		if o.vacant != nil {
 			ending = append(ending, o.vacant)

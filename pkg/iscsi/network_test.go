@@ -88,7 +88,7 @@ func raiseLoopback() error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // a socket
+	defer unix.Close(fd)
 	loopback, err := unix.NewIfreq("lo")
 	if err != nil {
 		return err

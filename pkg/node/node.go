@@ -106,11 +106,11 @@ type Usage struct {
 	TotalInodes, FreeInodes               int64
 }
 
-// A Number is that of a block device, and a Mount one line of the mount table.
-type (
-	Number = mountinfo.Number
-	Mount  = mountinfo.Mount
-)
+// Number is the major and minor number of a block device.
+type Number = mountinfo.Number
+
+// Mount is one line of the kernel's mount table.
+type Mount = mountinfo.Mount
 
 // Errors of Devices; match them with errors.Is.
 var (

@@ -74,7 +74,8 @@ func TestUnfitWorkerRegistersNoVolumes(t *testing.T) {
 	}
 	must(t, register())
 	startIscsid(ctx, t, w)
-	gone(ctx, t, bed, v)
+	must(t, eventually(ctx, func() error { return bed.Detach(ctx, v, w, "pod-0") })) // it takes the sessions up in its own time
+	must(t, bed.Delete(ctx, v))
 
 	stopIscsid(ctx, t, w)
 	expectCode(t, register(), codes.FailedPrecondition, "iscsid")
