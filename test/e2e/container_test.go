@@ -12,11 +12,13 @@ import (
 
 // TestPluginInAContainerUsesTheHostsTools is FM 26: the plugin runs in a mount
 // namespace that has neither iscsiadm nor multipathd nor a node database, as in a
-// pod whose only shared directory is kubelet's; the host's own do the work. The
-// file systems' tools are those of the pod, even where the host has none.
+// pod whose only shared directory is kubelet's, and in a network namespace from which
+// nothing is reached; the host's own tools do the work, and it is the host's network
+// from which the array is asked whether it admits this node (FM 21). The file systems'
+// tools are those of the pod, even where the host has none.
 func TestPluginInAContainerUsesTheHostsTools(t *testing.T) {
 	ctx, bed := useBed(t)
-	fault(t, "the plugin sees no tool of the host, and is killed")
+	fault(t, "the plugin sees no tool of the host and no network, and is killed")
 	w := bed.Workers[0]
 	must(t, w.KillPlugin(ctx))
 	sh(ctx, t, w.Guest, `
@@ -32,7 +34,7 @@ for tool in blkid mkfs.xfs xfs_growfs; do cp $(command -v $tool) /run/pod-tools/
 export PATH=/run/pod-tools:$PATH
 exec datera-csi node --endpoint=unix:///run/datera-csi/csi.sock -v=4
 END
-setsid unshare --mount --propagation unchanged sh -e /run/pod.sh </dev/null >>`+testbed.NodeLog+` 2>&1 &`)
+setsid unshare --mount --net --propagation unchanged sh -e /run/pod.sh </dev/null >>`+testbed.NodeLog+` 2>&1 &`)
 	must(t, w.Connect(ctx))
 	hideFSTools(ctx, t, w)
 	v, dir := attached(ctx, t, bed, "container", testbed.Mount("xfs"))
@@ -43,6 +45,7 @@ setsid unshare --mount --propagation unchanged sh -e /run/pod.sh </dev/null >>`+
 	growControllerSide(ctx, t, bed, v, 2*giB)
 	growNodeSide(ctx, t, w, v, 2*giB)
 	expectBytes(ctx, t, w, v, 2*giB)
+	t.Run("an unmount that waits ends when the array refuses", func(t *testing.T) { expectUnmountEndsWhenRefused(ctx, t, bed) })
 	// The volume outlives its plugin, and the next one takes over.
 	must(t, w.KillPlugin(ctx))
 	must(t, w.StartPlugin(ctx))
@@ -80,7 +83,7 @@ mount --bind /run/udev /run/host/run/udev
 exec datera-csi node --endpoint=unix:///run/datera-csi/csi.sock --host-exec=iscsid --host-root=/run/host --multipath=off -v=4
 END
 rm /run/datera-csi/csi.sock
-setsid unshare --mount --propagation unchanged sh -e /run/pod.sh </dev/null >>`+testbed.NodeLog+` 2>&1 &
+setsid unshare --mount --net --propagation unchanged sh -e /run/pod.sh </dev/null >>`+testbed.NodeLog+` 2>&1 &
 until [ -S /run/datera-csi/csi.sock ]; do sleep 0.2; done`)
 	must(t, w.Connect(ctx))
 	v, dir := attached(ctx, t, bed, "talos", testbed.Mount("xfs"))

@@ -257,6 +257,11 @@ func passTime(ctx context.Context, d time.Duration) {
 func TestAnUnmountThatWaitsEndsWhenTheArrayRefuses(t *testing.T) {
 	ctx, bed := useBed(t)
 	fault(t, "an unmount waits for a dead network, and the volume is detached")
+	expectUnmountEndsWhenRefused(ctx, t, bed)
+}
+
+func expectUnmountEndsWhenRefused(ctx context.Context, t *testing.T, bed *testbed.Bed) {
+	t.Helper()
 	w := bed.Workers[0]
 	queueing(ctx, t, w)
 	v := staged(ctx, t, bed, "stuck", testbed.Mount("xfs"))
