@@ -144,6 +144,8 @@ func TestXFSThatShutDownIsNotTakenForStaged(t *testing.T) {
 	if err := w.Stage(ctx, v, published); err == nil {
 		t.Error("a file system that shut down counts as staged")
 	}
+	must(t, w.UnpublishFrom(ctx, v, "pod-0"))
+	expectCode(t, w.Unstage(ctx, v), codes.DataLoss, v.ID) // told once: what was not synced is lost
 	gone(ctx, t, bed, v)
 }
 
