@@ -167,6 +167,8 @@ func TestHealthTellsOfALostDevice(t *testing.T) {
 		t.Log(err)
 	}
 	expectComplaints(ctx, t, w, v, "DEGRADED SinglePath", "INACCESSIBLE DeviceLost", "INACCESSIBLE ForeignMount")
+	must(t, w.UnpublishFrom(ctx, v, "pod-0"))
+	expectCode(t, w.Unstage(ctx, v), codes.DataLoss, v.ID) // told once: what was not synced went with the device
 	must(t, bed.Detach(ctx, v, w, "pod-0"))
 	must(t, bed.Attach(ctx, v, w, "pod-0"))
 	if got := checksum(ctx, t, w, dir+"/data"); got != sum {
