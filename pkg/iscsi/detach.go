@@ -249,7 +249,7 @@ func (i *Initiator) resign(ctx context.Context, t Target, s stack) error {
 	}
 	klog.FromContext(ctx).Info("Detaching a LUN that no path leads to", "target", t.IQN, "lun", t.LUN)
 	if !s.mapped {
-		return each(slices.DeleteFunc(slices.Clone(s.disks), func(d disk) bool { return !d.blocked() }), func(d disk) error { return i.flush(ctx, d.blockDevice()) })
+		return each(slices.DeleteFunc(slices.Clone(s.disks), disk.givenUp), func(d disk) error { return i.flush(ctx, d.blockDevice()) })
 	}
 	if err := i.nothingWaits(ctx, t, s.dmap); err != nil {
 		return err
@@ -300,7 +300,12 @@ func (i *Initiator) opensOf(ctx context.Context, m dmap, table mapTable) (int, e
 		if err != nil {
 			return 0, err
 		}
-		if part, err := i.table(ctx, uuid); err == nil && !i.bounds.busy("flush "+filepath.Join(i.cfg.Dev, p.name)) {
+		part, err := i.table(ctx, uuid)
+		switch {
+		case gone(err) || i.bounds.busy("flush "+filepath.Join(i.cfg.Dev, p.name)):
+		case err != nil:
+			return 0, fmt.Errorf("%w: who has %s open is not known: %w", ErrUnavailable, p.name, err)
+		default:
 			opens += part.opens
 		}
 	}

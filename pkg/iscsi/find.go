@@ -42,7 +42,8 @@ func (i *Initiator) Find(ctx context.Context, t Target) (Device, error) {
 }
 
 // recognised are the disks of the LUN that the kernel knows as the one the array
-// promised, and their WWID. ErrNotAttached when there is no disk at all, ErrForeign when
+// promised, and their WWID. A disk that the kernel could not identify, because its
+// session broke just then, is known by the map that took it up. ErrNotAttached when there is no disk at all, ErrForeign when
 // none is it, or two differ.
 func (i *Initiator) recognised(t Target) (known []disk, wwid string, err error) {
 	disks, err := i.sysfs.lun(t.IQN, t.LUN)
@@ -54,11 +55,12 @@ func (i *Initiator) recognised(t Target) (known []disk, wwid string, err error) 
 	}
 	var strange error
 	for _, d := range disks {
-		id, err := d.cached()
+		id, err := i.sysfs.known(d)
 		switch {
 		case err != nil:
 			strange = err
 			continue
+		case t.Serial != "" && id.Serial == "" && id.WWID == lioWWID(t.Serial):
 		case t.Serial != "" && id.Serial != t.Serial:
 			strange = fmt.Errorf("%w: %s has serial number %s, the array promised %s", ErrForeign, d.name, id.Serial, t.Serial)
 			continue
@@ -113,7 +115,7 @@ func (i *Initiator) proveFresh(ctx context.Context, t Target, disks []disk) erro
 		return fmt.Errorf("%w: LUN %d of %s has no live path, so it cannot be proven to be itself", ErrUnavailable, t.LUN, t.IQN)
 	}
 	paths := i.examine(ctx, disks)
-	if others := strangers(t, paths); len(others) > 0 {
+	if others := i.strangers(t, paths); len(others) > 0 {
 		return fmt.Errorf("%w; end what uses it on this node, and unstage it: a new stage looks again", others[0].stranger(t))
 	}
 	_, err := i.answering(t, paths)

@@ -26,10 +26,11 @@ type Mended struct {
 
 // Heal adds what an attached LUN lacks: the sessions to the portals named, as far
 // as they are promised; the LUN behind sessions that do not show it; the paths that
-// its map lacks; and it resumes a map that stays suspended. It takes nothing away:
-// no session, disk or map ends by it (FM 20), but for a dead session that cannot
-// come back, because its secrets have changed; it is made anew while the map has
-// other paths. Without a map only disks that the kernel gave up are revived.
+// its map lacks; and it resumes a map that stays suspended. It takes nothing away
+// that is of use: no session, disk or map ends by it (FM 20), but for a dead session
+// that cannot come back, because its secrets have changed, and is made anew while the
+// map has other paths; and for a disk of no map that the kernel could not identify,
+// and that is found anew. Without a map only disks that the kernel gave up are revived.
 //
 // The secrets of a login are those of the node records that Attach made.
 func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort) (Mended, error) {
@@ -189,7 +190,7 @@ func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
 	if err != nil {
 		return err
 	}
-	if misread := slices.DeleteFunc(strangers(t, paths), func(p path) bool { return p.fresh.Serial != t.Serial }); len(misread) > 0 {
+	if misread := slices.DeleteFunc(i.strangers(t, paths), func(p path) bool { return p.fresh.Serial != t.Serial }); len(misread) > 0 {
 		if err = together(i.replace(ctx, t, misread), i.show(ctx, t, done)); err != nil {
 			return err
 		}
@@ -197,10 +198,13 @@ func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
 			return err
 		}
 	}
-	if others := strangers(t, paths); len(others) > 0 {
+	if others := i.strangers(t, paths); len(others) > 0 {
 		return others[0].stranger(t)
 	}
 	if paths, err = i.answering(t, paths); err != nil {
+		return err
+	}
+	if paths, err = i.settle(ctx, t, paths); err != nil { // a map takes no path that has not grown with it
 		return err
 	}
 	m, err := i.gather(ctx, t, paths, i.patience())

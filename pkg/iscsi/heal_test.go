@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -191,13 +192,66 @@ func TestHealFindsADiskAnewThatTheKernelCouldNotIdentify(t *testing.T) {
 	h := newHost(t).runMultipathd()
 	i := h.initiator()
 	degraded(t, h, i, nil)
-	h.mute = true
+	h.mute, h.overlooked = true, true
 	got, err := i.Heal(t.Context(), targetA(), portals())
 	if err != nil || len(got.Joined) != 1 {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	if s := inspect(t, i); len(s.Apart()) > 0 || len(s.Disks()) != 2 {
 		t.Errorf("left %+v", s)
+	}
+}
+
+// FM 20: udev asks such a disk again and multipathd takes it up. It is a path as any
+// other then, and the volume is whole.
+func TestADiskThatOnlyUdevCouldIdentifyIsAPathOfItsMap(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	degraded(t, h, i, nil)
+	h.mute = true
+	if _, err := i.Heal(t.Context(), targetA(), portals()); err != nil {
+		t.Fatal(err)
+	}
+	if s := inspect(t, i); len(s.Apart()) > 0 || len(s.Disks()) != 2 {
+		t.Errorf("it shows as %+v", s)
+	}
+	if d, err := i.Find(t.Context(), targetA()); err != nil || len(d.Paths) != 2 {
+		t.Errorf("found %+v, %v", d, err)
+	}
+	if _, err := i.Prove(t.Context(), targetA()); err != nil {
+		t.Error(err)
+	}
+	before := h.read("proc/1/mountinfo")
+	h.mount("253:0", "/", "/staging", "xfs", "/dev/dm-0")
+	attach(t, i, targetA()) // a repeat, under a mount
+	h.write("proc/1/mountinfo", before+"\n")
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
+}
+
+// FM 14: a path that the map lacked while the LUN grew is made to show its size before
+// the map takes it up.
+func TestHealShowsTheGrowthOfAPathThatTheMapLacked(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	degraded(t, h, i, nil)
+	h.overlooked, h.exits["add path"] = true, 1
+	if _, err := i.Heal(t.Context(), targetA(), portals()); !errors.Is(err, iscsi.ErrUnavailable) {
+		t.Fatalf("err = %v; the path must not be in the map yet", err)
+	}
+	h.luns[iqnA][0] = lun{serialA, 2 * gib}
+	grown := targetA()
+	grown.Bytes = 2 * gib
+	if got, err := i.Rescan(t.Context(), grown); got != 2*gib || err != nil {
+		t.Fatalf("grew to %d, %v", got, err)
+	}
+	_, _ = i.Heal(t.Context(), grown, portals()) // multipathd does not take it up in this test
+	for _, name := range inspect(t, i).Disks() {
+		if got := h.read(h.diskDir(name) + "/block/" + name + "/size"); got != strconv.FormatInt(2*gib/512, 10) {
+			t.Errorf("%s has %s sectors", name, got)
+		}
 	}
 }
 

@@ -46,6 +46,7 @@ type host struct {
 	greedy        bool // multipathd makes maps unasked
 	unheard       bool // and has not heard of the second path of a LUN
 	mute          bool // the next disk is found without the pages that say who it is
+	overlooked    bool // and multipathd does not take it up either
 	blacklisted   bool
 	multipathConf string // what multipath -t prints
 	multipathRuns string // what the running multipathd goes by; "": the same
@@ -549,6 +550,9 @@ func (h *host) tellMultipath(disk string) int {
 }
 
 func (h *host) wwid(disk string) string {
+	if l, ok := h.content(disk); ok && h.readRaw(h.diskDir(disk)+"/vpd_pg83") == "" {
+		return iscsi.LIOWWID(l.serial) // udev asks the disk
+	}
 	wwid, err := iscsi.ParseWWID([]byte(h.readRaw(h.diskDir(disk) + "/vpd_pg83")))
 	if err != nil {
 		h.t.Error(err)
@@ -710,10 +714,10 @@ func (h *host) scan(id, request string) error {
 		return nil
 	}
 	name := h.addDisk(session, number, l)
-	if !h.mute {
+	if !h.overlooked {
 		h.takeUp(name)
 	}
-	h.mute = false
+	h.mute, h.overlooked = false, false
 	return nil
 }
 

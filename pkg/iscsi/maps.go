@@ -156,7 +156,7 @@ func (y sysfs) mapOf(d disk) (dmap, bool, error) {
 	if err != nil || !held {
 		return dmap{}, false, err
 	}
-	id, err := d.cached()
+	id, err := y.known(d)
 	if err != nil {
 		return dmap{}, false, err
 	}
@@ -164,6 +164,20 @@ func (y sysfs) mapOf(d disk) (dmap, bool, error) {
 		return dmap{}, false, fmt.Errorf("%w: %s with WWID %s is part of %s, the map of %s", ErrForeign, d.name, id.WWID, m.name, m.wwid)
 	}
 	return m, true, nil
+}
+
+// known is whom the kernel takes a disk for. One that it could not identify when it
+// found it, and that a map has taken up since, has the map's WWID and no serial number:
+// udev, by which multipathd goes, asked it again.
+func (y sysfs) known(d disk) (identity, error) {
+	id, err := d.cached()
+	if err == nil || !gone(err) {
+		return id, err
+	}
+	if m, held, mapErr := y.holding(d); mapErr == nil && held {
+		return identity{WWID: m.wwid}, nil
+	}
+	return identity{}, err
 }
 
 // holding finds the multipath map that a disk is part of, whoever's it is.

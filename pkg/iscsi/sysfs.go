@@ -24,9 +24,9 @@ const (
 	stateLoggedIn = "LOGGED_IN"
 	stateRunning  = "running" // of a SCSI disk
 	stateOffline  = "offline"
-	stateBlocked  = "blocked" // the kernel waits for its session
-	anyTarget     = ""        // for sessions: all of them
-	sectorBytes   = 512       // the unit of every size in sysfs, whatever the disk's block size
+	stateNoPath   = "transport-offline" // its session did not come back in time
+	anyTarget     = ""                  // for sessions: all of them
+	sectorBytes   = 512                 // the unit of every size in sysfs, whatever the disk's block size
 )
 
 // session is one iSCSI session of this host, to one portal of one target.
@@ -306,11 +306,11 @@ func (d disk) offline() bool {
 	return err == nil && state == stateOffline
 }
 
-// blocked says that the kernel keeps what is sent to the disk until its session is
-// back, or for as long as recovery_tmo says.
-func (d disk) blocked() bool {
+// givenUp says that the kernel fails what is sent to the disk. Until it gives up, as long
+// as recovery_tmo says after its session is lost, it keeps that.
+func (d disk) givenUp() bool {
 	state, err := attribute(d.dir, "state")
-	return err == nil && state == stateBlocked
+	return gone(err) || err == nil && (state == stateOffline || state == stateNoPath)
 }
 
 // size is the capacity the kernel uses for a block device, in bytes.

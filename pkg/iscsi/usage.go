@@ -163,11 +163,11 @@ func (i *Initiator) mounts() ([]mountinfo.Mount, error) {
 			continue // no PID 1 to look at: a container that does not share the host's
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read the mounts of process %s: %w", pid, err)
+			return nil, fmt.Errorf("%w: read the mounts of process %s: %w", ErrUnavailable, pid, err)
 		}
 		mounts, err := mountinfo.Parse(table)
 		if err != nil {
-			return nil, fmt.Errorf("mounts of process %s: %w", pid, err)
+			return nil, fmt.Errorf("%w: mounts of process %s: %w", ErrUnavailable, pid, err)
 		}
 		all = append(all, mounts...)
 	}

@@ -34,7 +34,7 @@ const identifyTimeout = 10 * time.Second
 // path that does not answer is left out as long as another does.
 func (i *Initiator) verify(ctx context.Context, t Target, disks []disk) ([]path, error) {
 	paths := i.examine(ctx, disks)
-	if stale := strangers(t, paths); len(stale) > 0 {
+	if stale := i.strangers(t, paths); len(stale) > 0 {
 		if err := i.replace(ctx, t, stale); err != nil {
 			return nil, err
 		}
@@ -43,7 +43,7 @@ func (i *Initiator) verify(ctx context.Context, t Target, disks []disk) ([]path,
 			return nil, err
 		}
 		paths = i.examine(ctx, disks)
-		if stale := strangers(t, paths); len(stale) > 0 {
+		if stale := i.strangers(t, paths); len(stale) > 0 {
 			return nil, stale[0].stranger(t)
 		}
 	}
@@ -83,14 +83,14 @@ func (i *Initiator) identify(ctx context.Context, node string, d disk) (fresh id
 
 // strangers are the paths that answered as another LUN than the promised one, or
 // as another than the kernel, udev and multipathd take them for.
-func strangers(t Target, paths []path) []path {
+func (i *Initiator) strangers(t Target, paths []path) []path {
 	var found []path
 	for _, p := range paths {
 		if p.err != nil {
 			continue
 		}
-		cached, err := p.cached()
-		if err != nil || p.fresh.Serial != t.Serial || cached.Serial != p.fresh.Serial || cached.WWID != p.fresh.WWID {
+		known, err := i.sysfs.known(p.disk)
+		if err != nil || p.fresh.Serial != t.Serial || known.Serial != "" && known.Serial != p.fresh.Serial || known.WWID != p.fresh.WWID {
 			found = append(found, p)
 		}
 	}

@@ -31,9 +31,13 @@ func NewMounts(mounter mount.Interface, table func() ([]byte, error)) Mounts {
 func (h *hostMounts) List() ([]Mount, error) {
 	table, err := h.table()
 	if err != nil {
-		return nil, fmt.Errorf("read the mount table: %w", err)
+		return nil, fmt.Errorf("%w: %w", errNoTable, err)
 	}
-	return mountinfo.Parse(table)
+	mounts, err := mountinfo.Parse(table)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoTable, err)
+	}
+	return mounts, nil
 }
 
 func (h *hostMounts) Mount(source, target, fsType string, options []string) error {

@@ -147,6 +147,7 @@ type Config struct {
 
 	FormatTimeout time.Duration // after this long a mkfs is killed; 0 means 30 min
 	ForgottenTime time.Duration // how long a volume must look forgotten before Reconcile takes it down; 0 means 15 min
+	WatchTime     time.Duration // how often a step that may wait for a device asks whether the array still admits this node; 0 means 10 s
 	StatsTimeout  time.Duration // after this long NodeGetVolumeStats and NodeGetVolumeHealth give up on a device; 0 means 10 s
 	Clock         func() time.Time
 }
@@ -168,6 +169,7 @@ type Server struct {
 	place         *csi.Topology // nil: not told
 	formatTimeout time.Duration
 	statsTimeout  time.Duration
+	watchTime     time.Duration
 	clock         func() time.Time
 
 	operations operations
@@ -175,7 +177,7 @@ type Server struct {
 	unstaging  turns
 	stats      measurements[[]*csi.VolumeUsage]
 	looks      measurements[bool]
-	lost       sync.Map // by volume: of which it was told that something could not be written
+	losses     sync.Map // of *loss, by volume
 	reconciler reconciler
 }
 
@@ -217,6 +219,7 @@ func New(cfg Config) (*Server, error) {
 		unstaging:     newTurns(atATime, orDefault(cfg.TurnTime, 30*time.Second)),
 		formatTimeout: orDefault(cfg.FormatTimeout, 30*time.Minute),
 		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
+		watchTime:     orDefault(cfg.WatchTime, 10*time.Second),
 		clock:         cfg.Clock,
 	}
 	s.records = &remembered{recordStore: &records{dir: cfg.RecordDir}, seen: s.reconciler.remember}

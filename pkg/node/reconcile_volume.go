@@ -134,6 +134,8 @@ func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []
 		case !l.mending:
 		case mended.Failed[portal] != nil:
 			l.Outcome, l.Error = Failed, mended.Failed[portal].Error()
+		case l.Reason == ReasonApart && healErr != nil: // the disk may have gone instead
+			l.Outcome, l.Error = Failed, healErr.Error()
 		case !l.still(after):
 			l.Outcome = Done
 		case l.Reason == ReasonOutdated && healErr == nil:

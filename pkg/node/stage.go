@@ -60,7 +60,7 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 	faultpoint.At("stage: record written")
 	device, err := s.fulfil(ctx, op, rec, r)
 	if err == nil {
-		s.lost.Delete(r.Volume) // what is written from now on is told of anew
+		s.losses.Delete(r.Volume) // what is written from now on is told of anew
 		return nil
 	}
 	if !final(err) || len(at(mounts, staging)) > 0 {

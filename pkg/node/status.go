@@ -29,6 +29,7 @@ var (
 	errRecord       = errors.New("bad record")
 	errUnwritten    = errors.New("what was written last may be lost")
 	errNoAnswer     = errors.New("the device does not answer")
+	errNoTable      = errors.New("the mount table cannot be read")
 	errLeft         = errors.New("and what was begun is not taken down yet")
 )
 
@@ -57,6 +58,7 @@ var codeOf = []struct {
 	{errUnreadable, codes.Unavailable},
 	{errNotGrown, codes.Unavailable},
 	{errNoAnswer, codes.Unavailable},
+	{errNoTable, codes.Unavailable},
 	{iscsi.ErrForeign, codes.FailedPrecondition},
 	{iscsi.ErrBusy, codes.FailedPrecondition},
 	{ErrHeld, codes.FailedPrecondition},

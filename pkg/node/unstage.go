@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -64,7 +65,7 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 		return err
 	}
 	faultpoint.At("unstage: detached")
-	s.lost.Delete(r.Volume)
+	s.losses.Delete(r.Volume)
 	return s.records.remove(r.Volume)
 }
 
@@ -72,6 +73,9 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 // these numbers; its record stays.
 func (s *Server) takeDown(ctx context.Context, op *operation, rec *record, staging string, numbers map[Number]bool) error {
 	err := s.own(ctx, op, rec, "unmounting", func(ctx context.Context) error { return s.takeOff(ctx, rec, staging, numbers) })
+	if errors.Is(err, errUnwritten) {
+		s.toldLoss(rec.Volume)
+	}
 	if err != nil {
 		return err
 	}
@@ -156,11 +160,10 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 // lasts it is looked whether the array has taken this node out of the volume's ACL:
 // then nothing comes back and nothing can be written any more (FM 21).
 func (s *Server) own(ctx context.Context, op *operation, rec *record, what string, step func(context.Context) error) error {
-	const every = 10 * time.Second
 	return op.own(ctx, what, func(ctx context.Context) error {
 		done := make(chan error, 1)
 		go func() { done <- survive(ctx, step) }()
-		again := time.NewTicker(every)
+		again := time.NewTicker(s.watchTime)
 		defer again.Stop()
 		for {
 			select {
@@ -181,20 +184,37 @@ func (s *Server) renounce(ctx context.Context, rec *record) {
 }
 
 // writeOut writes what the file system holds back, as an unmount does, which does
-// not say when that fails. What cannot be written the kernel drops: that is told,
-// once, by an error, and the repeat goes on, for it does not come back (FM 21). So it
-// is of a file system that had shut down before: who wrote without a sync never heard.
+// not say when that fails. What cannot be written the kernel drops: that is an error
+// until a caller has heard it, and the repeat goes on, for it does not come back
+// (FM 21). So it is of a file system that had shut down before: who wrote without a
+// sync never heard.
 func (s *Server) writeOut(rec *record, there []Mount) error {
 	if rec.ReadOnly {
 		return nil
 	}
-	path := there[len(there)-1].Path
-	err := s.devices.Sync(path)
-	if err == nil || errors.Is(err, unix.EROFS) { // an ext4 that stopped before is read-only
+	err := s.devices.Sync(there[len(there)-1].Path)
+	if err != nil && !errors.Is(err, unix.EROFS) { // an ext4 that stopped before is read-only
+		s.losses.LoadOrStore(rec.Volume, &loss{cause: err})
+	}
+	found, lost := s.losses.Load(rec.Volume)
+	l, ok := found.(*loss)
+	if !lost || !ok || l.told.Load() {
 		return nil
 	}
-	if _, told := s.lost.LoadOrStore(rec.Volume, true); told {
-		return nil
+	return fmt.Errorf("%w: %w; see why the volume could not be written; the next attempt unmounts it", errUnwritten, l.cause)
+}
+
+// loss is why something of a volume could not be written. A step may outlive its
+// caller, so that it happened and that it was told are two things.
+type loss struct {
+	cause error
+	told  atomic.Bool
+}
+
+// toldLoss notes that a caller hears of a volume's loss.
+func (s *Server) toldLoss(volume string) {
+	found, _ := s.losses.Load(volume)
+	if l, ok := found.(*loss); ok {
+		l.told.Store(true)
 	}
-	return fmt.Errorf("%w: %w; see why the volume could not be written; the next attempt unmounts it", errUnwritten, err)
 }

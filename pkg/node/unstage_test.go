@@ -1,15 +1,19 @@
 package node_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
+	"github.com/datera-csi/datera-csi/pkg/node"
 )
 
 func TestUnstageAfterReboot(t *testing.T) {
@@ -44,7 +48,7 @@ func TestUnstageOfTheUnknownIsSuccess(t *testing.T) {
 // FM 5
 func TestAnyFailureOfUnstageKeepsTheRecord(t *testing.T) {
 	for op, code := range map[string]codes.Code{
-		"find": codes.Internal, "unmount": codes.FailedPrecondition, "umount": codes.FailedPrecondition, "list": codes.Internal,
+		"find": codes.Internal, "unmount": codes.FailedPrecondition, "umount": codes.FailedPrecondition, "list": codes.Unavailable,
 		"detach": codes.Internal, "logout": codes.Internal, "forget": codes.Internal, "sync": codes.DataLoss,
 	} {
 		t.Run(op, func(t *testing.T) {
@@ -189,6 +193,50 @@ func TestUnstageRenouncesWhatTheArrayRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FM 21: so it does as long as any step may wait for the device.
+func TestAStepThatWaitsRenouncesWhatTheArrayRefuses(t *testing.T) {
+	for op, do := range map[string]func(*volume) error{
+		"mkfs.xfs":   (*volume).stage,
+		"mount":      (*volume).stage,
+		"xfs_growfs": func(v *volume) error { _, err := v.expand(v.staging, 2*gib); return err },
+		"unmount":    (*volume).unstage,
+	} {
+		t.Run(op, func(t *testing.T) {
+			m := newMachine(t, func(c *node.Config) { c.WatchTime = time.Millisecond })
+			v := m.volume("a")
+			if op == "xfs_growfs" || op == "unmount" {
+				ok(t, v.stage(), v.disk().Grow(2*gib))
+			}
+			v.disk().Admit(false)
+			release := m.Hold(op)
+			done := make(chan error, 1)
+			go func() { done <- do(v) }()
+			eventually(t, "the array to be asked", func() bool { return len(m.calls("renounce")) > 0 })
+			release()
+			ok(t, <-done)
+		})
+	}
+}
+
+// FM 21: a step outlives its caller, and what was lost meanwhile nobody has heard. The
+// next caller does.
+func TestALossIsToldToSomebody(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage())
+	m.Fail("sync", errDevice)
+	release := m.Hold("sync")
+	ctx, cancel := context.WithTimeout(m.ctx(), 20*time.Millisecond)
+	defer cancel()
+	_, err := m.server.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
+	want(t, err, codes.DeadlineExceeded)
+	release()
+	eventually(t, "the step's end", func() bool { err = v.unstage(); return status.Code(err) != codes.Aborted })
+	want(t, err, codes.DataLoss, v.id)
+	ok(t, v.unstage())
+	m.nothingLeft()
 }
 
 // FM 21: an unmount does not say that it dropped what it could not write, so it is

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/datera-csi/datera-csi/internal/publishctx"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -282,7 +284,15 @@ func expectUnmountEndsWhenRefused(ctx context.Context, t *testing.T, bed *testbe
 	start := time.Now()
 	soon, cancelSoon := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancelSoon()
-	must(t, eventually(soon, func() error { return w.Unstage(ctx, v) }))
+	told := false
+	must(t, eventually(soon, func() error {
+		err := w.Unstage(ctx, v)
+		told = told || status.Code(err) == codes.DataLoss
+		return err
+	}))
+	if !told {
+		t.Error("nobody was told that what was dirty is lost")
+	}
 	t.Logf("unstaged %.1f s after the network was back", time.Since(start).Seconds())
 	must(t, bed.Delete(ctx, v))
 }

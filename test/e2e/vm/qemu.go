@@ -59,7 +59,10 @@ func (g *Guest) qemuArgs() []string {
 		identity.Addresses = append(identity.Addresses, netip.PrefixFrom(g.Addr(nic), 24))
 	}
 	args := append(baseArgs(g.lab.accel, g.lab.image, g.lab.initramfs, identity.String()),
-		"-name", g.Name, "-m", strconv.Itoa(g.spec.MemoryMB), "-smp", strconv.Itoa(g.spec.CPUs),
+		"-name", g.Name, "-m", strconv.Itoa(g.spec.MemoryMB),
+		// A guest that can have one processor only is emulated without memory barriers by QEMU before 8.1, and then
+		// loses an interrupt of a network card now and then, which hangs for ever.
+		"-smp", fmt.Sprintf("cpus=%d,maxcpus=%d", g.spec.CPUs, max(2, g.spec.CPUs)),
 		"-chardev", "file,id=console,append=on,path="+escape(g.consoleFile()), "-serial", "chardev:console",
 		"-device", "virtio-rng-pci",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=3",
