@@ -81,11 +81,13 @@ func Parse(table []byte) ([]Mount, error) {
 }
 
 func parseLine(line string) (Mount, error) {
-	point, system, found := strings.Cut(line, " - ")
-	fields, rest := strings.Split(point, " "), strings.Split(system, " ")
-	if !found || len(fields) < 6 || len(rest) < 3 {
+	const optional = 6 // fields, of any number, begin here and end with a dash
+	fields := strings.Split(line, " ")
+	dash := slices.Index(fields[min(optional, len(fields)):], "-") + optional
+	if dash < optional || len(fields) < dash+4 {
 		return Mount{}, errors.New("too few fields")
 	}
+	rest := fields[dash+1:]
 	device, ok := ParseNumber(fields[2])
 	if !ok {
 		return Mount{}, fmt.Errorf("%q is no device number", fields[2])
