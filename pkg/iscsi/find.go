@@ -27,7 +27,7 @@ func (i *Initiator) Find(ctx context.Context, t Target) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
-	m, mapped, err := i.mapOverRecognised(t)
+	m, mapped, err := i.mapOver(t, disks)
 	if err != nil {
 		return Device{}, err
 	}
@@ -43,8 +43,8 @@ func (i *Initiator) Find(ctx context.Context, t Target) (Device, error) {
 
 // recognised are the disks of the LUN that the kernel knows as the one the array
 // promised, and their WWID. A disk that the kernel could not identify, because its
-// session broke just then, is known by the map that took it up. ErrNotAttached when there is no disk at all, ErrForeign when
-// none is it, or two differ.
+// session broke just then, is known by the map that took it up. ErrNotAttached when
+// there is no disk at all, ErrForeign when none is it, or two differ.
 func (i *Initiator) recognised(t Target) (known []disk, wwid string, err error) {
 	disks, err := i.sysfs.lun(t.IQN, t.LUN)
 	if err != nil {
@@ -75,15 +75,28 @@ func (i *Initiator) recognised(t Target) (known []disk, wwid string, err error) 
 	return known, wwid, nil
 }
 
-// mapOverRecognised is the map over the disks that are recognised.
-func (i *Initiator) mapOverRecognised(t Target) (dmap, bool, error) {
-	return mapOver(t.IQN, i.sysfs, func() ([]disk, error) {
-		disks, _, err := i.recognised(t)
+// mapOver is the map over the disks that are recognised.
+func (i *Initiator) mapOver(t Target, disks []disk) (dmap, bool, error) {
+	return i.sysfs.mapAmong(t.IQN, disks, func() ([]disk, error) {
+		again, _, err := i.recognised(t)
 		if errors.Is(err, ErrNotAttached) {
 			return nil, nil
 		}
-		return disks, err
+		return again, err
 	})
+}
+
+// mapOverRecognised is mapOver for who has not looked for the disks; a LUN that is not
+// attached has no map.
+func (i *Initiator) mapOverRecognised(t Target) (dmap, bool, error) {
+	disks, _, err := i.recognised(t)
+	if errors.Is(err, ErrNotAttached) {
+		return dmap{}, false, nil
+	}
+	if err != nil {
+		return dmap{}, false, err
+	}
+	return i.mapOver(t, disks)
 }
 
 // Prove is Find that believes only what the paths answer when they are asked now:

@@ -97,21 +97,22 @@ func eachDirOrLink(dir, prefix string, fn func(path string) error) error {
 // are not behind a session of the target, and two maps are refused: the device is
 // then not ours to hand out or to take down (FM 3).
 func (y sysfs) mapOver(iqn string, lun int) (dmap, bool, error) {
-	return mapOver(iqn, y, func() ([]disk, error) { return y.lun(iqn, lun) })
-}
-
-// mapOver is sysfs.mapOver for some of the disks.
-func mapOver(iqn string, y sysfs, list func() ([]disk, error)) (dmap, bool, error) {
+	list := func() ([]disk, error) { return y.lun(iqn, lun) }
 	disks, err := list()
 	if err != nil {
 		return dmap{}, false, err
 	}
+	return y.mapAmong(iqn, disks, list)
+}
+
+// mapAmong is mapOver for some of the disks, which again lists anew.
+func (y sysfs) mapAmong(iqn string, disks []disk, again func() ([]disk, error)) (dmap, bool, error) {
 	over, found, err := y.mapOfAny(disks)
 	if err != nil || !found {
 		return dmap{}, false, err
 	}
 	if over.slaveBut(disks) != "" {
-		if disks, err = list(); err != nil { // read after the map, so that no path of it can be too new to be listed
+		if disks, err = again(); err != nil { // read after the map, so that no path of it can be too new to be listed
 			return dmap{}, false, err
 		}
 	}

@@ -196,9 +196,9 @@ func (s *Server) writeOut(rec *record, there []Mount) error {
 	if err != nil && !errors.Is(err, unix.EROFS) { // an ext4 that stopped before is read-only
 		s.losses.LoadOrStore(rec.Volume, &loss{cause: err})
 	}
-	found, lost := s.losses.Load(rec.Volume)
-	l, ok := found.(*loss)
-	if !lost || !ok || l.told.Load() {
+	found, _ := s.losses.Load(rec.Volume)
+	l, lost := found.(*loss)
+	if !lost || l.told.Load() {
 		return nil
 	}
 	return fmt.Errorf("%w: %w; see why the volume could not be written; the next attempt unmounts it", errUnwritten, l.cause)
