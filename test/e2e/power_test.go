@@ -36,7 +36,7 @@ func TestPowerCutUnderWriters(t *testing.T) {
 		s := newStream(ctx, t, w, testbed.TargetPath(v, "pod-"+kinds[n]))
 		said[n] = &lastLine{}
 		running.Go(func() {
-			_, _ = w.Exec(ctx, command.Program{Argv: []string{"/bin/sh", "/run/stream.sh", s.file, s.note}}, command.Streams{Out: said[n]}) // ends with the guest
+			_, _ = w.Exec(ctx, command.Program{Argv: []string{"/bin/sh", s.script(), s.file, s.note}}, command.Streams{Out: said[n]}) // ends with the guest
 		})
 	}
 	for _, out := range said {

@@ -17,7 +17,7 @@ import (
 type stream struct {
 	w    *testbed.Worker
 	file string // in the volume
-	note string // directory beside it: acked, stop, end
+	note string // directory beside it: script, acked, stop, end
 }
 
 // streamScript writes blocks of 4 KiB that hold their own number.
@@ -30,11 +30,15 @@ done
 echo "wrote $n" > $2/end
 `
 
+// script is a file of this stream alone: a shell that reads one which is just being
+// written anew ends without a word.
+func (s *stream) script() string { return s.note + "/script" }
+
 // newStream prepares a stream into a directory of a pod.
 func newStream(ctx context.Context, t testing.TB, w *testbed.Worker, dir string) *stream {
 	t.Helper()
 	s := &stream{w: w, file: dir + "/stream", note: "/run/stream" + strings.ReplaceAll(dir, "/", "_")}
-	sh(ctx, t, w.Guest, "rm -rf "+s.note+"; mkdir "+s.note+"\ncat > /run/stream.sh <<'END'\n"+streamScript+"END")
+	sh(ctx, t, w.Guest, "rm -rf "+s.note+"; mkdir "+s.note+"\ncat > "+s.script()+" <<'END'\n"+streamScript+"END")
 	return s
 }
 
@@ -42,7 +46,7 @@ func newStream(ctx context.Context, t testing.TB, w *testbed.Worker, dir string)
 func startStream(ctx context.Context, t testing.TB, w *testbed.Worker, dir string) *stream {
 	t.Helper()
 	s := newStream(ctx, t, w, dir)
-	sh(ctx, t, w.Guest, fmt.Sprintf("setsid sh /run/stream.sh %s %s >/dev/null 2>%[2]s/err </dev/null &", s.file, s.note))
+	sh(ctx, t, w.Guest, fmt.Sprintf("setsid sh %s %s %s >/dev/null 2>%[3]s/err </dev/null &", s.script(), s.file, s.note))
 	sh(ctx, t, w.Guest, "timeout 60 sh -c 'until [ -e "+s.note+"/acked ]; do sleep 0.2; done' || { cat "+s.note+"/err >&2; exit 1; }")
 	return s
 }
