@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
@@ -49,7 +51,8 @@ func main() {
 	address := flag.String("csi-address", "/run/csi/socket", "socket of the driver, as seen here")
 	endpoint := flag.String("kubelet-registration-path", "", "socket of the driver, as the kubelet sees it")
 	dir := flag.String("plugin-registration-path", "/registration", "where the kubelet looks for plugins")
-	timeout := flag.Duration("timeout", time.Minute, "how long to wait for the driver")
+	timeout := flag.Duration("timeout", time.Second, "how long a call of the driver may take")
+	health := flag.String("http-endpoint", "", "address that serves /healthz; none without")
 	flag.Int("v", 0, "taken and ignored")
 	flag.Parse()
 	if *endpoint == "" {
@@ -57,12 +60,12 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := serve(ctx, strings.TrimPrefix(*address, "unix://"), *endpoint, *dir, *timeout); err != nil {
+	if err := serve(ctx, strings.TrimPrefix(*address, "unix://"), *endpoint, *dir, *health, *timeout); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func serve(ctx context.Context, address, endpoint, dir string, timeout time.Duration) error {
+func serve(ctx context.Context, address, endpoint, dir, health string, timeout time.Duration) error {
 	driver, err := ask(ctx, address, timeout)
 	if err != nil {
 		return fmt.Errorf("ask the driver at %s for its name: %w", address, err)
@@ -75,6 +78,9 @@ func serve(ctx context.Context, address, endpoint, dir string, timeout time.Dura
 	if err != nil {
 		return err
 	}
+	if health != "" {
+		go func() { log.Fatal(http.ListenAndServe(health, healthz(socket))) }()
+	}
 	server := grpc.NewServer()
 	registration.RegisterRegistrationServer(server, registrar{driver: driver, endpoint: endpoint})
 	go func() {
@@ -85,14 +91,33 @@ func serve(ctx context.Context, address, endpoint, dir string, timeout time.Dura
 	return server.Serve(listener)
 }
 
+// healthz says whether the kubelet can find the socket.
+func healthz(socket string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if info, err := os.Stat(socket); err != nil || info.Mode()&fs.ModeSocket == 0 {
+			http.Error(w, socket+" is not there", http.StatusInternalServerError)
+		}
+	})
+	return mux
+}
+
+// ask waits for the driver's socket for as long as it takes; the call has timeout.
 func ask(ctx context.Context, address string, timeout time.Duration) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	info, err := csi.NewIdentityClient(conn).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{}, grpc.WaitForReady(true))
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) {
+			return "", ctx.Err()
+		}
+		conn.Connect()
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	info, err := csi.NewIdentityClient(conn).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{})
 	return info.GetName(), err
 }
