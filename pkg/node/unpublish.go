@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
-	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
 // NodeUnpublishVolume takes every bind of the volume off the target path and
@@ -62,30 +60,17 @@ func (s *Server) unpublish(ctx context.Context, op *operation, r unpublishReques
 	return s.records.save(rec.without(target))
 }
 
-// knownNumbers are the numbers of the recorded volume's device; none when it is
-// not attached or has no record. A map that has lost all its paths is no device to
-// use, but it may still be mounted.
+// knownNumbers are the numbers of the recorded volume's device and of its paths, by
+// where they are in sysfs; none when it is not attached or has no record. What is taken
+// down needs no proof of identity: a disk that cannot say who it is, or that says it is
+// another, may be mounted all the same.
 func (s *Server) knownNumbers(ctx context.Context, rec *record) (map[Number]bool, error) {
 	if rec == nil {
 		return nil, nil //nolint:nilnil // an empty set
 	}
-	device, err := s.attacher.Find(ctx, rec.target())
-	if errors.Is(err, iscsi.ErrNotAttached) {
-		return s.numbersWithoutPath(ctx, rec)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("find the device: %w", err)
-	}
-	return s.numbers(device)
-}
-
-func (s *Server) numbersWithoutPath(ctx context.Context, rec *record) (map[Number]bool, error) {
 	c, err := s.attacher.Condition(ctx, rec.target())
 	if err != nil {
 		return nil, fmt.Errorf("find the device: %w", err)
-	}
-	if slices.ContainsFunc(c.Paths, func(p iscsi.PathCondition) bool { return p.Disk != "" }) {
-		return map[Number]bool{}, nil // an attach that did not finish: nobody uses it yet
 	}
 	return numbersOf(c), nil
 }

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -48,7 +49,7 @@ func TestUnstageOfTheUnknownIsSuccess(t *testing.T) {
 // FM 5
 func TestAnyFailureOfUnstageKeepsTheRecord(t *testing.T) {
 	for op, code := range map[string]codes.Code{
-		"find": codes.Internal, "unmount": codes.FailedPrecondition, "umount": codes.FailedPrecondition, "list": codes.Unavailable,
+		"condition": codes.Internal, "unmount": codes.FailedPrecondition, "umount": codes.FailedPrecondition, "list": codes.Unavailable,
 		"detach": codes.Internal, "logout": codes.Internal, "forget": codes.Internal, "sync": codes.DataLoss,
 	} {
 		t.Run(op, func(t *testing.T) {
@@ -66,6 +67,23 @@ func TestAnyFailureOfUnstageKeepsTheRecord(t *testing.T) {
 				t.Error("the volume was not detached")
 			}
 		})
+	}
+}
+
+// FM 5: a session that broke while its LUN was looked for left a disk without a name, or
+// the disk that came is another's. No stage can use it, and it must go.
+func TestWhatIsTakenDownNeedsNoProofOfIdentity(t *testing.T) {
+	for name, cause := range map[string]error{"a disk without a name": errDevice, "another LUN": iscsi.ErrForeign} {
+		m := newMachine(t)
+		v := m.volume("a")
+		ok(t, v.stage(), v.publish())
+		for range 9 {
+			m.Fail("find", cause)
+		}
+		if err := errors.Join(v.unpublish(), v.unstage()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		m.nothingLeft()
 	}
 }
 
