@@ -114,9 +114,9 @@ func randomLife(t *testing.T, r *rand.Rand) {
 			t.Fatalf("data was lost:\n%s", strings.Join(story, "\n"))
 		}
 	}
-	ops := []string{"claim", "list", "mount", "unmount", "blkid", "mkfs.xfs", "mke2fs", "mkfs write", "record", "attach", "login", "find", "logout", "forget done", "record done", "mounted"}
+	ops := []string{"claim", "list", "mount", "unmount", "blkid", "mkfs.xfs", "mke2fs", "mkfs write", "record", "format", "attach", "login", "find", "logout", "forget done", "record done", "format done", "mounted"}
 	for range 40 {
-		switch r.IntN(12) {
+		switch r.IntN(14) {
 		case 0, 1, 2, 3:
 			err := v.stage()
 			check("stage", err)
@@ -126,7 +126,7 @@ func randomLife(t *testing.T, r *rand.Rand) {
 				}
 				if !written && r.IntN(2) == 0 {
 					check("write", v.disk().Write([]byte("precious"), 200<<20))
-					written, v.context.UsedBytes = true, 8
+					written = true
 				}
 			}
 		case 4:
@@ -151,6 +151,12 @@ func randomLife(t *testing.T, r *rand.Rand) {
 				}
 				return nil
 			}}[r.IntN(2)])
+		case 12:
+			v.disk().Blank(r.IntN(2) == 0)
+		case 13: // the attacher tells the array's state of now; until then a stage hears the old one
+			if written {
+				v.context.UsedBytes = 8
+			}
 		}
 		if m.Crashed() {
 			check("killed", nil)
@@ -162,6 +168,7 @@ func randomLife(t *testing.T, r *rand.Rand) {
 		m.Reboot()
 		m.restart()
 		v.disk().FailReads(nil)
+		v.disk().Blank(false)
 		for range len(ops) * 3 { // use up the faults that are left
 			if v.stage() == nil {
 				return

@@ -15,6 +15,10 @@ func (r *steppedRecords) save(rec *record) error {
 	return r.between("record", func() error { return r.recordStore.save(rec) })
 }
 
+func (r *steppedRecords) saveFormat(f format) error {
+	return r.between("format", func() error { return r.recordStore.saveFormat(f) })
+}
+
 func (r *steppedRecords) remove(volume string) error {
 	return r.between("forget", func() error { return r.recordStore.remove(volume) })
 }

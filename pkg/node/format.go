@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
 	"github.com/datera-csi/datera-csi/internal/filesystem"
@@ -19,7 +20,8 @@ type evidence struct {
 
 	Serial     string
 	Bytes      int64  // of the device
-	Format     format // what the record says of an earlier mkfs
+	Format     format // what this node knows of an earlier one
+	KnownFrom  string // the file that says so
 	FromSource bool   // the volume began as a copy
 	UsedBytes  int64  // what the array had written for it when it was published
 	ReadOnly   bool   // of the LUN or of the mount
@@ -62,16 +64,16 @@ func decideExisting(e evidence) (verdict, error) {
 }
 
 func decideEmpty(e evidence) (verdict, error) {
-	started := e.Format.State == formatStarted && e.Format.Serial == e.Serial
+	begun := e.Format.State == formatStarted && e.Format.Serial == e.Serial && e.UsedBytes <= footprint(e.Bytes)
 	switch {
 	case !e.Blkid.Nothing:
 		return refuse, fmt.Errorf("%w: every sample of the device is zero, but blkid finds %s", errRefused, e.Blkid)
 	case e.Format.State == formatFinished && e.Format.Serial == e.Serial:
-		return refuse, fmt.Errorf("%w: one was made here on %s, and now the device reads as empty: its data is lost or not readable; look at the array before anything is written",
-			errRefused, e.Format.Time.UTC().Format("2006-01-02 15:04:05"))
+		return refuse, fmt.Errorf("%w: this node found or made %s there on %s, and now the device reads as empty: its data is lost or not readable; look at the array before anything is written; if it was emptied on purpose, remove %s on this node",
+			errRefused, e.Format.FSType, e.Format.Time.UTC().Format(time.DateTime), e.KnownFrom)
 	case e.FromSource:
 		return refuse, fmt.Errorf("%w: the volume is a copy of a snapshot or of another volume, and it reads as empty; was the source ever used as %s?", errRefused, e.Asked)
-	case e.UsedBytes > 0 && !started:
+	case e.UsedBytes > 0 && !begun:
 		return refuse, fmt.Errorf("%w: the array holds %d bytes written to this volume, and the device reads as empty: look at the array before anything is written", errRefused, e.UsedBytes)
 	case e.ReadOnly:
 		return refuse, fmt.Errorf("%w: the volume is empty and was asked for read-only; let a writer use it first", errRefused)
@@ -207,15 +209,22 @@ func (s *Server) ensureFilesystem(ctx context.Context, rec *record, device iscsi
 	if err != nil {
 		return err
 	}
+	known, file, err := s.records.format(rec.Target.Serial)
+	if err != nil {
+		return err
+	}
 	v, err := decide(evidence{
 		Asked: rec.FSType, Content: c, Blkid: b,
-		Serial: rec.Target.Serial, Bytes: device.Bytes, Format: rec.Format,
+		Serial: rec.Target.Serial, Bytes: device.Bytes, Format: known, KnownFrom: file,
 		FromSource: r.Context.FromSource, UsedBytes: r.Context.UsedBytes, ReadOnly: rec.ReadOnly,
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", device.Path, err)
 	}
 	if v == mountIt {
+		if known.State == formatFinished && known.FSType == rec.FSType {
+			return nil
+		}
 		return s.noteFormat(rec, formatFinished)
 	}
 	argv, err := s.mkfsArguments(ctx, rec.FSType, device.Path, r.Context.Filesystem, v == makeOver)
@@ -236,18 +245,9 @@ func (s *Server) ensureFilesystem(ctx context.Context, rec *record, device iscsi
 	return s.noteFormat(rec, formatFinished)
 }
 
-// noteFormat writes the state into the record, which is where a later stage of
-// this device finds it.
+// noteFormat remembers how far a file system is, for the later stages of this device.
 func (s *Server) noteFormat(rec *record, state formatState) error {
-	now := format{State: state, FSType: rec.FSType, Serial: rec.Target.Serial}
-	before := rec.Format
-	before.Time = now.Time
-	if before == now && state != formatStarted {
-		return nil
-	}
-	now.Time = s.clock().UTC()
-	rec.Format = now
-	return s.records.save(rec)
+	return s.records.saveFormat(format{State: state, FSType: rec.FSType, Serial: rec.Target.Serial, Time: s.clock().UTC()})
 }
 
 // mkfsArguments is the mkfs that the class asks for. mkfs.xfs refuses by itself a

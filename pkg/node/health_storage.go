@@ -88,9 +88,6 @@ func (a array) String() string {
 func arrays(records []*record) []array {
 	var all []array
 	for _, rec := range records {
-		if rec.Released {
-			continue
-		}
 		merged := array{portals: slices.Clone(rec.Target.Portals), targets: []recordTarget{rec.Target}}
 		var rest []array
 		for _, a := range all {

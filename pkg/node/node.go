@@ -188,6 +188,8 @@ type recordStore interface {
 	remove(volume string) error
 	list() ([]*record, []error)
 	holderOf(t iscsi.Target, but string) (string, error)
+	format(serial string) (known format, file string, err error)
+	saveFormat(f format) error
 	all() ([]*record, error)
 }
 

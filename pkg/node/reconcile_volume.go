@@ -200,7 +200,7 @@ func (p *pass) forgotten(ctx context.Context, op *operation, rec *record, s iscs
 		return false, "", err
 	}
 	what := "forgotten " + rec.Volume + " " + rec.Target.Serial
-	evident := refusal.Final() || refusal.Gone() && p.begun(what) || nothingToLose(rec, s, refusal)
+	evident := refusal.Final() || refusal.Gone() && p.begun(what) || nothingToLose(s, refusal)
 	if !evident {
 		return false, fmt.Sprintf("nobody uses it, but nothing says that this node is not admitted: %v", refusal.Others), nil
 	}
@@ -214,11 +214,8 @@ func (p *pass) forgotten(ctx context.Context, op *operation, rec *record, s iscs
 
 // nothingToLose says that only a record and node records would go, which the next
 // stage writes anew. Then silence is enough: the portals of a volume that was deleted
-// may have gone with it. A record that knows of a mkfs which has not ended is worth
-// more: without it, nobody could tell the half of a file system from data.
-func nothingToLose(rec *record, s iscsi.Shape, r iscsi.Refusal) bool {
-	return !s.Attached() && !r.Admits() && (rec.Format.State != formatStarted || r.Gone())
-}
+// may have gone with it.
+func nothingToLose(s iscsi.Shape, r iscsi.Refusal) bool { return !s.Attached() && !r.Admits() }
 
 // usedFor says what a volume is in use for, other than being staged; "" is nothing.
 func (p *pass) usedFor(rec *record, s iscsi.Shape, mounts []Mount) string {

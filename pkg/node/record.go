@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/datera-csi/datera-csi/internal/durable"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -33,32 +32,13 @@ type record struct {
 	FSType   string       `json:"fsType,omitempty"`
 	Flags    []string     `json:"mountFlags,omitempty"`
 	ReadOnly bool         `json:"readOnly"`
-	Format   format       `json:"format"`
 	Targets  []published  `json:"targets,omitempty"`
-	Released bool         `json:"released,omitempty"` // nothing of it is attached, and the record stays for Format's sake
 }
 
 // published is a target path that was bound, or was about to be.
 type published struct {
 	Path     string `json:"path"`
 	ReadOnly bool   `json:"readOnly"`
-}
-
-// formatState is how far a mkfs of ours came.
-type formatState string
-
-const (
-	formatNone     formatState = ""
-	formatStarted  formatState = "started"
-	formatFinished formatState = "finished"
-)
-
-// format remembers a mkfs. It speaks of one device only, the one with Serial.
-type format struct {
-	State  formatState `json:"state,omitempty"`
-	FSType string      `json:"fsType,omitempty"`
-	Serial string      `json:"serial,omitempty"`
-	Time   time.Time   `json:"time,omitzero"` // of the last change of State
 }
 
 // recordTarget is iscsi.Target on disk.
@@ -99,17 +79,19 @@ func (r *record) with(p published) *record {
 // volume's lock.
 type records struct{ dir string }
 
-// path names the file readably, and by a hash too, so that no two ids share one
+func (r *records) path(volume string) string { return filepath.Join(r.dir, fileName(volume)) }
+
+// fileName names a file readably, and by a hash too, so that no two ids share one
 // and none can point elsewhere.
-func (r *records) path(volume string) string {
-	sum := sha256.Sum256([]byte(volume))
+func fileName(id string) string {
+	sum := sha256.Sum256([]byte(id))
 	readable := strings.Map(func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' {
 			return c
 		}
 		return '_'
-	}, volume)
-	return filepath.Join(r.dir, readable[:min(len(readable), 80)]+"-"+hex.EncodeToString(sum[:8])+".json")
+	}, id)
+	return readable[:min(len(readable), 80)] + "-" + hex.EncodeToString(sum[:8]) + ".json"
 }
 
 // load returns fs.ErrNotExist when there is no record, and errRecord when there

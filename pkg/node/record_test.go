@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -21,7 +20,6 @@ func sampleRecord(volume string) *record {
 	return &record{
 		Version: recordVersion, Volume: volume, Staging: "/staging/" + volume, Mode: modeMount, FSType: fsXFS, Flags: []string{"noatime"},
 		Target:  recordTarget{IQN: "iqn.x:" + volume, Portals: []netip.AddrPort{netip.MustParseAddrPort("[fd00::9]:3260")}, LUN: 3, Serial: "s", Bytes: 7},
-		Format:  format{State: formatStarted, FSType: fsXFS, Serial: "s", Time: time.Date(2026, 11, 23, 1, 2, 3, 0, time.UTC)},
 		Targets: []published{{Path: "/t", ReadOnly: true}},
 	}
 }
@@ -63,7 +61,7 @@ func TestTheRecordsFormIsFixed(t *testing.T) {
 	const want = `{"version":1,"volume":"CSI-a","stagingPath":"/staging/CSI-a",` +
 		`"target":{"iqn":"iqn.x:CSI-a","portals":["[fd00::9]:3260"],"lun":3,"serial":"s","bytes":7},` +
 		`"mode":"mount","fsType":"xfs","mountFlags":["noatime"],"readOnly":false,` +
-		`"format":{"state":"started","fsType":"xfs","serial":"s","time":"2026-11-23T01:02:03Z"},"targets":[{"path":"/t","readOnly":true}]}`
+		`"targets":[{"path":"/t","readOnly":true}]}`
 	if diff := cmp.Diff(string(got), want); diff != "" {
 		t.Errorf("form differs (-got +want):\n%s", diff)
 	}

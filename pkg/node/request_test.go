@@ -3,6 +3,7 @@ package node_test
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -239,12 +240,11 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func checkRecords(t *testing.T, m *machine) {
 	t.Helper()
-	entries, err := os.ReadDir(m.Config().RecordDir)
-	if err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		data, err := os.ReadFile(filepath.Join(m.Config().RecordDir, e.Name()))
+	err := filepath.WalkDir(m.Config().RecordDir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
 		ok(t, err)
 		if bytes.Contains(data, []byte("canary")) {
 			t.Errorf("%s holds a secret: %s", e.Name(), data)
@@ -252,6 +252,10 @@ func checkRecords(t *testing.T, m *machine) {
 		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: mode %v, %v", e.Name(), info.Mode(), err)
 		}
+		return nil
+	})
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
 	}
 }
 

@@ -96,8 +96,7 @@ func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stage
 // giveUp takes down what a stage has begun that failed for good, and answers why
 // it failed. A caller that hears such a code takes nothing to be left, and never
 // unstages: sessions, a map and a node record with a secret in it would stay. What
-// is known of an earlier mkfs stays, for the next stage of this device depends on
-// it (FM 1). What somebody uses was there before, and stays too.
+// somebody uses was there before, and stays.
 func (s *Server) giveUp(ctx context.Context, op *operation, rec *record, device iscsi.Device, cause error) error {
 	var err error
 	numbers := map[Number]bool{}
@@ -107,13 +106,8 @@ func (s *Server) giveUp(ctx context.Context, op *operation, rec *record, device 
 	if err == nil {
 		err = s.takeDown(ctx, op, rec, rec.Staging, numbers)
 	}
-	switch {
-	case err != nil:
-	case rec.Format.State == formatNone:
+	if err == nil {
 		err = s.records.remove(rec.Volume)
-	default:
-		rec.Released = true
-		err = s.records.save(rec)
 	}
 	if err == nil || errors.Is(err, errInUse) || errors.Is(err, iscsi.ErrBusy) {
 		return cause
@@ -145,7 +139,7 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 		return nil, err
 	}
 	if old.Target.Serial == rec.Target.Serial {
-		rec.Format, rec.Targets = old.Format, old.Targets
+		rec.Targets = old.Targets
 		rec.Target.Bytes = max(rec.Target.Bytes, old.Target.Bytes)
 	}
 	if reflect.DeepEqual(old, rec) {

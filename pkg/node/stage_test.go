@@ -2,10 +2,12 @@ package node_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
@@ -153,9 +155,7 @@ func TestAStageThatFailsForGoodRemembersItsMkfs(t *testing.T) {
 			if left := m.Mounted(); len(left) > 0 || v.disk().Path() != "" {
 				t.Errorf("left: mounts %v, device %q", left, v.disk().Path())
 			}
-			if n := len(m.records()); n != 1 {
-				t.Fatalf("%d records are left, want 1", n)
-			}
+			m.nothingLeft()
 			// Its sessions were ended; that is no outage of the array.
 			health, err := m.server.NodeGetStorageHealth(m.ctx(), &csi.NodeGetStorageHealthRequest{})
 			if ok(t, err); len(health.GetBackendHealth()) > 0 {
@@ -209,18 +209,57 @@ func TestARepeatedStageThatFailsLeavesTheVolumeInUse(t *testing.T) {
 	}
 }
 
+// FM 1: an array that lost what it has reads as zeros. A pod that comes back to its
+// node brings the publish context of its first start along, which says that nothing
+// was written yet, and the record of then went with the unstage.
 func TestStageNeverFormatsASecondTime(t *testing.T) {
+	for name, between := range map[string]func(*volume){
+		"after a reboot":  func(v *volume) { v.m.Reboot() },
+		"after a restart": func(v *volume) { ok(v.m.t, v.unstage()) },
+		"where the volume came with its file system": func(v *volume) {
+			ok(v.m.t, v.unstage(), os.RemoveAll(v.m.Config().RecordDir), v.stage(), v.unstage())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			ok(t, v.stage())
+			between(v)
+			v.disk().Blank(true)
+			m.restart()
+			want(t, v.stage(), codes.FailedPrecondition, "this node found or made xfs there on 2026-11-23 12:00:00", "look at the array")
+			v.disk().Blank(false)
+			ok(t, v.stage())
+			if got := len(m.calls("mkfs")); got != 1 {
+				t.Errorf("got %d file systems made, want 1", got)
+			}
+		})
+	}
+}
+
+// What a node remembers of file systems must not grow for ever, nor be guessed.
+func TestANodesMemoryOfFileSystems(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")
-	ok(t, v.stage())
-	m.Reboot() // the record stays
-	d := v.disk()
-	ok(t, os.Truncate(d.File(), 0), os.Truncate(d.File(), gib)) // the array answers zeros
-	m.restart()
-	want(t, v.stage(), codes.FailedPrecondition, "one was made here on 2026-11-23 12:00:00")
-	if got := len(m.calls("mkfs")); got != 1 {
-		t.Errorf("got %d file systems made, want 1", got)
+	ok(t, v.stage(), v.unstage())
+	dir := filepath.Join(m.Config().RecordDir, "filesystems")
+	files, err := os.ReadDir(dir)
+	if ok(t, err); len(files) != 1 {
+		t.Fatalf("files: %v", files)
 	}
+	ours := filepath.Join(dir, files[0].Name())
+	for n := range 4096 {
+		path := filepath.Join(dir, fmt.Sprint(n))
+		touch(t, path)
+		ok(t, os.Chtimes(path, time.Time{}, time.Now().Add(-time.Hour-time.Duration(n)*time.Second)))
+	}
+	b := m.volume("b")
+	ok(t, b.stage(), b.unstage())
+	if files, err = os.ReadDir(dir); err != nil || len(files) != 4096 || !exists(ours) || exists(filepath.Join(dir, "4095")) || !exists(filepath.Join(dir, "0")) {
+		t.Errorf("%d files, %v", len(files), err)
+	}
+	ok(t, os.WriteFile(ours, []byte("{"), 0o600))
+	want(t, v.stage(), codes.Internal, ours, "remove it if the volume has one")
 }
 
 func TestStageNamesBothFileSystemsWhenTheyDiffer(t *testing.T) {
@@ -304,10 +343,14 @@ func TestAnInterruptedMkfsIsNoExcuseForMore(t *testing.T) {
 		v.cap = mountCap("ext4", csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
 		want(t, v.stage(), codes.FailedPrecondition, "unfinished xfs")
 	})
-	t.Run("another device", func(t *testing.T) {
+	t.Run("another node", func(t *testing.T) {
 		v := half(t)
-		ok(t, v.unstage()) // the record goes
+		ok(t, v.unstage(), os.RemoveAll(v.m.Config().RecordDir))
 		want(t, v.stage(), codes.FailedPrecondition, "unfinished xfs")
+	})
+	t.Run("a pod that comes back", func(t *testing.T) {
+		v := half(t)
+		ok(t, v.unstage(), v.stage())
 	})
 	t.Run("data on the array", func(t *testing.T) {
 		v := half(t)

@@ -107,7 +107,6 @@ func (s *Server) derive(ctx context.Context, volume, staging string) (*record, e
 	}
 	rec := &record{
 		Volume: volume, Staging: staging, Target: recordTarget(origin), Mode: modeMount, FSType: m.Type, ReadOnly: m.ReadOnly(),
-		Format: format{State: formatFinished, FSType: m.Type, Serial: origin.Serial, Time: s.clock().UTC()},
 	}
 	if err := s.checkUnheld(rec); err != nil {
 		return nil, err

@@ -34,6 +34,7 @@ type Disk struct {
 	condition *iscsi.Condition // nil: well
 	readErr   func(offset int64) error
 	precious  bool                    // holds what a user wrote
+	blank     bool                    // reads as zeros
 	readOnly  bool                    // the kernel takes no writes
 	damaged   bool                    // the kernel refuses to mount what is on it
 	mendable  bool                    // and e2fsck -p can repair it
@@ -164,6 +165,14 @@ func (d *Disk) FailReads(f func(offset int64) error) {
 	d.readErr = f
 }
 
+// Blank makes the disk read as zeros, whatever it holds: a thin volume whose array has
+// lost the map of its blocks.
+func (d *Disk) Blank(blank bool) {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.blank = blank
+}
+
 // Write puts bytes on the disk as its user would: a mkfs over them is a loss that
 // ErrLost tells of.
 func (d *Disk) Write(data []byte, offset int64) error {
@@ -278,14 +287,18 @@ func (c *claimed) Size() (int64, error) { return c.bytes, nil }
 
 func (c *claimed) ReadAt(p []byte, offset int64) (int, error) {
 	c.disk.host.mu.Lock()
-	fail := c.disk.readErr
+	fail, blank := c.disk.readErr, c.disk.blank
 	c.disk.host.mu.Unlock()
 	if fail != nil {
 		if err := fail(offset); err != nil {
 			return 0, err
 		}
 	}
-	return c.File.ReadAt(p, offset)
+	n, err := c.File.ReadAt(p, offset)
+	if blank {
+		clear(p[:n])
+	}
+	return n, err
 }
 
 func (c *claimed) Close() error {

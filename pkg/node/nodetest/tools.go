@@ -84,6 +84,7 @@ func (d *Disk) blkid() ([]byte, error) {
 		return nil, err
 	}
 	switch {
+	case d.blank:
 	case string(head[:4]) == "XFSB":
 		return []byte("DEVNAME=" + d.path + "\nTYPE=xfs\nUSAGE=filesystem\n"), nil
 	case head[1024+56] == 0x53 && head[1024+57] == 0xef:
