@@ -22,12 +22,18 @@ func (s *Server) mountDevice(ctx context.Context, rec *record, device iscsi.Devi
 		return s.mounts.Mount(device.Path, rec.Staging, rec.FSType, stageOptions(rec, r.noReplay()))
 	}
 	err := mount()
+	if errors.Is(err, ErrMountRead) {
+		err = s.mountAgain(rec, device, mount)
+	}
 	if err == nil || !errors.Is(err, ErrDamaged) {
 		return err
 	}
 	policy := r.Context.Filesystem.Fsck
 	if policy == "" {
-		return fmt.Errorf("%w; nothing was changed; restore a snapshot, or have it checked by a class with %s: %s", err, filesystem.KeyFsck, filesystem.FsckCheck)
+		return fmt.Errorf("%w; nothing was changed; go back to a snapshot, or have a copy of it looked at by a class with %s: %s (docs/troubleshoot.md)", err, filesystem.KeyFsck, filesystem.FsckCheck)
+	}
+	if errors.Is(err, ErrMountRead) {
+		policy = filesystem.FsckCheck // what it takes for damage may be the device's
 	}
 	outcome, mended := s.fsck(ctx, rec, device, policy)
 	if !mended {
@@ -36,6 +42,34 @@ func (s *Server) mountDevice(ctx context.Context, rec *record, device iscsi.Devi
 	klog.FromContext(ctx).Info("The file system was damaged and is repaired", "volume", rec.Volume, "device", device.Path, "outcome", outcome)
 	if err := mount(); err != nil {
 		return fmt.Errorf("%w; before that, %s", err, outcome)
+	}
+	return nil
+}
+
+// mountAgain tells the two reasons apart for which a mount ends with an I/O error. A
+// device that cannot be read is waited for: the caller comes again. When it can be read
+// and a second mount ends like the first, the file system is damaged, or the device
+// just where the samples are not.
+func (s *Server) mountAgain(rec *record, device iscsi.Device, mount func() error) error {
+	if err := s.readable(rec, device); err != nil {
+		return err
+	}
+	err := mount()
+	if errors.Is(err, ErrMountRead) {
+		err = fmt.Errorf("%w, or a part of the device cannot be read, see the kernel's log: %w", ErrDamaged, err)
+	}
+	return err
+}
+
+// readable reads samples of a device; one that fails is errUnreadable.
+func (s *Server) readable(rec *record, device iscsi.Device) (err error) {
+	disk, err := s.claim(device, rec.Target.Bytes)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, disk.Close()) }()
+	if _, err := firstNonZero(disk, pieces(samples(device.Bytes), mib)); err != nil {
+		return fmt.Errorf("read %s: %w", device.Path, err)
 	}
 	return nil
 }

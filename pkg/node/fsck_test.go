@@ -20,7 +20,7 @@ func TestADamagedFileSystemIsLookedAtOnlyWhenAsked(t *testing.T) {
 		ran      []string
 		words    []string // of the error; none: it mounts
 	}{
-		"never":                  {"xfs", "", true, false, nil, []string{"is damaged", "fsck: check"}},
+		"never":                  {"xfs", "", true, false, nil, []string{"is damaged", "a class with fsck: check"}},
 		"xfs, check":             {"xfs", filesystem.FsckCheck, true, false, []string{"xfs_repair -n /host/dev/sdb"}, []string{"is damaged", "xfs_repair -n says: xfs_repair: exit 4", "bad magic in block 7"}},
 		"xfs is never repaired":  {"xfs", filesystem.FsckPreen, true, false, []string{"xfs_repair -n /host/dev/sdb"}, []string{"bad magic in block 7"}},
 		"ext4, check":            {"ext4", filesystem.FsckCheck, true, false, []string{"e2fsck -f -n /host/dev/sdb"}, []string{"bad magic in block 7"}},
@@ -50,6 +50,63 @@ func TestADamagedFileSystemIsLookedAtOnlyWhenAsked(t *testing.T) {
 				t.Errorf("a damaged file system was made anew: %v", made)
 			}
 		})
+	}
+}
+
+// FM 16: mount(8) has the same words for a device that cannot be read and for an xfs
+// that the kernel shut down over a wrong checksum (seen with Linux 6.18).
+func TestAnIOErrorAtMountIsNoDamageUntilTheDeviceCanBeRead(t *testing.T) {
+	const words = "can't read superblock on /dev/sdb."
+	for name, c := range map[string]struct {
+		fails int
+		unfit bool // the device cannot be read
+		code  codes.Code
+		words []string
+		ran   []string
+	}{
+		"a device that fails":            {1, true, codes.Unavailable, []string{"the device cannot be read"}, nil},
+		"a device that failed for a bit": {1, false, codes.OK, nil, nil},
+		"what reads well":                {2, false, codes.FailedPrecondition, []string{"is damaged, or a part of the device cannot be read", words, "e2fsck -f -n exits 0"}, []string{"e2fsck -f -n /host/dev/sdb"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			v.cap = mountCap("ext4", writer)
+			v.context.Filesystem.Fsck = filesystem.FsckPreen // which must not write here
+			ok(t, v.stage(), v.unstage())
+			v.disk().FailMounts(c.fails, words)
+			if c.unfit {
+				v.disk().FailReads(func(offset int64) error {
+					if offset > 0 {
+						return errDevice
+					}
+					return nil
+				})
+			}
+			if err := v.stage(); c.code == codes.OK {
+				ok(t, err)
+			} else {
+				want(t, err, c.code, c.words...)
+			}
+			if diff := cmp.Diff(m.calls("xfs_repair", "e2fsck"), c.ran); diff != "" {
+				t.Errorf("checkers (-got +want):\n%s", diff)
+			}
+		})
+	}
+}
+
+// FM 16: what mount(8) of util-linux 2.38 says of errnos.
+func TestDamageIsKnownByTheWordsOfMount(t *testing.T) {
+	for words, code := range map[string]codes.Code{
+		"mount(2) system call failed: Structure needs cleaning.":     codes.FailedPrecondition, // EUCLEAN
+		"cannot mount; probably corrupted filesystem on /dev/sdb.":   codes.FailedPrecondition, // EBADMSG
+		"wrong fs type, bad option, bad superblock on /dev/sdb, ...": codes.Internal,
+	} {
+		m := newMachine(t)
+		v := m.volume("a")
+		ok(t, v.stage(), v.unstage())
+		v.disk().FailMounts(1, words)
+		want(t, v.stage(), code, words)
 	}
 }
 

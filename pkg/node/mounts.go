@@ -42,21 +42,25 @@ func (h *hostMounts) List() ([]Mount, error) {
 
 func (h *hostMounts) Mount(source, target, fsType string, options []string) error {
 	if err := h.mounter.MountSensitiveWithoutSystemd(source, target, fsType, options, nil); err != nil {
-		if saysDamaged(err) {
-			err = fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		return fmt.Errorf("mount %s on %s: %w", source, target, err)
+		return fmt.Errorf("mount %s on %s: %w", source, target, explained(err))
 	}
 	return nil
 }
 
-// saysDamaged recognises EUCLEAN, and EBADMSG of a checksum that is wrong, in the
-// words of mount(8): its exit status is 32 for every errno. EBADMSG it calls a
-// superblock that cannot be read.
-func saysDamaged(err error) bool {
-	return slices.ContainsFunc([]string{"Structure needs cleaning", "Bad message", "can't read superblock"}, func(words string) bool {
-		return strings.Contains(err.Error(), words)
-	})
+// explained recognises an errno in the words of mount(8), which exits with 32 for every
+// one: EUCLEAN, EBADMSG of a wrong checksum, and EIO.
+func explained(err error) error {
+	for words, kind := range map[string]error{
+		"Structure needs cleaning":         ErrDamaged,
+		"probably corrupted filesystem":    ErrDamaged,
+		"can't read superblock":            ErrMountRead,
+		"system call failed: Input/output": ErrMountRead,
+	} {
+		if strings.Contains(err.Error(), words) {
+			return fmt.Errorf("%w: %w", kind, err)
+		}
+	}
+	return err
 }
 
 func (h *hostMounts) Unmount(target string) error {

@@ -51,7 +51,8 @@ type Mounts interface {
 	// List returns every mount, in the order of the kernel's table: of two mounts
 	// on one path the later hides the earlier.
 	List() ([]Mount, error)
-	// Mount is ErrDamaged where the kernel says that the file system is.
+	// Mount is ErrDamaged where the kernel says that the file system is, and ErrMountRead
+	// where it had an I/O error, which a damaged xfs may show as, too.
 	Mount(source, target, fsType string, options []string) error
 	// Unmount is never lazy and never forced: a busy mount is an error (FM 13).
 	Unmount(target string) error
@@ -118,8 +119,9 @@ var (
 	ErrHeld     = errors.New("the device is held by a mount, a map or another program")
 	ErrNotISCSI = errors.New("not an iSCSI disk")
 
-	// ErrDamaged is one of Mounts.
-	ErrDamaged = errors.New("the file system is damaged")
+	// ErrDamaged and ErrMountRead are of Mounts.
+	ErrDamaged   = errors.New("the file system is damaged")
+	ErrMountRead = errors.New("the kernel could not read the file system")
 )
 
 // Config of a Server. All fields without a default are needed.

@@ -52,6 +52,7 @@ var codeOf = []struct {
 	{errInUse, codes.FailedPrecondition},
 	{errUnhealthy, codes.FailedPrecondition},
 	{ErrDamaged, codes.FailedPrecondition},
+	{ErrMountRead, codes.Unavailable},
 	{errRefused, codes.FailedPrecondition},
 	{errOtherFS, codes.FailedPrecondition},
 	{errRecord, codes.Internal},

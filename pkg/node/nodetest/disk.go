@@ -33,16 +33,19 @@ type Disk struct {
 	errors    node.FilesystemErrors
 	condition *iscsi.Condition // nil: well
 	readErr   func(offset int64) error
-	precious  bool                    // holds what a user wrote
-	blank     bool                    // reads as zeros
-	readOnly  bool                    // the kernel takes no writes
-	damaged   bool                    // the kernel refuses to mount what is on it
-	mendable  bool                    // and e2fsck -p can repair it
-	sessions  map[netip.AddrPort]bool // by portal: whether it works
-	outdated  map[netip.AddrPort]bool // sessions whose secrets have changed
-	refused   bool                    // the array does not admit the machine
-	deleted   bool                    // the array has it no more
-	bare      bool                    // its map has no path left
+	precious  bool // holds what a user wrote
+	blank     bool // reads as zeros
+
+	mountFails int
+	mountWords string
+	readOnly   bool                    // the kernel takes no writes
+	damaged    bool                    // the kernel refuses to mount what is on it
+	mendable   bool                    // and e2fsck -p can repair it
+	sessions   map[netip.AddrPort]bool // by portal: whether it works
+	outdated   map[netip.AddrPort]bool // sessions whose secrets have changed
+	refused    bool                    // the array does not admit the machine
+	deleted    bool                    // the array has it no more
+	bare       bool                    // its map has no path left
 }
 
 // Disk returns the disk of a target, known to the machine or not yet.
@@ -124,6 +127,13 @@ func (d *Disk) Damage(mendable bool) {
 	d.host.mu.Lock()
 	defer d.host.mu.Unlock()
 	d.damaged, d.mendable = true, mendable
+}
+
+// FailMounts makes as many mounts of the disk fail with words of mount(8).
+func (d *Disk) FailMounts(times int, words string) {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.mountFails, d.mountWords = times, words
 }
 
 // ReadOnly says whether the kernel refuses writes to the device.

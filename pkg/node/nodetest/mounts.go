@@ -196,6 +196,9 @@ func (h *Host) fresh(source, fsType string, options []string, onDir bool) (mount
 	switch {
 	case d.readOnly && (mode == "rw" || replays):
 		return mounted{}, fmt.Errorf("mount: %s: cannot mount %s read-write or replay its journal, the device is read-only", source, name)
+	case d.mountFails > 0:
+		d.mountFails--
+		return mounted{}, fmt.Errorf("mount: %s: %s", source, d.mountWords)
 	case d.damaged:
 		return mounted{}, fmt.Errorf("mount: %s: mount(2) system call failed: Structure needs cleaning", source)
 	}
