@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -453,6 +454,37 @@ func TestMapLeftSuspendedByItsRemovalIsResumed(t *testing.T) {
 		t.Errorf("ran %q, want the map resumed", h.ran())
 	}
 	wantNothingLeft(t, h, i)
+}
+
+// FM 21c: multipathd died, and multipath -f fails half way; only the kernel can resume.
+func TestASuspendedMapIsResumedWithoutMultipathd(t *testing.T) {
+	t.Parallel()
+	h, i := attachedHost(t, func(c *iscsi.Config) { c.MapTimeout = 5 * time.Second })
+	if err := os.RemoveAll(h.path("proc/4711")); err != nil {
+		t.Fatal(err)
+	}
+	h.exits["multipath -f"] = 1
+	h.after["multipath -f"] = func() { h.write("sys/block/dm-0/dm/suspended", "1\n") }
+	detach(t, i, targetA())
+	if len(h.ran("multipath -f")) != 2 {
+		t.Errorf("ran %q, want the removal tried again", h.ran())
+	}
+	wantNothingLeft(t, h, i)
+}
+
+// FM 21c: nobody waits for a removal any more that was given up, and the map works.
+func TestARemovalThatIsGivenUpLeavesNoSuspendedMap(t *testing.T) {
+	t.Parallel()
+	h, i := attachedHost(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	h.exits["del map"] = 1
+	h.after["del map"] = func() { h.write("sys/block/dm-0/dm/suspended", "1\n"); cancel() }
+	if err := i.Detach(ctx, targetA()); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if h.read("sys/block/dm-0/dm/suspended") != "0" {
+		t.Error("the map is left suspended")
+	}
 }
 
 func TestMapThatStaysBusyKeepsEverything(t *testing.T) {

@@ -12,9 +12,10 @@ import (
 )
 
 // The kernel's device-mapper interface (linux/dm-ioctl.h), as far as it says what
-// table a map has and passes a message to its target.
+// table a map has, passes a message to its target, and resumes it.
 const (
 	dmControl     = "/dev/mapper/control"
+	dmSuspend     = 0xc138fd06 // DM_DEV_SUSPEND; without DM_SUSPEND_FLAG it resumes
 	dmTableStatus = 0xc138fd0c // DM_TABLE_STATUS: _IOWR(0xfd, 12, struct dm_ioctl)
 	dmTargetMsg   = 0xc138fd0e // DM_TARGET_MSG
 
@@ -61,6 +62,14 @@ func (linux) EndQueueing(uuid string) error {
 	message := append(make([]byte, dmSectorBytes), "fail_if_no_path\x00"...) // to the target that begins at sector 0: a map has one
 	if _, err := askMapper(dmTargetMsg, 0, uuid, message); err != nil {
 		return fmt.Errorf("let what map %s keeps fail: %w", uuid, err)
+	}
+	return nil
+}
+
+// Resume is what multipathd does last after every change of a map. It may be repeated.
+func (linux) Resume(uuid string) error {
+	if _, err := askMapper(dmSuspend, 0, uuid, nil); err != nil {
+		return fmt.Errorf("resume map %s: %w", uuid, err)
 	}
 	return nil
 }

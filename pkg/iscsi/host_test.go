@@ -112,6 +112,11 @@ func (h *host) runMultipathd() *host {
 	return h
 }
 
+func (h *host) multipathdRuns() bool {
+	_, err := os.Stat(h.path("proc/4711/comm"))
+	return err == nil
+}
+
 // eachKind runs a test on a host that uses one path, and on one with multipathd.
 func eachKind(t *testing.T, test func(*testing.T, *host)) {
 	t.Helper()
@@ -322,7 +327,7 @@ func (h *host) tool(argv []string) (out string, code int) {
 	case strings.HasPrefix(line, "multipathd resize map "):
 		return h.resizeMap(argv[3])
 	case strings.HasPrefix(line, "multipathd resume map "):
-		if dm := h.mapNamed(argv[3]); dm != "" {
+		if dm := h.mapNamed(argv[3]); dm != "" && h.multipathdRuns() {
 			h.write("sys/block/"+dm+"/dm/suspended", "0\n")
 			return "ok\n", 0
 		}
@@ -778,6 +783,18 @@ func (h *host) EndQueueing(uuid string) error {
 		return syscall.ENXIO
 	}
 	h.queueing = false
+	return nil
+}
+
+// Resume is the kernel's.
+func (h *host) Resume(uuid string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	dm := h.mapNamed(strings.TrimPrefix(uuid, "mpath-"))
+	if dm == "" {
+		return syscall.ENXIO
+	}
+	h.write("sys/block/"+dm+"/dm/suspended", "0\n")
 	return nil
 }
 

@@ -33,6 +33,9 @@ type kernel interface {
 
 	// EndQueueing makes what that map keeps waiting fail.
 	EndQueueing(uuid string) error
+
+	// Resume lets a suspended map work again, with the table that was loaded last.
+	Resume(uuid string) error
 }
 
 type linux struct{}

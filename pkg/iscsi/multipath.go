@@ -131,7 +131,7 @@ func (i *Initiator) removeMap(ctx context.Context, m dmap) error {
 			return false, err
 		}
 		if now.suspended {
-			last = i.multipath(ctx, "multipathd", "resume", "map", now.alias)
+			last = i.resumeOnce(ctx, now)
 			return false, fatal(last)
 		}
 		if last = i.deleteMap(ctx, now); last != nil {
@@ -140,14 +140,57 @@ func (i *Initiator) removeMap(ctx context.Context, m dmap) error {
 		_, err = readMap(m.dir)
 		return gone(err), nil
 	})
-	if err != nil {
-		return fmt.Errorf("remove map %s (%s): %w", m.name, m.wwid, err)
-	}
-	if ok {
+	if err == nil && ok {
 		return nil
+	}
+	// Not even a caller that has left may leave it suspended.
+	if now, readErr := readMap(m.dir); readErr == nil && now.suspended && now.wwid == m.wwid {
+		last = together(last, i.resumeOnce(context.WithoutCancel(ctx), now))
+	}
+	if err != nil {
+		return together(fmt.Errorf("remove map %s (%s): %w", m.name, m.wwid, err), last)
 	}
 	users, err := i.users(m.blockDevice)
 	return together(fmt.Errorf("%w: map %s (%s) cannot be removed: %s", ErrBusy, m.name, m.wwid, inWords(users)), last, err)
+}
+
+// wake resumes a map that a failed removal left suspended: whoever touched it
+// would wait for ever (FM 21).
+func (i *Initiator) wake(ctx context.Context, m dmap) error {
+	if !m.suspended {
+		return nil
+	}
+	var last error
+	ok, err := untilSlowly(ctx, i.cfg.MapTimeout, 100*time.Millisecond, 2*time.Second, func() (bool, error) {
+		now, err := readMap(m.dir)
+		if err != nil || !now.suspended {
+			return true, ignoreGone(err)
+		}
+		last = i.resumeOnce(ctx, now)
+		return false, fatal(last)
+	})
+	if err != nil || !ok {
+		return together(fmt.Errorf("%w: map %s is suspended and cannot be resumed", ErrBusy, m.name), err, last)
+	}
+	return nil
+}
+
+// resumeOnce asks multipathd, which would go by what it remembers of the map, and then
+// the kernel, where the daemon does not run or does not do it.
+func (i *Initiator) resumeOnce(ctx context.Context, m dmap) error {
+	told := i.multipath(ctx, "multipathd", "resume", "map", m.alias)
+	now, err := readMap(m.dir)
+	if gone(err) || err == nil && (!now.suspended || now.wwid != m.wwid) {
+		return nil
+	}
+	if err != nil || ctx.Err() != nil {
+		return together(told, err, ctx.Err())
+	}
+	const moment = 5 * time.Second // to resume waits for nothing but what the map lets pass
+	limit, cancel := context.WithTimeout(ctx, moment)
+	defer cancel()
+	_, err = bounded(limit, &i.bounds, "resume map "+m.name, func() (struct{}, error) { return struct{}{}, i.kernel.Resume(mapUUID + m.wwid) })
+	return ignoreGone(err)
 }
 
 // deleteMap asks the daemon, or the tool when no daemon runs.

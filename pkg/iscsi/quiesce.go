@@ -100,27 +100,6 @@ func (i *Initiator) anyAnswers(ctx context.Context, disks []disk) error {
 	return fmt.Errorf("%w: no path answers, so nothing can be written out: %w", ErrUnavailable, together(errs...))
 }
 
-// wake resumes a map that a failed removal left suspended: whoever touched it
-// would wait for ever (FM 21).
-func (i *Initiator) wake(ctx context.Context, m dmap) error {
-	if !m.suspended {
-		return nil
-	}
-	var last error
-	ok, err := untilSlowly(ctx, i.cfg.MapTimeout, 100*time.Millisecond, 2*time.Second, func() (bool, error) {
-		now, err := readMap(m.dir)
-		if err != nil || !now.suspended {
-			return true, ignoreGone(err)
-		}
-		last = i.multipath(ctx, "multipathd", "resume", "map", m.alias)
-		return false, fatal(last)
-	})
-	if err != nil || !ok {
-		return together(fmt.Errorf("%w: map %s is suspended and cannot be resumed", ErrBusy, m.name), err, last)
-	}
-	return nil
-}
-
 // unused proves that nothing uses a device.
 func (i *Initiator) unused(ctx context.Context, b blockDevice) error {
 	users, err := i.users(b)
