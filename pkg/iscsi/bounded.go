@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
+
+	"k8s.io/klog/v2"
 )
 
 // bounds runs what may wait in the kernel for a dead device, and gives up on it
@@ -33,9 +36,16 @@ func bounded[T any](ctx context.Context, b *bounds, what string, fn func() (T, e
 	}
 	done := make(chan result, 1)
 	go func() {
-		value, err := fn()
-		b.end(what) // first: a caller that has its answer may ask again at once
-		done <- result{value, err}
+		var r result
+		defer func() {
+			if v := recover(); v != nil {
+				r.err = fmt.Errorf("panic: %v", v)
+				klog.FromContext(ctx).Error(nil, "Panic", "in", what, "value", v, "stack", string(debug.Stack()))
+			}
+			b.end(what) // first: a caller that has its answer may ask again at once
+			done <- r
+		}()
+		r.value, r.err = fn()
 	}()
 	select {
 	case r := <-done:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -299,13 +300,24 @@ func (t Target) rank(portal netip.AddrPort) int {
 // each runs fn for all items at the same time and joins the errors.
 func each[T any](items []T, fn func(T) error) error { return together(eachOf(items, fn)...) }
 
-// eachOf runs fn for all items at the same time and answers what it said of each.
+// eachOf runs fn for all items at the same time and answers what it said of each. A
+// panic becomes the caller's, who may survive it.
 func eachOf[T, R any](items []T, fn func(T) R) []R {
-	said := make([]R, len(items))
+	said, panics := make([]R, len(items)), make([]any, len(items))
 	var wait sync.WaitGroup
 	for n, item := range items {
-		wait.Go(func() { said[n] = fn(item) })
+		wait.Go(func() {
+			defer func() {
+				if v := recover(); v != nil {
+					panics[n] = fmt.Sprintf("%v\n%s", v, debug.Stack())
+				}
+			}()
+			said[n] = fn(item)
+		})
 	}
 	wait.Wait()
+	if n := slices.IndexFunc(panics, func(v any) bool { return v != nil }); n >= 0 {
+		panic(panics[n])
+	}
 	return said
 }

@@ -186,8 +186,7 @@ func (i *Initiator) resumeOnce(ctx context.Context, m dmap) error {
 	if err != nil || ctx.Err() != nil {
 		return together(told, err, ctx.Err())
 	}
-	const moment = 5 * time.Second // to resume waits for nothing but what the map lets pass
-	limit, cancel := context.WithTimeout(ctx, moment)
+	limit, cancel := context.WithTimeout(ctx, mapperTimeout)
 	defer cancel()
 	_, err = bounded(limit, &i.bounds, "resume map "+m.name, func() (struct{}, error) { return struct{}{}, i.kernel.Resume(mapUUID + m.wwid) })
 	return ignoreGone(err)

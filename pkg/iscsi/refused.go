@@ -105,12 +105,8 @@ func (i *Initiator) askPortal(ctx context.Context, portal netip.AddrPort, initia
 	if err != nil {
 		return err.Error()
 	}
-	defer conn.Close() //nolint:errcheck // whatever it says, nobody waits for it
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return err.Error()
-		}
-	}
+	defer conn.Close()                                                               //nolint:errcheck // whatever it says, nobody waits for it
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })() // ends what waits
 	if _, err := conn.Write(loginRequest(initiator, target)); err != nil {
 		return err.Error()
 	}

@@ -70,6 +70,8 @@ func (i *Initiator) endQueueing(ctx context.Context, m dmap) error {
 	if ctx.Err() != nil || gone(err) || err == nil && !table.queues {
 		return fatal(told)
 	}
+	ctx, cancel := context.WithTimeout(ctx, mapperTimeout)
+	defer cancel()
 	_, err = bounded(ctx, &i.bounds, "end the queueing of "+m.wwid, func() (struct{}, error) { return struct{}{}, i.kernel.EndQueueing(mapUUID + m.wwid) })
 	return err
 }
@@ -81,13 +83,15 @@ func (i *Initiator) queues(ctx context.Context, m dmap) bool {
 	return err == nil && table.queues
 }
 
+// mapperTimeout is how long device-mapper may take, which answers from memory.
+const mapperTimeout = 2 * time.Second
+
 // table asks device-mapper about a map, and not for long. Who asks beside another
 // waits for his turn.
 func (i *Initiator) table(ctx context.Context, uuid string) (t mapTable, err error) {
-	const moment = 2 * time.Second
-	ctx, cancel := context.WithTimeout(ctx, moment)
+	ctx, cancel := context.WithTimeout(ctx, mapperTimeout)
 	defer cancel()
-	_, _ = until(ctx, moment, func() (bool, error) {
+	_, _ = until(ctx, mapperTimeout, func() (bool, error) {
 		t, err = bounded(ctx, &i.bounds, "ask for the table of "+uuid, func() (mapTable, error) { return i.kernel.Table(uuid) })
 		return !errors.Is(err, errWaits), nil
 	})

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"k8s.io/klog/v2"
 )
 
 // operations keeps two calls for one volume apart, and lets a step of a call
@@ -139,7 +141,8 @@ func (op *operation) own(ctx context.Context, what string, step func(context.Con
 func survive(ctx context.Context, step func(context.Context) error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+			klog.FromContext(ctx).Error(nil, "Panic", "value", v, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v; the log has its stack", v)
 		}
 	}()
 	return step(ctx)

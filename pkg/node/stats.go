@@ -62,7 +62,12 @@ func (m *measurements[T]) do(ctx context.Context, key string, limit time.Duratio
 	result := m.flights.DoChan(key, func() (any, error) {
 		own, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
-		return f(own)
+		var measured T
+		err := survive(own, func(ctx context.Context) (err error) {
+			measured, err = f(ctx)
+			return err
+		})
+		return measured, err
 	})
 	timer := time.NewTimer(limit)
 	defer timer.Stop()

@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"sync/atomic"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
@@ -152,68 +149,4 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 		}
 	}
 	return nil
-}
-
-// own is operation.own for a step that may wait for the volume's device. Without a
-// path it waits for as long as multipath says, which may be for ever. As long as it
-// lasts it is looked whether the array has taken this node out of the volume's ACL:
-// then nothing comes back and nothing can be written any more (FM 21).
-func (s *Server) own(ctx context.Context, op *operation, rec *record, what string, step func(context.Context) error) error {
-	return op.own(ctx, what, func(ctx context.Context) error {
-		done := make(chan error, 1)
-		go func() { done <- survive(ctx, step) }()
-		again := time.NewTicker(s.watchTime)
-		defer again.Stop()
-		for {
-			select {
-			case err := <-done:
-				return err
-			case <-again.C:
-				s.renounce(ctx, rec)
-			}
-		}
-	})
-}
-
-// renounce lets what waits for the volume's device fail, if the array refuses this node.
-func (s *Server) renounce(ctx context.Context, rec *record) {
-	if err := survive(ctx, func(ctx context.Context) error { return s.attacher.Renounce(ctx, rec.target()) }); err != nil {
-		klog.FromContext(ctx).Info("Cannot tell whether the array still admits this node", "volume", rec.Volume, "target", rec.Target.IQN, "err", err)
-	}
-}
-
-// writeOut writes what the file system holds back, as an unmount does, which does
-// not say when that fails. What cannot be written the kernel drops: that is an error
-// until a caller has heard it, and the repeat goes on, for it does not come back
-// (FM 21). So it is of a file system that had shut down before: who wrote without a
-// sync never heard.
-func (s *Server) writeOut(rec *record, there []Mount) error {
-	if rec.ReadOnly {
-		return nil
-	}
-	err := s.devices.Sync(there[len(there)-1].Path)
-	if err != nil && !errors.Is(err, unix.EROFS) { // an ext4 that stopped before is read-only
-		s.losses.LoadOrStore(rec.Volume, &loss{cause: err})
-	}
-	found, _ := s.losses.Load(rec.Volume)
-	l, lost := found.(*loss)
-	if !lost || l.told.Load() {
-		return nil
-	}
-	return fmt.Errorf("%w: %w; see why the volume could not be written; the next attempt unmounts it", errUnwritten, l.cause)
-}
-
-// loss is why something of a volume could not be written. A step may outlive its
-// caller, so that it happened and that it was told are two things.
-type loss struct {
-	cause error
-	told  atomic.Bool
-}
-
-// toldLoss notes that a caller hears of a volume's loss.
-func (s *Server) toldLoss(volume string) {
-	found, _ := s.losses.Load(volume)
-	if l, ok := found.(*loss); ok {
-		l.told.Store(true)
-	}
 }

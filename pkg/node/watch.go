@@ -1,0 +1,49 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// own is operation.own for a step that may wait for the volume's device. Without a
+// path it waits for as long as multipath says, which may be for ever. As long as it
+// lasts it is looked whether the array has taken this node out of the volume's ACL:
+// then nothing comes back and nothing can be written any more (FM 21).
+func (s *Server) own(ctx context.Context, op *operation, rec *record, what string, step func(context.Context) error) error {
+	return op.own(ctx, what, func(ctx context.Context) error {
+		watch, stop := context.WithCancel(ctx)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			s.watchAdmission(watch, rec)
+		}()
+		err := survive(ctx, step)
+		stop()
+		<-ended // all it does ends with watch
+		return err
+	})
+}
+
+// watchAdmission asks again and again whether the array still admits this node.
+func (s *Server) watchAdmission(ctx context.Context, rec *record) {
+	again := time.NewTicker(s.watchTime)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+			s.renounce(ctx, rec)
+		}
+	}
+}
+
+// renounce lets what waits for the volume's device fail, if the array refuses this node.
+func (s *Server) renounce(ctx context.Context, rec *record) {
+	err := survive(ctx, func(ctx context.Context) error { return s.attacher.Renounce(ctx, rec.target()) })
+	if err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Info("Cannot tell whether the array still admits this node", "volume", rec.Volume, "target", rec.Target.IQN, "err", err)
+	}
+}
