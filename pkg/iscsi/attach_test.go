@@ -188,6 +188,22 @@ func TestAttachBlacklistedKeepsOneSession(t *testing.T) {
 	}
 }
 
+// FM 28: a multipath that was killed has not said that it does not want the disk.
+func TestAMultipathThatIsKilledIsNoReasonForOnePath(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	h.greedy = false // it waits to be told
+	h.exits["multipath -a"] = 137
+	i := h.initiator()
+	if _, err := i.Attach(t.Context(), targetA(), nil); !errors.Is(err, iscsi.ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
+	}
+	delete(h.exits, "multipath -a")
+	if got := attach(t, i, targetA()); len(got.Paths) != 2 || got.WWID != wwidA {
+		t.Errorf("got %+v, want a map of two paths", got)
+	}
+}
+
 func TestAttachRequireMultipath(t *testing.T) {
 	t.Parallel()
 	t.Run("no daemon", func(t *testing.T) {

@@ -83,9 +83,16 @@ func (i *Initiator) multipath(ctx context.Context, argv ...string) error {
 func (i *Initiator) claimForMultipath(ctx context.Context, d disk) (bool, error) {
 	taken := false
 	err := i.unlessTaken(ctx, d, func() error {
+		const declined = 1
 		err := i.multipath(ctx, "multipath", "-a", filepath.Join("/dev", d.name))
-		taken = err == nil
-		return fatal(err)
+		switch taken = err == nil; {
+		case exitedWith(err, declined):
+			klog.FromContext(ctx).Info("Multipath does not want the disk, so the volume gets one path", "disk", d.name, "err", err)
+			return nil
+		case err != nil: // killed, or not run at all: that says nothing of the disk
+			return fmt.Errorf("%w: tell multipath of %s: %w", ErrUnavailable, d.name, err)
+		}
+		return nil
 	})
 	if _, mapped, mapErr := i.sysfs.mapOf(d); err == nil && !taken {
 		return mapped, mapErr
