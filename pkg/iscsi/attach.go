@@ -60,6 +60,7 @@ func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, e
 func (i *Initiator) reveal(ctx context.Context, t Target) ([]disk, error) {
 	const again = 2 * time.Second // an array may export the LUN a little after it admitted us
 	start, scanned := time.Now(), time.Time{}
+	var scans chan error // of the scan that runs; it is not waited for, because one dead session would hold all up
 	// Those who wait look at their own sessions only: a look at all of a host costs more the more it has, and many
 	// wait at once.
 	sessions, err := i.sysfs.sessions(t.IQN)
@@ -77,9 +78,14 @@ func (i *Initiator) reveal(ctx context.Context, t Target) ([]disk, error) {
 		if len(disks) > 0 && time.Since(start) > i.cfg.DiskTimeout/4 {
 			return true, nil
 		}
-		if time.Since(scanned) > again {
-			scanned = time.Now()
-			scanErr = i.scan(ctx, missing, t.LUN)
+		select {
+		case scanErr = <-scans:
+			scans = nil
+		default:
+		}
+		if scans == nil && time.Since(scanned) > again {
+			scanned, scans = time.Now(), make(chan error, 1)
+			go func(done chan<- error) { done <- i.scan(ctx, missing, t.LUN) }(scans)
 		}
 		return false, nil
 	})
@@ -241,8 +247,8 @@ func (i *Initiator) chooseOne(t Target, paths []path) (path, error) {
 	return slices.MinFunc(paths, func(a, b path) int { return t.rank(a.session.portal()) - t.rank(b.session.portal()) }), nil
 }
 
-// giveUpAllBut ends every session of the target but one, unless somebody uses a
-// disk behind it or another LUN.
+// giveUpAllBut leaves the LUN one session: of the others each ends, or loses this
+// LUN's disk where it carries another LUN. A disk that somebody uses is ErrBusy.
 func (i *Initiator) giveUpAllBut(ctx context.Context, t Target, keep session) error {
 	sessions, err := i.sysfs.sessions(t.IQN)
 	if err != nil {
@@ -256,10 +262,8 @@ func (i *Initiator) giveUpAllBut(ctx context.Context, t Target, keep session) er
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(disks, func(d disk) bool { return d.lun != t.LUN }) {
-			continue
-		}
-		for _, d := range disks {
+		ours := slices.DeleteFunc(slices.Clone(disks), func(d disk) bool { return d.lun != t.LUN })
+		for _, d := range ours {
 			users, err := i.users(d.blockDevice())
 			if err != nil {
 				return err
@@ -268,7 +272,12 @@ func (i *Initiator) giveUpAllBut(ctx context.Context, t Target, keep session) er
 				return fmt.Errorf("%w: a second path to the LUN is in use: %s", ErrBusy, strings.Join(users, ", "))
 			}
 		}
-		if err := i.clear(ctx, s, disks); err != nil {
+		if len(ours) < len(disks) { // the session stays, for another LUN's sake
+			err = each(ours, func(d disk) error { return i.drop(ctx, d) })
+		} else {
+			err = i.clear(ctx, s, disks)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -188,6 +188,29 @@ func TestAttachBlacklistedKeepsOneSession(t *testing.T) {
 	}
 }
 
+// FM 3, 28: where no map combines the paths one disk is left, also when the session of
+// the other carries another LUN and so must stay.
+func TestOneDiskIsLeftWithoutAMap(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	h.luns[iqnA][7] = lun{serialB, gib}
+	other := targetA()
+	other.LUN, other.Serial = 7, serialB
+	attach(t, h.initiator(), other) // two sessions
+	h.blacklisted = true
+	i := h.initiator()
+	got := attach(t, i, targetA())
+	if disks := inspect(t, i).Disks(); len(got.Paths) != 1 || len(disks) != 1 {
+		t.Errorf("got %+v, disks %v, want one", got, disks)
+	}
+	if sessions := h.glob("sys/class/iscsi_session/session*"); len(sessions) != 2 {
+		t.Errorf("sessions %v, want two, for the other LUN's sake", sessions)
+	}
+	if found, err := i.Find(t.Context(), other); err != nil || len(found.Paths) != 2 {
+		t.Errorf("the other LUN: %+v, %v", found, err)
+	}
+}
+
 // FM 28: a multipath that was killed has not said that it does not want the disk.
 func TestAMultipathThatIsKilledIsNoReasonForOnePath(t *testing.T) {
 	t.Parallel()

@@ -430,6 +430,18 @@ func TestNothingIsFlushedIntoSilence(t *testing.T) {
 	}
 }
 
+// FM 21: a path that has just died says so after ten seconds, and another answers at once.
+func TestADetachDoesNotWaitForASilentPath(t *testing.T) {
+	t.Parallel()
+	h, i := attachedHost(t, func(c *iscsi.Config) { c.DiskTimeout = time.Minute })
+	h.hang("sdb")
+	began := time.Now()
+	detach(t, i, targetA())
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("took %s", took)
+	}
+}
+
 // FM 21: udev, blkid or LVM look into a map for a moment.
 func TestMapThatIsBusyForAMoment(t *testing.T) {
 	t.Parallel()

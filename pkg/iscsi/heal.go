@@ -201,6 +201,9 @@ func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
 	if others := i.strangers(t, paths); len(others) > 0 {
 		return others[0].stranger(t)
 	}
+	if len(paths) == 0 {
+		return nil // they went meanwhile
+	}
 	if paths, err = i.answering(t, paths); err != nil {
 		return err
 	}

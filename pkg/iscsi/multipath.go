@@ -231,14 +231,15 @@ func inWords(users []string) string {
 // growMap makes a map as large as its paths.
 func (i *Initiator) growMap(ctx context.Context, m dmap, bytes int64) error {
 	var last error
-	tried := false
+	const again = 2 * time.Second // a busy multipathd may refuse
+	var asked time.Time
 	ok, err := until(ctx, i.cfg.MapTimeout, func() (bool, error) {
 		now, err := size(m.dir)
 		if err != nil || now >= bytes {
 			return err == nil, err
 		}
-		if !tried {
-			tried = true
+		if asked.IsZero() || last != nil && time.Since(asked) > again {
+			asked = time.Now()
 			last = i.multipath(ctx, "multipathd", "resize", "map", m.alias)
 		}
 		return false, fatal(last)

@@ -90,12 +90,21 @@ func (i *Initiator) unusedByName(s stack) error {
 // path answers: the flush would sit in the kernel and hold the device. Soon the
 // sessions fail, or the paths answer again.
 func (i *Initiator) anyAnswers(ctx context.Context, disks []disk) error {
+	running := slices.DeleteFunc(slices.Clone(disks), func(d disk) bool { return !d.running() })
+	if len(running) == 0 {
+		return fmt.Errorf("%w: all paths went down just now", ErrUnavailable)
+	}
+	answers := make(chan error, len(running))
+	for _, d := range running {
+		go func() { answers <- i.examine(ctx, []disk{d})[0].err }()
+	}
 	var errs []error
-	for _, p := range i.examine(ctx, slices.DeleteFunc(slices.Clone(disks), func(d disk) bool { return !d.running() })) {
-		if p.err == nil {
-			return nil
+	for range running {
+		err := <-answers
+		if err == nil {
+			return nil // the others are not waited for: a dead one takes long to say so
 		}
-		errs = append(errs, p.err)
+		errs = append(errs, err)
 	}
 	return fmt.Errorf("%w: no path answers, so nothing can be written out: %w", ErrUnavailable, together(errs...))
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // When a secret changes while its LUN is in use, the sessions there are go on, and
@@ -77,7 +76,9 @@ func (s session) auth() (CHAP, error) {
 		if err != nil {
 			return CHAP{}, err
 		}
-		*to = strings.TrimPrefix(v, none)
+		if v != none {
+			*to = v
+		}
 	}
 	return c, nil
 }

@@ -98,12 +98,12 @@ func (i *Initiator) strangers(t Target, paths []path) []path {
 }
 
 func (p path) stranger(t Target) error {
+	answer := fmt.Errorf("%w: LUN %d of %s must have serial number %s; %s answers %s (WWID %s)", ErrForeign, t.LUN, t.IQN, t.Serial, p.name, p.fresh.Serial, p.fresh.WWID)
 	cached, err := p.cached()
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrForeign, err)
+		return fmt.Errorf("%w, and the kernel could not identify it", answer)
 	}
-	return fmt.Errorf("%w: LUN %d of %s must have serial number %s; %s answers %s (WWID %s), the kernel knows it as %s (WWID %s)",
-		ErrForeign, t.LUN, t.IQN, t.Serial, p.name, p.fresh.Serial, p.fresh.WWID, cached.Serial, cached.WWID)
+	return fmt.Errorf("%w, the kernel knows it as %s (WWID %s)", answer, cached.Serial, cached.WWID)
 }
 
 // replace removes disks that became another LUN, so that the next scan finds
@@ -185,6 +185,9 @@ func (i *Initiator) answering(t Target, paths []path) ([]path, error) {
 		if cached, err := p.cached(); err == nil && cached.Serial != t.Serial {
 			return nil, fmt.Errorf("%w: %s does not answer, and the kernel knows it as %s, not %s", ErrForeign, p.name, cached.Serial, t.Serial)
 		}
+	}
+	if len(paths) == 0 {
+		return nil, fmt.Errorf("%w: no path to LUN %d of %s is left", ErrUnavailable, t.LUN, t.IQN)
 	}
 	if len(good) == 0 {
 		return nil, fmt.Errorf("%w: no path to LUN %d of %s answers: %w", ErrUnavailable, t.LUN, t.IQN, together(errs...))

@@ -113,7 +113,7 @@ func (s *Server) Reconcile(ctx context.Context, mode ReconcileMode) Report {
 	}
 	p.nodeRecords(ctx)
 	p.each(ctx, all)
-	if len(errs) == 0 { // the unreadable one may be of what has none
+	if len(errs) == 0 && ctx.Err() == nil { // the unreadable one may be of what has none
 		p.unrecorded(ctx, all)
 	}
 	p.report.Volumes = len(all)
@@ -165,6 +165,9 @@ func (p *pass) each(ctx context.Context, all []*record) {
 	slots := make(chan struct{}, atOnce)
 	var wait sync.WaitGroup
 	for _, rec := range all {
+		if ctx.Err() != nil {
+			break
+		}
 		slots <- struct{}{}
 		wait.Go(func() {
 			defer func() { <-slots }()
@@ -189,9 +192,9 @@ func (p *pass) hold(ctx context.Context, volume string, fn func(context.Context,
 		return
 	}
 	defer op.release()
-	ctx, cancel := context.WithTimeout(ctx, longestStep)
+	limited, cancel := context.WithTimeout(ctx, longestStep)
 	defer cancel()
-	if err := survive(ctx, func(ctx context.Context) error { return fn(ctx, op) }); err != nil {
+	if err := survive(limited, func(ctx context.Context) error { return fn(ctx, op) }); err != nil && ctx.Err() == nil {
 		p.found(Finding{Reason: ReasonUnclear, Volume: volume, Evidence: "it cannot be told what there is of it, so it is left alone", Outcome: Seen, Error: err.Error()})
 	}
 }

@@ -80,13 +80,12 @@ func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stage
 	if err = ensureDir(rec.Staging); err != nil {
 		return device, err
 	}
-	if rec.Mode == modeBlock {
-		err = s.limitBlock(rec, device)
-	} else {
-		err = s.own(ctx, op, rec, "preparing and mounting the file system", func(ctx context.Context) error {
-			return s.ensureStaged(ctx, rec, device, r)
-		})
-	}
+	err = s.own(ctx, op, rec, "preparing and mounting the file system", func(ctx context.Context) error {
+		if rec.Mode == modeBlock {
+			return s.limitBlock(rec, device)
+		}
+		return s.ensureStaged(ctx, rec, device, r)
+	})
 	if err != nil {
 		return device, err
 	}
@@ -138,6 +137,11 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 	if err := s.compatible(ctx, old, rec); err != nil {
 		return nil, err
 	}
+	if !sameLUN(old, rec) {
+		if err := s.checkUnheld(rec); err != nil {
+			return nil, err
+		}
+	}
 	if old.Target.Serial == rec.Target.Serial {
 		rec.Targets = old.Targets
 		rec.Target.Bytes = max(rec.Target.Bytes, old.Target.Bytes)
@@ -160,10 +164,14 @@ func (s *Server) checkUnheld(rec *record) error {
 	return nil
 }
 
+func sameLUN(a, b *record) bool {
+	return a.Target.IQN == b.Target.IQN && a.Target.LUN == b.Target.LUN && a.Target.Serial == b.Target.Serial
+}
+
 // compatible says whether a stage may take over from an earlier one of the same
 // volume. It may when that one asked for the same, or left nothing in use.
 func (s *Server) compatible(ctx context.Context, old, asked *record) error {
-	sameTarget := old.Target.IQN == asked.Target.IQN && old.Target.LUN == asked.Target.LUN && old.Target.Serial == asked.Target.Serial
+	sameTarget := sameLUN(old, asked)
 	same := old.Mode == asked.Mode && old.FSType == asked.FSType && old.ReadOnly == asked.ReadOnly && slices.Equal(old.Flags, asked.Flags)
 	if sameTarget && same && old.Staging == asked.Staging {
 		return nil

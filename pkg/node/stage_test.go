@@ -144,6 +144,17 @@ func TestAStageThatFailsForGoodLeavesNothing(t *testing.T) {
 	}
 }
 
+// A volume whose device is gone may get another LUN, but not one that is another's here.
+func TestAVolumeDoesNotTakeAnothersLUN(t *testing.T) {
+	m := newMachine(t)
+	a, b := m.volume("a"), m.volume("b")
+	ok(t, a.stage(), b.stage())
+	m.Reboot()
+	m.restart()
+	a.context.Target = b.target
+	want(t, a.stage(), codes.FailedPrecondition, "is staged here as volume "+b.id)
+}
+
 // FM 1: a mkfs that was begun or done is remembered although the stage failed.
 func TestAStageThatFailsForGoodRemembersItsMkfs(t *testing.T) {
 	for _, op := range []string{"mkfs write", "mount"} {
