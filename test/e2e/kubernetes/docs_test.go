@@ -25,6 +25,11 @@ var notRun = map[string]string{
 	"kubectl apply -k deploy/kubernetes/base":  "the laboratory has deployed the same with its own images, and would lose them",
 	"kubectl delete -k deploy/kubernetes/base": "the next test needs the driver",
 	"kubectl delete csidriver":                 "TestVolumesOfTheVendorsDriverAreTakenOver does it",
+	"kubectl patch pv PV":                      "a claim of the laboratory would lose its volume: TestStaticVolumeIsRetained gives one to another claim",
+	"kubectl get pv PV":                        "as above",
+	"kubectl delete pvc NAME":                  "as above",
+	"kubectl delete pv PV":                     "as above",
+	"kubectl create -f pv.yaml":                "as above",
 	"kubectl label node NODE datera-csi/sim":   "TestSimulatorOfTheOverlayServesVolumes does it",
 	"kubectl -n datera-csi create secret generic datera-csi-backend-default \\\n  --from-literal": "the laboratory has made it; the one of operate.md, which replaces it, is run",
 }
