@@ -17,9 +17,11 @@ import (
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 	sigsyaml "sigs.k8s.io/yaml"
@@ -170,6 +172,8 @@ storageClasses:
     annotations: {storageclass.kubernetes.io/is-default-class: "true"}
     parameters: {replica_count: 3, round_robin: true, csi.storage.k8s.io/fstype: xfs}
     allowVolumeExpansion: false
+    allowedTopologies:
+      - matchLabelExpressions: [{key: topology.kubernetes.io/zone, values: [east, west]}]
 snapshots: false
 networkPolicy: false
 `))
@@ -190,6 +194,10 @@ networkPolicy: false
 	}
 	if class["allowVolumeExpansion"] != false || class["volumeBindingMode"] != string(storagev1.VolumeBindingWaitForFirstConsumer) {
 		t.Errorf("class %v", class)
+	}
+	zones := []any{map[string]any{"matchLabelExpressions": []any{map[string]any{"key": "topology.kubernetes.io/zone", "values": []any{"east", "west"}}}}}
+	if d := cmp.Diff(class["allowedTopologies"], any(zones)); d != "" {
+		t.Errorf("where its volumes may be: got (-), want (+):\n%s", d)
 	}
 	for _, name := range []string{"Secret/datera-csi-backend-made-by-hand", "NetworkPolicy/datera-csi-node"} {
 		if all[name] != nil {
@@ -214,6 +222,54 @@ func TestTheLogLevelIsThatOfOurPrograms(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestValuesReachThePods: each in the pods and the container that it is of, and nowhere else.
+func TestValuesReachThePods(t *testing.T) {
+	before, after := templates(objects(t, "")), templates(objects(t, `
+podLabels: {team: storage}
+podAnnotations: {example.com/scrape: "true"}
+controller:
+  priorityClassName: high
+  resources: {requests: {cpu: 1}, limits: null}
+  affinity:
+    nodeAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        nodeSelectorTerms: [{matchExpressions: [{key: infra, operator: Exists}]}]
+node:
+  priorityClassName: higher
+  resources: {limits: {memory: 2Gi}}
+`))
+	infra := corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "infra", Operator: corev1.NodeSelectorOpExists}}}
+	controller, node := before["datera-csi-controller"], before["datera-csi-node"]
+	controller.Spec.PriorityClassName, node.Spec.PriorityClassName = "high", "higher"
+	controller.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{infra}},
+	}}
+	controller.Spec.Containers[0].Resources = corev1.ResourceRequirements{
+		Requests: corev1.ResourceList{"cpu": resource.MustParse("1"), "memory": resource.MustParse("40Mi")},
+	}
+	node.Spec.InitContainers[0].Resources.Limits = corev1.ResourceList{"memory": resource.MustParse("2Gi")}
+	for _, pod := range before {
+		pod.Labels["team"], pod.Annotations["example.com/scrape"] = "storage", "true"
+	}
+	if d := cmp.Diff(after, before); d != "" {
+		t.Errorf("got (-), want (+):\n%s", d)
+	}
+}
+
+// templates are those of the pods of each workload, by its name.
+func templates(all []runtime.Object) map[string]*corev1.PodTemplateSpec {
+	found := map[string]*corev1.PodTemplateSpec{}
+	for _, obj := range all {
+		switch o := obj.(type) {
+		case *appsv1.Deployment:
+			found[o.Name] = &o.Spec.Template
+		case *appsv1.DaemonSet:
+			found[o.Name] = &o.Spec.Template
+		}
+	}
+	return found
 }
 
 // TestThePolicyLetsOutWhatTheValuesName: an endpoint or a proxy on a port of its own
@@ -275,6 +331,12 @@ func TestTheSchemaRefusesWhatNobodyReads(t *testing.T) {
 		"an argument of no use": {"node: {extraArgs: [multipath]}", "extraArgs"},
 		"a relative directory":  {"node: {kubeletDir: var/lib/kubelet}", "kubeletDir"},
 		"a port of no number":   {"networkPolicyPorts: [dns]", "networkPolicyPorts"},
+		"a label of ours":       {"podLabels: {app.kubernetes.io/component: storage}", "podLabels"},
+		"an annotation of ours": {"podAnnotations: {kubectl.kubernetes.io/default-container: guard}", "podAnnotations"},
+		"an unknown resource":   {"node: {resources: {cpu: 1}}", "resources"},
+		"no priority":           {"node: {priorityClassName: ''}", "priorityClassName"},
+		"a selector as such":    {"controller: {affinity: {infra: 'true'}}", "affinity"},
+		"a place of no value":   {"storageClasses: [{name: a, parameters: {}, allowedTopologies: [{matchLabelExpressions: [{key: a}]}]}]", "values"},
 		"a label no pod gets":   {"node: {topologyKeys: [example.com/rack]}", "topologyKeys"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -310,7 +372,8 @@ func TestTheNotesSayWhatIsMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"create secret generic datera-csi-backend-default", "Make a StorageClass", "snapshot controller"} {
+	for _, want := range []string{"create secret generic datera-csi-backend-default", "Make a StorageClass", "snapshot controller",
+		"kubectl label namespace datera-csi pod-security.kubernetes.io/enforce=privileged"} {
 		if !strings.Contains(out[file], want) {
 			t.Errorf("the notes do not say %q:\n%s", want, out[file])
 		}
