@@ -122,7 +122,7 @@ func printTable(out io.Writer, rows []*row) error {
 	return w.Flush()
 }
 
-// head begins docs/laboratory.md and docs/laboratory-long.md.
+// head begins docs/laboratory.md, and the table of what takes longer.
 const head = `# What the laboratory has shown
 
 Each row is a test that ran on real kernels: an array with the Linux kernel's iSCSI target and two workers
