@@ -175,6 +175,7 @@ storageClasses:
     allowedTopologies:
       - matchLabelExpressions: [{key: topology.kubernetes.io/zone, values: [east, west]}]
 snapshots: false
+seLinuxMount: false
 networkPolicy: false
 `))
 	secret := all["Secret/datera-csi-backend-default"]["stringData"]
@@ -198,6 +199,9 @@ networkPolicy: false
 	zones := []any{map[string]any{"matchLabelExpressions": []any{map[string]any{"key": "topology.kubernetes.io/zone", "values": []any{"east", "west"}}}}}
 	if d := cmp.Diff(class["allowedTopologies"], any(zones)); d != "" {
 		t.Errorf("where its volumes may be: got (-), want (+):\n%s", d)
+	}
+	if spec := all["CSIDriver/dsp.csi.daterainc.io"]["spec"].(map[string]any); spec["seLinuxMount"] != false {
+		t.Errorf("driver %v", spec)
 	}
 	for _, name := range []string{"Secret/datera-csi-backend-made-by-hand", "NetworkPolicy/datera-csi-node"} {
 		if all[name] != nil {
