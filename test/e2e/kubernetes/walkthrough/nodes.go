@@ -27,7 +27,8 @@ func (s *story) where(ctx context.Context) (node, uid string, err error) {
 // move is what an administrator does before maintenance: cordon, and delete the pod.
 func (s *story) move(ctx context.Context) error {
 	s.tell.Step("A pod moves to the other node, and its data comes along")
-	if err := s.write(ctx); err != nil {
+	var err error
+	if s.checksum, err = s.write(ctx, first); err != nil {
 		return err
 	}
 	from, uid, err := s.where(ctx)

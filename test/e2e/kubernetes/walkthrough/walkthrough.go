@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ const (
 	first     = set + "-0"
 	patience  = 5 * time.Minute
 	staticApp = "CSI-pv-datera-0" // what the example static.yaml names
+	staticPod = "kube-pv-demo"    // and its pod
 )
 
 // Play tells the whole story.
@@ -105,23 +107,20 @@ func (s *story) static(ctx context.Context) error {
 	if err := s.makeApp(ctx); err != nil {
 		return err
 	}
-	if err := s.apply(ctx, "article/static.yaml"); err != nil {
-		return err
-	}
-	if _, err := s.cluster.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/kube-pv-demo", "--timeout=5m"); err != nil {
+	if err := s.useStatic(ctx); err != nil {
 		return err
 	}
 	if err := errors.Join(s.shows(ctx, "get", "pv"), s.shows(ctx, "get", "pvc"), s.shows(ctx, "get", "pods", "-o", "wide")); err != nil {
 		return err
 	}
-	mounts, err := s.show(ctx, "exec", "kube-pv-demo", "--", "sh", "-c", "mount | grep /data; df -h /data")
+	mounts, err := s.show(ctx, "exec", staticPod, "--", "sh", "-c", "mount | grep /data; df -h /data")
 	if err != nil {
 		return err
 	}
 	if !strings.Contains(mounts, "on /data type xfs") {
 		return errors.New("/data is no xfs")
 	}
-	node, err := s.cluster.Field(ctx, "{.spec.nodeName}", "pod", "kube-pv-demo")
+	node, err := s.cluster.Field(ctx, "{.spec.nodeName}", "pod", staticPod)
 	if err != nil {
 		return err
 	}
@@ -132,11 +131,69 @@ func (s *story) static(ctx context.Context) error {
 	if !strings.Contains(disks, "DATERA") || !strings.Contains(disks, "IBLOCK") || !strings.Contains(disks, "4.0") {
 		return errors.New("lsscsi shows no DATERA IBLOCK 4.0")
 	}
+	if err = s.awaitPaths(ctx, node, staticApp, 2); err != nil {
+		return err
+	}
 	s.tell.Proved("the pod's /data is xfs on a volume of the array, by two paths")
-	return s.release(ctx)
+	return s.retain(ctx)
 }
 
-// release takes the pod and the claim away; Retain keeps the volume.
+// useStatic makes the volume's PersistentVolume, the claim and the pod, and waits for the pod.
+func (s *story) useStatic(ctx context.Context) error {
+	if err := s.apply(ctx, "article/static.yaml"); err != nil {
+		return err
+	}
+	_, err := s.cluster.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/"+staticPod, "--timeout=5m")
+	return err
+}
+
+// awaitPaths waits until a volume has that many disks on a node, all beneath one map.
+func (s *story) awaitPaths(ctx context.Context, node, app string, paths int) error {
+	access, err := s.cluster.AccessOf(ctx, app)
+	if err != nil {
+		return err
+	}
+	guest, err := s.cluster.Worker(node)
+	if err != nil {
+		return err
+	}
+	// The map of each disk of each session to the volume's target, one a line.
+	script := "for session in $(grep -lxF " + access.IQN + " /sys/class/iscsi_session/*/targetname); do" +
+		" for disk in ${session%/*}/device/target*/*/block/*; do ls $disk/holders; done; done"
+	return kubernetes.Eventually(ctx, fmt.Sprintf("%d paths of %s on %s", paths, app, node), patience, func() error {
+		out, err := guest.Shell(ctx, script)
+		maps := strings.Fields(string(out))
+		if err == nil && (len(maps) != paths || len(slices.Compact(maps)) != 1) {
+			err = fmt.Errorf("the maps of its disks are %q", out)
+		}
+		return err
+	})
+}
+
+// retain takes pod, claim and PersistentVolume away, and looks whether the volume is still there, and with it
+// what the pod wrote.
+func (s *story) retain(ctx context.Context) error {
+	checksum, err := s.write(ctx, staticPod)
+	if err != nil {
+		return err
+	}
+	if err = s.release(ctx); err != nil {
+		return err
+	}
+	if err = s.useStatic(ctx); err != nil {
+		return err
+	}
+	if err = s.expect(ctx, staticPod, checksum); err != nil {
+		return err
+	}
+	s.tell.Proved("Retain: the volume is still on the array, with its data")
+	if err = s.release(ctx); err != nil {
+		return err
+	}
+	return s.cluster.DeleteApp(ctx, staticApp)
+}
+
+// release takes pod, claim and PersistentVolume away; Retain keeps the volume.
 func (s *story) release(ctx context.Context) error {
 	if err := s.shows(ctx, "delete", "-f", filepath.Join(s.examples, "article", "static.yaml")); err != nil {
 		return err
@@ -151,8 +208,7 @@ func (s *story) release(ctx context.Context) error {
 	if strings.Join(apps, " ") != staticApp {
 		return fmt.Errorf("the array has %v, want the retained volume", apps)
 	}
-	s.tell.Proved("Retain: the volume is still on the array, with its data")
-	return s.cluster.DeleteApp(ctx, staticApp)
+	return nil
 }
 
 // makeApp does what the administrator does on the array.
@@ -204,22 +260,26 @@ func (s *story) scale(ctx context.Context) error {
 	return nil
 }
 
-// write puts data into pod 0's volume, synced as a database does.
-func (s *story) write(ctx context.Context) error {
-	out, err := s.cluster.Exec(ctx, first, "dd if=/dev/urandom of=/data/rows bs=1M count=8 conv=fsync 2>/dev/null; sha256sum /data/rows")
-	s.checksum = out
-	s.tell.Say("%s has written 8 MiB of random data, SHA-256 %s", first, strings.Fields(out + " ?")[0])
+// write puts data into a pod's volume, synced as a database does, and returns what expect wants to read.
+func (s *story) write(ctx context.Context, pod string) (checksum string, err error) {
+	checksum, err = s.cluster.Exec(ctx, pod, "dd if=/dev/urandom of=/data/rows bs=1M count=8 conv=fsync 2>/dev/null; sha256sum /data/rows")
+	s.tell.Say("%s has written 8 MiB of random data, SHA-256 %s", pod, strings.Fields(checksum + " ?")[0])
+	return checksum, err
+}
+
+// expect reads what was written.
+func (s *story) expect(ctx context.Context, pod, checksum string) error {
+	got, err := s.cluster.Exec(ctx, pod, "sha256sum /data/rows")
+	if err == nil && got != checksum {
+		err = fmt.Errorf("the data has changed: %s, was %s", got, checksum)
+	}
 	return err
 }
 
 // same tells whether pod 0 still reads what it wrote, from the disk of the node that it is on now.
 func (s *story) same(ctx context.Context, node string) error {
-	got, err := s.cluster.Exec(ctx, first, "sha256sum /data/rows")
-	if err != nil {
+	if err := s.expect(ctx, first, s.checksum); err != nil {
 		return err
-	}
-	if got != s.checksum {
-		return fmt.Errorf("the data has changed: %s, was %s", got, s.checksum)
 	}
 	s.tell.Proved("on %s it reads the same SHA-256", node)
 	return nil
