@@ -1,7 +1,8 @@
 // Package kubernetes is a real cluster on one machine: etcd, API server, controller manager and scheduler as
 // processes of this host inside a lab's private network, two workers with containerd, kubelet, iscsid and
 // multipathd and an array (datera-sim with the Linux kernel's target) in QEMU guests, the real sidecars, and
-// the driver by the manifests and the image that are shipped. What drives it, does it with kubectl.
+// the driver by the image and, but for replicas and some times, the manifests that are shipped. What drives it,
+// does it with kubectl.
 package kubernetes
 
 import (

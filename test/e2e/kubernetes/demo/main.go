@@ -23,7 +23,8 @@ func run(ctx context.Context) error {
 	teller.Title("datera-csi: StatefulSets on a Datera array, with kubectl",
 		"A real Kubernetes "+kubernetes.Version+" on a private network: etcd and the control plane are processes of this",
 		"host, two workers (containerd, kubelet, open-iscsi, multipathd) and an array (datera-sim and",
-		"the Linux kernel's iSCSI target) are QEMU guests. Driver and sidecars run from the shipped manifests.")
+		"the Linux kernel's iSCSI target) are QEMU guests. Driver and sidecars run from the shipped manifests,",
+		"with one replica of the controller and less patience for what a dead node keeps.")
 	teller.Step("The cluster starts")
 	return kubernetes.With(ctx, "demo", kubernetes.Config{Progress: teller}, func(ctx context.Context, c *kubernetes.Cluster) error {
 		return walkthrough.Play(ctx, teller, c)
