@@ -45,6 +45,28 @@ func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount)
 	return nil
 }
 
+// checkWritable proves that a mount which is to be written takes writes. A file system
+// that stopped after an error may be read still, and its mount may look as before.
+func (s *Server) checkWritable(rec *record, m Mount) error {
+	if rec.ReadOnly {
+		return nil
+	}
+	stopped := slices.Contains(m.Super, "shutdown") || slices.Contains(m.Super, "emergency_ro")
+	if !stopped {
+		e, err := s.devices.FilesystemErrors(m.Type, m.Device)
+		if err != nil {
+			e = FilesystemErrors{} // of a kind that keeps none
+		}
+		if stopped, err = s.devices.Stopped(m, e); err != nil {
+			return fmt.Errorf("whether the file system on %s takes writes: %w", m.Path, err)
+		}
+	}
+	if stopped {
+		return fmt.Errorf("%w: the kernel found an error in the file system on %s and writes to it no more; see the kernel's log, and end the workloads that use it on this node, so that it is unmounted", errUnhealthy, m.Path)
+	}
+	return nil
+}
+
 // clearStale takes dead mounts of this volume off its staging path: those whose
 // device the kernel no longer knows, or which it shut down. The unmount is a
 // plain one.

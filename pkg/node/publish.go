@@ -116,7 +116,11 @@ func (s *Server) ensurePublished(p *publication) error {
 		return err
 	}
 	if p.record.Mode == modeMount {
-		if err = s.checkMount(p.record, p.numbers, at(mounts, p.record.Staging)); err != nil {
+		there := at(mounts, p.record.Staging)
+		if err = s.checkMount(p.record, p.numbers, there); err != nil {
+			return err
+		}
+		if err = s.checkWritable(p.record, there[0]); err != nil {
 			return err
 		}
 	}

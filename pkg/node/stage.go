@@ -299,10 +299,10 @@ func (s *Server) stagedAlready(rec *record, device iscsi.Device) (bool, error) {
 	if err := s.checkMount(rec, numbers, there); err != nil {
 		return false, err
 	}
-	if err := alive(rec.Staging); isDead(err) {
+	if err := s.devices.Alive(rec.Staging); isDead(err) {
 		return false, s.clearStale(rec, mounts, there)
 	} else if err != nil {
 		return false, fmt.Errorf("read %s: %w", rec.Staging, err)
 	}
-	return true, nil
+	return true, s.checkWritable(rec, there[0])
 }
