@@ -43,6 +43,10 @@ type Array interface {
 type Config struct {
 	Backends *Backends        // required
 	Clock    func() time.Time // dates what is kept; nil is time.Now
+
+	// Namesakes are the nodes that have an initiator name when there are several, so
+	// far as that is known; nil: nobody knows. It must not wait for anything.
+	Namesakes func(ctx context.Context, initiator string) (nodes []string)
 }
 
 // Server implements csi.ControllerServer. It is safe for concurrent use.
@@ -56,6 +60,7 @@ type Server struct {
 	placed   memory[string]     // the backend by a volume's name: it may be there since a call of this process
 	silent   memory[time.Time]  // backends that did not answer, by name, and until when they are not waited for
 	clock    func() time.Time
+	sharing  func(ctx context.Context, initiator string) (nodes []string)
 }
 
 // New makes a Server. It asks nothing of the array.
@@ -63,7 +68,10 @@ func New(cfg Config) *Server {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	return &Server{backends: cfg.Backends, clock: cfg.Clock}
+	if cfg.Namesakes == nil {
+		cfg.Namesakes = func(context.Context, string) []string { return nil }
+	}
+	return &Server{backends: cfg.Backends, clock: cfg.Clock, sharing: cfg.Namesakes}
 }
 
 // ControllerGetCapabilities lists what this Server offers in full.

@@ -20,6 +20,12 @@ import (
 // ControllerPublishVolume admits a node to a volume and tells it, in the
 // publish_context, all it needs to find the right LUN. A volume for one node is
 // never admitted to a second one (FM 4).
+//
+// A node whose id another node has, too, gets nothing (FM 10): the array would let in
+// both, and the fence against one would be none. That holds for a volume that is
+// published to that id already, because nothing in the request tells which of the
+// nodes asks. Whoever runs goes on: to refuse takes nothing from the ACL, and
+// ControllerUnpublishVolume does not ask.
 func (s *Server) ControllerPublishVolume(ctx context.Context, req *csi.ControllerPublishVolumeRequest) (*csi.ControllerPublishVolumeResponse, error) {
 	want, err := parsePublish(req)
 	if err != nil {
@@ -45,6 +51,9 @@ func (s *Server) ControllerPublishVolume(ctx context.Context, req *csi.Controlle
 // array then shows: two controllers may have admitted two nodes at once, and
 // then neither keeps what it did.
 func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (*dateraclient.Volume, error) {
+	if err := alone(s.sharing(ctx, want.Node)); err != nil {
+		return nil, err
+	}
 	array, v, err := s.find(ctx, want.ID)
 	if err != nil {
 		return nil, err
@@ -64,6 +73,20 @@ func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (*dat
 		return nil, takeBack(ctx, array, v, want.Node, err)
 	}
 	return v, err
+}
+
+// alone refuses nodes that share the name by which the array would know one of them.
+func alone(nodes []string) error {
+	const most = 8 // to name: an image may have made hundreds
+	if len(nodes) == 0 {
+		return nil
+	}
+	who := strings.Join(nodes[:min(len(nodes), most)], ", ")
+	if len(nodes) > most {
+		who += fmt.Sprintf(" and %d more", len(nodes)-most)
+	}
+	return fmt.Errorf("%w: %s; the array would admit them all, and could fence none: give each a name of its own (docs/operate-initiators.md), "+
+		"restart its iscsid and delete the plugin's pod there; if one is no more, delete its Node", errNamesakes, who)
 }
 
 // takeBackTimeout bounds the removal of a node that should not have been

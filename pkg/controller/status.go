@@ -16,6 +16,7 @@ var (
 	errLeaving        = errors.New("the array is still deleting a volume of this name; ask again when it is gone")
 	errIncompatible   = errors.New("exists, but not as asked")
 	errPublished      = errors.New("is published")
+	errNamesakes      = errors.New("several nodes have this initiator name")
 	errSnapshots      = errors.New("has snapshots")
 	errRemade         = errors.New("the volume changed while it was being made")
 	errUnexported     = errors.New("the array does not export the volume")
@@ -53,6 +54,7 @@ func table() []row {
 		{errTemplateSize, codes.OutOfRange},
 		{errNoTemplate, codes.InvalidArgument},
 		{errPublished, codes.FailedPrecondition},
+		{errNamesakes, codes.FailedPrecondition},
 		{errSnapshots, codes.FailedPrecondition},
 		{errUnexported, codes.Unavailable},
 		{errNoSnapshot, codes.NotFound},
