@@ -43,7 +43,7 @@ const (
 func arrows() map[string][]string {
 	return map[string][]string{
 		"cmd/datera-csi": {
-			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/kube", "internal/mountinfo", "internal/rpc", "internal/topology",
+			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/kube", "internal/mountinfo", "internal/namesakes", "internal/rpc", "internal/topology",
 			csiSpec, cobra, pflag, grpcModule, klog, mountUtils,
 		},
 		"cmd/datera-sim":             {"internal/sim", "internal/lio", "internal/durable", cobra, klog},
@@ -59,7 +59,8 @@ func arrows() map[string][]string {
 		"internal/health":            {csiSpec},
 		"internal/keylock":           {},
 		"internal/mountinfo":         {"internal/filesystem"},
-		"internal/kube":              {klog},
+		"internal/namesakes":         {"internal/durable", klog},
+		"internal/kube":              {"internal/namesakes", klog},
 		"internal/filesystem":        {},
 		"internal/publishctx":        {"internal/filesystem", "pkg/iscsi"},
 		"internal/topology":          {},

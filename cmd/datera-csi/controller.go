@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
+	"github.com/datera-csi/datera-csi/internal/namesakes"
 	"github.com/datera-csi/datera-csi/pkg/controller"
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
@@ -19,6 +21,7 @@ import (
 type controllerFlags struct {
 	backends    string
 	concurrency int
+	shared      string
 }
 
 func (f *controllerFlags) add(flags *pflag.FlagSet) {
@@ -26,6 +29,8 @@ func (f *controllerFlags) add(flags *pflag.FlagSet) {
 		"directory with one directory a backend, see above; files that change are picked up without a restart")
 	flags.IntVar(&f.concurrency, "array-concurrency", dateraclient.DefaultConcurrency,
 		"requests under way to one array at any moment, at most")
+	flags.StringVar(&f.shared, "shared-initiators-file", "",
+		"file that \"datera-csi initiators\" writes: nodes that share an initiator name get no volumes; empty: that is not checked")
 }
 
 func (f *controllerFlags) check() error {
@@ -49,7 +54,11 @@ func (f *controllerFlags) build() (*controller.Server, *controller.Backends) {
 		Concurrency: f.concurrency,
 		Agent:       "datera-csi-" + readVersion().Version,
 	})
-	return controller.New(controller.Config{Backends: backends}), backends
+	cfg := controller.Config{Backends: backends}
+	if f.shared != "" {
+		cfg.Namesakes = namesakes.Open(f.shared, time.Now).Nodes
+	}
+	return controller.New(cfg), backends
 }
 
 // backendsReady says that there is a backend to work with. What is wrong with others

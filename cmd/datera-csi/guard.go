@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,22 +16,19 @@ import (
 
 // guardFlags are the flags of the guard.
 type guardFlags struct {
-	node           string
-	driver         string
-	server         string
-	serviceAccount string
-	taints         []string
-	startupTaint   string
-	timeout        time.Duration
-	every          time.Duration
+	api          kubeFlags
+	node         string
+	driver       string
+	taints       []string
+	startupTaint string
+	timeout      time.Duration
+	every        time.Duration
 }
 
 func (f *guardFlags) add(flags *pflag.FlagSet) {
+	f.api.add(flags)
 	flags.StringVar(&f.node, "node-name", "", "name of this pod's node; required")
 	flags.StringVar(&f.driver, "driver-name", defaultName, "name of the driver whose volumes count")
-	flags.StringVar(&f.server, "api-server", "", "https://HOST:PORT of the Kubernetes API (default what Kubernetes tells every container)")
-	flags.StringVar(&f.serviceAccount, "service-account-dir", "/var/run/secrets/kubernetes.io/serviceaccount",
-		"directory with the files token and ca.crt")
 	flags.StringSliceVar(&f.taints, "leaving-taints", []string{"ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted", "karpenter.sh/disruption"},
 		"keys of taints that announce a node's end, besides cordoning it")
 	flags.StringVar(&f.startupTaint, "startup-taint", "",
@@ -60,14 +56,7 @@ func (f *guardFlags) check() error {
 }
 
 func (f *guardFlags) build() (kube.Guard, error) {
-	server := f.server
-	if server == "" {
-		server = kube.InCluster(os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT"))
-	}
-	if server == "" {
-		return kube.Guard{}, errors.New("--api-server: this is no pod: say where the Kubernetes API is")
-	}
-	api, err := kube.New(server, f.serviceAccount)
+	api, err := f.api.open()
 	if err != nil {
 		return kube.Guard{}, err
 	}

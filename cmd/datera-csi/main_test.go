@@ -115,7 +115,7 @@ func TestBadFlagsExitNonZeroAndAreNamed(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no command":                 {nil, "controller, node, all, probe, guard or version"},
+		"no command":                 {nil, "controller, node, all, probe, guard, initiators or version"},
 		"unknown command":            {[]string{"contoller"}, `unknown command "contoller"`},
 		"unknown flag":               {[]string{"controller", "--backend-dir=/x"}, "--backend-dir"},
 		"stray argument":             {[]string{"controller", "all"}, "all"},

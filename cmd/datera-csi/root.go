@@ -19,7 +19,7 @@ The controller makes, deletes, grows and fences volumes over the array's REST
 API; run it once or twice in a cluster. The node attaches, formats and mounts
 volumes; run it on every host. Nodes hold no array credentials and never call
 the array. "all" serves both on one socket, for a single host and for tests.
-"probe" and "guard" are for the pods of a deployment.`,
+"probe", "guard" and "initiators" are for the pods of a deployment.`,
 		Example: `  datera-csi controller --backends-dir=/etc/datera-csi/backends
   datera-csi node --host-exec=nsenter
   datera-csi version --output=json`,
@@ -28,11 +28,11 @@ the array. "all" serves both on one socket, for a single host and for tests.
 		SilenceErrors:     true, // main prints the error, once
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return errors.Join(cmd.Help(), errors.New("say what to run: controller, node, all, probe, guard or version"))
+			return errors.Join(cmd.Help(), errors.New("say what to run: controller, node, all, probe, guard, initiators or version"))
 		},
 	}
 	addLogFlags(cmd.PersistentFlags())
-	cmd.AddCommand(controllerCommand(), nodeCommand(), allCommand(), probeCommand(), guardCommand(), versionCommand())
+	cmd.AddCommand(controllerCommand(), nodeCommand(), allCommand(), probeCommand(), guardCommand(), initiatorsCommand(), versionCommand())
 	return cmd
 }
 

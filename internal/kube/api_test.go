@@ -22,12 +22,13 @@ const (
 	volume = "kubernetes.io/csi/" + driver + "^CSI-pvc-1"
 )
 
-// api is the part of a Kubernetes API that the guard uses: it demands the token, and
+// api is the part of a Kubernetes API that this package uses: it demands the token, and
 // refuses a patch of a version that is not the current one.
 type api struct {
 	mu      sync.Mutex
 	node    map[string]any // nil: there is none
 	drivers []string       // nil: no CSINode
+	list    string         // of all CSINodes
 	version int
 	down    bool
 	reads   int
@@ -64,6 +65,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			drivers = append(drivers, map[string]any{"name": name, "nodeID": "iqn"})
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"spec": map[string]any{"drivers": drivers}})
+	case r.URL.Path == "/apis/storage.k8s.io/v1/csinodes" && r.URL.RawQuery == "resourceVersion=0":
+		_, _ = w.Write([]byte(a.list))
 	default:
 		refuse(w, http.StatusNotFound, fmt.Sprintf("%q not found", r.URL.Path))
 	}
@@ -109,8 +112,8 @@ func refuse(w http.ResponseWriter, code int, message string) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"kind": "Status", "message": message})
 }
 
-// start serves a and returns a guard that asks it.
-func start(t *testing.T, a *api) kube.Guard {
+// serve serves a and returns a client of it.
+func serve(t *testing.T, a *api) *kube.Client {
 	t.Helper()
 	server := httptest.NewTLSServer(a)
 	t.Cleanup(server.Close)
@@ -118,7 +121,13 @@ func start(t *testing.T, a *api) kube.Guard {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return kube.Guard{API: client, Node: "n1", Driver: driver, Taints: []string{"going/away"}, Every: time.Millisecond}
+	return client
+}
+
+// start serves a and returns a guard that asks it.
+func start(t *testing.T, a *api) kube.Guard {
+	t.Helper()
+	return kube.Guard{API: serve(t, a), Node: "n1", Driver: driver, Taints: []string{"going/away"}, Every: time.Millisecond}
 }
 
 // serviceAccount makes the directory that Kubernetes mounts.

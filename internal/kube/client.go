@@ -1,7 +1,8 @@
 // Package kube asks the Kubernetes API what the guard of a node must know: is
-// the node leaving, which volumes does it use, is the driver registered there.
-// It is three requests over net/http and no more, because client-go would be
-// most of the binary and of what has to be reviewed.
+// the node leaving, which volumes does it use, is the driver registered there; and
+// for the controller which nodes have one initiator name. It is four requests over
+// net/http and no more, because client-go would be most of the binary and of what
+// has to be reviewed.
 package kube
 
 import (
@@ -31,7 +32,8 @@ var (
 
 const (
 	requestTimeout = 10 * time.Second
-	maxAnswer      = 4 << 20 // a Node with all its images is some 50 KiB
+	maxObject      = 4 << 20   // a Node with all its images is some 50 KiB
+	maxAnswer      = 256 << 20 // a CSINode is some 2 KiB, and a list is read one by one
 )
 
 // Client speaks to the API as the service account of this pod.
@@ -82,6 +84,17 @@ func InCluster(host, port string) string {
 
 // call makes one request and decodes its answer into answer.
 func (c *Client) call(ctx context.Context, method, path string, body, answer any) error {
+	return c.exchange(ctx, method, path, body, func(r io.Reader) error {
+		content, err := io.ReadAll(io.LimitReader(r, maxObject))
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(content, answer)
+	})
+}
+
+// exchange makes one request and has its answer read.
+func (c *Client) exchange(ctx context.Context, method, path string, body any, read func(io.Reader) error) error {
 	req, err := c.request(ctx, method, path, body)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, path, err)
@@ -91,14 +104,11 @@ func (c *Client) call(ctx context.Context, method, path string, body, answer any
 		return err // it names the method, the address and what went wrong
 	}
 	defer func() { _ = resp.Body.Close() }()
-	content, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return fmt.Errorf("%s %s: read the answer: %w", method, path, err)
-	}
 	if resp.StatusCode != http.StatusOK {
+		content, _ := io.ReadAll(io.LimitReader(resp.Body, maxObject)) // the status says enough
 		return fmt.Errorf("%s %s: %w", method, path, refusal(resp.StatusCode, content))
 	}
-	if err = json.Unmarshal(content, answer); err != nil {
+	if err = read(io.LimitReader(resp.Body, maxAnswer)); err != nil {
 		return fmt.Errorf("%s %s: read the answer: %w", method, path, err)
 	}
 	return nil
@@ -113,7 +123,10 @@ func (c *Client) request(ctx context.Context, method, path string, body any) (*h
 		}
 		kind = "application/merge-patch+json"
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.server.JoinPath(path).String(), bytes.NewReader(content))
+	path, query, _ := strings.Cut(path, "?")
+	address := c.server.JoinPath(path)
+	address.RawQuery = query
+	req, err := http.NewRequestWithContext(ctx, method, address.String(), bytes.NewReader(content))
 	if err != nil {
 		return nil, err
 	}

@@ -105,8 +105,11 @@ func (g Guard) admit(ctx context.Context, taint string) (bool, error) {
 }
 
 // pause returns false when ctx ended instead.
-func (g Guard) pause(ctx context.Context) bool {
-	timer := time.NewTimer(g.Every)
+func (g Guard) pause(ctx context.Context) bool { return sleep(ctx, g.Every) }
+
+// sleep returns false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

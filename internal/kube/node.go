@@ -116,11 +116,18 @@ func (c *Client) RemoveTaint(ctx context.Context, n *Node, key string) error {
 	return c.call(ctx, http.MethodPatch, "api/v1/nodes/"+n.Metadata.Name, patch, &Node{})
 }
 
+// csiNode is what counts here of a CSINode: the drivers that the kubelet of the node
+// of that name has registered.
+type csiNode struct {
+	Metadata struct{ Name string }
+	Spec     struct {
+		Drivers []struct{ Name, NodeID string }
+	}
+}
+
 // Registered says whether the kubelet of a node has registered the driver.
 func (c *Client) Registered(ctx context.Context, node, driver string) (bool, error) {
-	var csi struct {
-		Spec struct{ Drivers []struct{ Name string } }
-	}
+	var csi csiNode
 	if err := c.call(ctx, http.MethodGet, "apis/storage.k8s.io/v1/csinodes/"+node, nil, &csi); err != nil {
 		return false, fmt.Errorf("is %s registered: %w", driver, err)
 	}
