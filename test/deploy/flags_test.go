@@ -75,6 +75,59 @@ func TestCommandsInANodesPodHaveItsArguments(t *testing.T) {
 	}
 }
 
+// TestTheControllerReadsWhatInitiatorsWrites: one file, in memory that only that container writes, which alone of the
+// two has the token. Without the file the controller would publish to nodes that share an initiator name (FM 10).
+func TestTheControllerReadsWhatInitiatorsWrites(t *testing.T) {
+	all := map[string][]pod{"the chart": pods(objects(t, "snapshots: false"))}
+	for _, k := range kustomizations(t) {
+		all[k] = pods(build(t, k))
+	}
+	seen := 0
+	for where, found := range all {
+		for _, p := range found {
+			if p.name != "datera-csi-controller" {
+				continue
+			}
+			seen++
+			read, readOnly := p.fileOf(t, "datera-csi", "--shared-initiators-file=")
+			written, kept := p.fileOf(t, "initiators", "--file=")
+			if read != written || !readOnly || kept {
+				t.Errorf("%s: the controller reads %s (read-only %t), initiators writes %s (read-only %t)", where, read, readOnly, written, kept)
+			}
+			for _, c := range p.containers() {
+				for _, m := range c.VolumeMounts {
+					if m.Name == "initiators" && c.Name != "initiators" && c.Name != "datera-csi" {
+						t.Errorf("%s: %s has the file, too", where, c.Name)
+					}
+				}
+			}
+		}
+	}
+	if seen < 6 {
+		t.Errorf("only %d controllers seen", seen)
+	}
+}
+
+// fileOf is the file that a flag of a container names, as VOLUME/NAME, and whether it is mounted read-only.
+func (p pod) fileOf(t *testing.T, container, flag string) (file string, readOnly bool) {
+	t.Helper()
+	for _, c := range p.containers() {
+		at := slices.IndexFunc(c.Args, func(arg string) bool { return strings.HasPrefix(arg, flag) })
+		if c.Name != container || at < 0 {
+			continue
+		}
+		path := strings.TrimPrefix(c.Args[at], flag)
+		for _, m := range c.VolumeMounts {
+			volume := slices.IndexFunc(p.spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
+			if m.MountPath == filepath.Dir(path) && volume >= 0 && p.spec.Volumes[volume].EmptyDir != nil {
+				return m.Name + "/" + filepath.Base(path), m.ReadOnly
+			}
+		}
+	}
+	t.Fatalf("%s/%s: no %s in a directory that containers share", p.name, container, flag)
+	return "", false
+}
+
 // TestEveryProbeAsksAPortOfItsContainer: the kubelet takes any name, and fails each probe of one that is not there.
 func TestEveryProbeAsksAPortOfItsContainer(t *testing.T) {
 	probed := 0
