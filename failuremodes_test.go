@@ -54,8 +54,9 @@ func TestEveryFailureModeHasItsTest(t *testing.T) {
 
 func table(tests map[int][]string) string {
 	var b strings.Builder
-	b.WriteString("\nMade from the tests themselves by `go test . -run FailureMode -update`. Those below `test/e2e` and the\n" +
-		"`Guest` and `Kernel` ones run in QEMU guests by `make e2e`, all others by `make test`.\n\n| FM | tests |\n|---|---|\n")
+	b.WriteString("\nMade from the tests themselves by `go test . -run FailureMode -update`. Those below `test/e2e`, those that begin\n" +
+		"with `TestGuest`, and `TestOnAKernel` run in QEMU guests by `make e2e`, all others by `make test`, and `TestOnAKernel`\n" +
+		"also there where the machine has loop devices and the tools.\n\n| FM | tests |\n|---|---|\n")
 	for mode := 1; mode <= modes; mode++ {
 		if len(tests[mode]) > 0 {
 			fmt.Fprintf(&b, "| %d | %s |\n", mode, strings.Join(tests[mode], "<br>"))

@@ -43,8 +43,12 @@ func kernelHuge(t *testing.T, fs string) {
 
 	v := m.kernelVolume("huge", fs)
 	v.target.Bytes, v.context.Target.Bytes = 64*tib, 64*tib
+	limit := time.Minute
+	if inGuest() {
+		limit = 5 * time.Minute // its processor is emulated; with discards it would be hours there, too
+	}
 	began := time.Now()
-	for v.stage() != nil && time.Since(began) < 2*time.Minute { // a call is given ten seconds here; the repeat joins the mkfs
+	for v.stage() != nil && time.Since(began) < 2*limit { // a call is given less time than that; the repeat joins the mkfs
 		time.Sleep(100 * time.Millisecond)
 	}
 	took := time.Since(began)
@@ -53,8 +57,8 @@ func kernelHuge(t *testing.T, fs string) {
 	ok(t, unix.Stat(l.file(v.target), &st))
 	allocated := st.Blocks * 512
 	t.Logf("64 TiB of %s: %v, %d MiB allocated", fs, took.Round(time.Millisecond), allocated>>20)
-	if took > time.Minute || allocated > 3*gib {
-		t.Errorf("64 TiB of %s took %v and %d bytes, want less than a minute and 3 GiB", fs, took, allocated)
+	if took > limit || allocated > 3*gib {
+		t.Errorf("64 TiB of %s took %v and %d bytes, want less than %v and 3 GiB", fs, took, allocated, limit)
 	}
 	if fs == "xfs" || mayGrowExt4(t) {
 		ok(t, os.Truncate(l.file(v.target), 65*tib))

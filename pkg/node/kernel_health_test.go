@@ -1,9 +1,11 @@
 package node_test
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,10 +27,17 @@ func kernelBroken(t *testing.T, fs string) {
 		ok(t, exec.Command("xfs_io", "-x", "-c", "shutdown", v.staging).Run())
 		v.expectHealth(map[string]string{"INACCESSIBLE/FilesystemShutDown": "delete the volume's pods"})
 	} else {
-		device := filepath.Base(l.attached[v.target.IQN].Path)
-		ok(t, os.WriteFile(filepath.Join("/sys/fs/ext4", device, "trigger_fs_error"), []byte("1"), 0))
-		later["DEGRADED/FilesystemErrors"], later["DATA_LOSS/FilesystemCorrupted"] = "e2fsck -f", "check it on a copy" // the kernel calls it EFSCORRUPTED
-		v.expectHealth(map[string]string{"INACCESSIBLE/FilesystemReadOnly": "stopped writing", "DEGRADED/FilesystemErrors": "e2fsck -f", "DATA_LOSS/FilesystemCorrupted": "check it on a copy"})
+		dir := filepath.Join("/sys/fs/ext4", filepath.Base(l.attached[v.target.IQN].Path))
+		ok(t, os.WriteFile(filepath.Join(dir, "trigger_fs_error"), []byte("1"), 0))
+		later["DEGRADED/FilesystemErrors"] = "e2fsck -f"
+		code, err := os.ReadFile(filepath.Join(dir, "last_error_errcode"))
+		ok(t, err)
+		if strings.TrimSpace(string(code)) == "5" { // EFSCORRUPTED, as new kernels call it
+			later["DATA_LOSS/FilesystemCorrupted"] = "check it on a copy"
+		}
+		now := maps.Clone(later)
+		now["INACCESSIBLE/FilesystemReadOnly"] = "stopped writing"
+		v.expectHealth(now)
 	}
 	if err := os.WriteFile(filepath.Join(v.path, "file"), nil, 0o600); err == nil {
 		t.Error("it can be written to")

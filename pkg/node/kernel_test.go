@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -131,8 +132,10 @@ func (l *loops) Origin(n node.Number) (iscsi.Target, error) {
 	return l.Devices.Origin(n)
 }
 
-// TestOnAKernel runs in a mount namespace of its own, in a process of its own, so
-// that whatever goes wrong, nothing stays mounted here.
+// TestOnAKernel is FM 1, 5, 7, 8, 13, 16, 17, 18, 19, 28, 34, 35 and 36 with the
+// kernel and the tools of the machine it runs on: this one, where it has what is
+// needed, and a guest of test/e2e. It runs in a mount namespace of its own, in a
+// process of its own, so that whatever goes wrong, nothing stays mounted here.
 func TestOnAKernel(t *testing.T) {
 	const inside = "NODE_TEST_IN_NAMESPACE"
 	if os.Getenv(inside) == "" {
@@ -159,30 +162,62 @@ func TestOnAKernel(t *testing.T) {
 	t.Run("shut down", kernelShutdown)
 }
 
+// lacks ends a test for which this machine lacks something. In a guest, which
+// test/e2e tells by NODE_GUEST, that is a failure: what is skipped proves nothing.
+func lacks(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if inGuest() {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+func inGuest() bool { return os.Getenv("NODE_GUEST") != "" }
+
 func inNamespace(t *testing.T, inside string) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("mounting needs root")
+		lacks(t, "mounting needs root")
 	}
 	for _, tool := range []string{"losetup", "mkfs.xfs", "mke2fs", "xfs_growfs", "resize2fs", "xfs_io", "xfs_repair", "e2fsck", "blkid", "mount"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed", tool)
+			lacks(t, "%s is not installed", tool)
+		}
+	}
+	if inGuest() {
+		if out, err := exec.Command("modprobe", "loop").CombinedOutput(); err != nil {
+			t.Fatalf("modprobe loop: %v: %s", err, out)
 		}
 	}
 	if out, err := exec.Command("losetup", "-f").CombinedOutput(); err != nil {
-		t.Skipf("no loop devices here: %s", out)
+		lacks(t, "no loop devices here: %s", out)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestOnAKernel$", "-test.v", "-test.timeout=5m", "-test.short="+strconv.FormatBool(testing.Short()))
+	cmd := exec.Command(os.Args[0], insideFlags(t)...)
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
 	if errors.Is(err, unix.EPERM) {
-		t.Skip("no mount namespace may be made here")
+		lacks(t, "no mount namespace may be made here")
 	}
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Logf("%s", out)
+}
+
+// insideFlags runs the same test with the same choice of its parts, and lets it
+// tell what hangs before this process has to.
+func insideFlags(t *testing.T) []string {
+	t.Helper()
+	const this = "^TestOnAKernel$"
+	given := func(name string) string { return flag.Lookup(name).Value.String() }
+	run := this
+	if parts, some := strings.CutPrefix(given("test.run"), this+"/"); some {
+		run += "/" + parts
+	}
+	timeout, err := time.ParseDuration(given("test.timeout"))
+	ok(t, err)
+	return []string{"-test.v", "-test.run=" + run, "-test.skip=" + given("test.skip"), "-test.short=" + given("test.short"), "-test.timeout=" + (timeout / 2).String()}
 }
 
 // newKernel returns a machine whose server is on the real kernel.
@@ -191,6 +226,9 @@ func newKernel(t *testing.T) (*machine, *loops) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	ok(t, err)
 	m := &machine{t: t, dir: dir, log: t.Output()}
+	if inGuest() {
+		m.patience = time.Minute // its processor is emulated
+	}
 	l := &loops{Devices: node.NewDevices("/sys"), dir: dir, attached: map[string]iscsi.Device{}}
 	m.server, err = node.New(m.kernelConfig(l))
 	ok(t, err)
@@ -312,7 +350,7 @@ func kernelBusy(t *testing.T, fs string) {
 // FM 17, 34
 func kernelClone(t *testing.T, fs string) {
 	if fs == "ext4" && !mayGrowExt4(t) {
-		t.Skip("growing a mounted ext4 needs CAP_SYS_RESOURCE")
+		lacks(t, "growing a mounted ext4 needs CAP_SYS_RESOURCE")
 	}
 	m, l := newKernel(t)
 	source, clone := m.kernelVolume("source", fs), m.kernelVolume("clone", fs)
@@ -339,7 +377,7 @@ func kernelHeld(t *testing.T, fs string) {
 	ok(t, err)
 	want(t, v.stage(), codes.FailedPrecondition, "held by")
 	ok(t, unix.Close(fd), v.stage())
-	if _, err := l.Claim(d.Path); !errors.Is(err, node.ErrHeld) {
+	if _, err := l.Claim(l.attached[v.target.IQN].Path); !errors.Is(err, node.ErrHeld) {
 		t.Errorf("a mounted device: got %v, want ErrHeld", err)
 	}
 	ok(t, v.unstage())
@@ -416,7 +454,7 @@ func (k killer) Run(ctx context.Context, argv ...string) ([]byte, error) {
 // an interrupted mkfs and nothing else.
 func kernelKilled(t *testing.T, fs string) {
 	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("strace is not installed")
+		lacks(t, "strace is not installed")
 	}
 	for _, write := range []int{1, 2, 3, 4, 5, 7, 11, 19, 31, 43, 55, 60, 70, 80} {
 		m, l := newKernel(t)

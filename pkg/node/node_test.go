@@ -30,10 +30,11 @@ const gib = int64(1) << 30
 // machine is a node under test.
 type machine struct {
 	*nodetest.Host
-	t      testing.TB
-	dir    string
-	log    io.Writer
-	server *node.Server
+	t        testing.TB
+	dir      string
+	log      io.Writer
+	server   *node.Server
+	patience time.Duration // with one call; 0 means ten seconds
 }
 
 func newMachine(tb testing.TB, opts ...func(*node.Config)) *machine {
@@ -186,7 +187,11 @@ func (v *volume) disk() *nodetest.Disk {
 }
 
 func (m *machine) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	patience := m.patience
+	if patience == 0 {
+		patience = 10 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	m.t.Cleanup(cancel)
 	return klog.NewContext(ctx, textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(m.log), textlogger.Verbosity(10))))
 }
