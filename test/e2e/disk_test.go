@@ -5,8 +5,11 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 )
@@ -43,14 +46,49 @@ func diskFailures() map[string]func(context.Context, *testing.T, *testbed.Bed) {
 	return map[string]func(context.Context, *testing.T, *testbed.Bed){
 		"a new volume that cannot be read is not formatted": failAtProbe,
 		"a volume whose head cannot be read is not formatted": func(ctx context.Context, t *testing.T, bed *testbed.Bed) {
-			failWithData(ctx, t, bed, 0, 64<<10)
+			_ = failWithData(ctx, t, bed, "xfs", 0, 64<<10) // whatever the error is
 		},
 		"a disk that fails under mkfs is an error": failAtMkfs,
 		// Of 1 GiB of xfs the log is in the middle, and the probe reads only its first blocks.
 		"a disk that fails under mount is an error": func(ctx context.Context, t *testing.T, bed *testbed.Bed) {
-			failWithData(ctx, t, bed, 530*miB, 600*miB)
+			failAtMount(ctx, t, bed, "xfs", 530*miB, 600*miB)
+		},
+		// Of 1 GiB of ext4 the journal begins right in the middle.
+		"a disk that fails under mount of ext4 is an error": func(ctx context.Context, t *testing.T, bed *testbed.Bed) {
+			failAtMount(ctx, t, bed, "ext4", 512*miB, 544*miB)
 		},
 	}
+}
+
+// failAtMount is FM 16: a disk that cannot be read is no damaged file system. The
+// stage is to be tried again, and nothing is checked or repaired, though the
+// volume's class asks for that.
+func failAtMount(ctx context.Context, t *testing.T, bed *testbed.Bed, fsType string, from, to int64) {
+	t.Helper()
+	ran := withoutCheckers(ctx, t, bed.Workers[0])
+	err := failWithData(ctx, t, bed, fsType, from, to)
+	expectCode(t, err, codes.Unavailable)
+	if strings.Contains(err.Error(), "damaged") {
+		t.Errorf("what cannot be read is called damaged: %v", err)
+	}
+	if argv := ran(); argv != "" {
+		t.Errorf("a disk that cannot be read was checked: %s", argv)
+	}
+}
+
+// withoutCheckers puts something in the place of a worker's checkers of file
+// systems that only notes how it was called, until the test ends.
+func withoutCheckers(ctx context.Context, t testing.TB, w *testbed.Worker) (ran func() string) {
+	t.Helper()
+	const each = "for tool in e2fsck xfs_repair; do %s $(readlink -f $(command -v $tool)); done"
+	sh(ctx, t, w.Guest, `rm -f /run/checked; cat > /run/checker <<'END'
+#!/bin/sh
+echo "$0 $*" >> /run/checked
+exit 8
+END
+chmod 755 /run/checker; `+fmt.Sprintf(each, "mount --bind /run/checker"))
+	t.Cleanup(func() { sh(context.WithoutCancel(ctx), t, w.Guest, fmt.Sprintf(each, "umount")) })
+	return func() string { t.Helper(); return sh(ctx, t, w.Guest, "cat /run/checked 2>/dev/null || true") }
 }
 
 // breakDisk is Array.Break; what it returns, or else the test's end, mends it.
@@ -91,7 +129,7 @@ func expectZeros(ctx context.Context, t testing.TB, bed *testbed.Bed, file strin
 }
 
 // stageFails stages with the patience of kubelet and expects an error.
-func stageFails(ctx context.Context, t testing.TB, w *testbed.Worker, v *testbed.Volume, published map[string]string) {
+func stageFails(ctx context.Context, t testing.TB, w *testbed.Worker, v *testbed.Volume, published map[string]string) error {
 	t.Helper()
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
@@ -101,13 +139,14 @@ func stageFails(ctx context.Context, t testing.TB, w *testbed.Worker, v *testbed
 		t.Fatal("staged from a disk that fails")
 	}
 	t.Logf("after %v: %v", time.Since(began).Round(time.Second), err)
+	return err
 }
 
 func failAtProbe(ctx context.Context, t *testing.T, bed *testbed.Bed) {
 	w := bed.Workers[0]
 	v, published, file := zeros(ctx, t, bed)
 	mend := breakDisk(ctx, t, bed, file, 0, 4*miB)
-	stageFails(ctx, t, w, v, published)
+	_ = stageFails(ctx, t, w, v, published) // whatever the error is
 	mend()
 	expectZeros(ctx, t, bed, file)
 	must(t, eventually(ctx, func() error { return w.Stage(ctx, v, published) }))
@@ -120,11 +159,15 @@ func failAtProbe(ctx context.Context, t *testing.T, bed *testbed.Bed) {
 // beginning, its middle and its end, of 1 GiB.
 const allocated = "xfs_bmap %[1]s; for at in 0 64 65 127; do dd if=%[1]s bs=8M count=1 skip=$at status=none; done | sha256sum"
 
-// failWithData lets a part of a volume fail that holds an xfs with data.
-func failWithData(ctx context.Context, t *testing.T, bed *testbed.Bed, from, to int64) {
+// failWithData lets a part of a volume fail that holds a file system with data, of
+// a class that asks for repairs. It returns how the stage failed.
+func failWithData(ctx context.Context, t *testing.T, bed *testbed.Bed, fsType string, from, to int64) error {
 	t.Helper()
 	w := bed.Workers[0]
-	v, dir := attached(ctx, t, bed, "lost-head", testbed.Mount("xfs"))
+	v, err := bed.Create(ctx, "lost-head", giB, map[string]string{"fsck": "preen"}, testbed.Mount(fsType))
+	must(t, err)
+	must(t, bed.Attach(ctx, v, w, "pod-0"))
+	dir := testbed.TargetPath(v, "pod-0")
 	sum := write(ctx, t, w, dir+"/data", 256)
 	must(t, bed.Detach(ctx, v, w, "pod-0"))
 	published, err := bed.Publish(ctx, v, w)
@@ -133,7 +176,7 @@ func failWithData(ctx context.Context, t *testing.T, bed *testbed.Bed, from, to 
 	must(t, err)
 	before := sh(ctx, t, bed.Array.Guest, fmt.Sprintf(allocated, file))
 	mend := breakDisk(ctx, t, bed, file, from, to)
-	stageFails(ctx, t, w, v, published)
+	failed := stageFails(ctx, t, w, v, published)
 	mend()
 	if after := sh(ctx, t, bed.Array.Guest, fmt.Sprintf(allocated, file)); after != before {
 		t.Error("the volume was written to")
@@ -144,6 +187,7 @@ func failWithData(ctx context.Context, t *testing.T, bed *testbed.Bed, from, to 
 		t.Errorf("checksum %s, was %s", got, sum)
 	}
 	gone(ctx, t, bed, v)
+	return failed
 }
 
 // failAtMkfs lets the disk fail when the volume was proven empty and mkfs is

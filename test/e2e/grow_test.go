@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 )
@@ -187,6 +188,46 @@ func growCutOff(ctx context.Context, t testing.TB, bed *testbed.Bed, as *csi.Vol
 	stopWriter(ctx, t, w)
 	useTheEnd(ctx, t, w, v, size)
 	gone(ctx, t, bed, v)
+}
+
+// TestGrowthWaitsForALostPath is FM 15 and 20: while a portal is away the growth of
+// a volume in use is an error that names the path, and the writer goes on at the
+// size it has; when the portal is back the next attempt grows all of it.
+func TestGrowthWaitsForALostPath(t *testing.T) {
+	single := csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
+	for name, as := range map[string]*csi.VolumeCapability{"xfs": testbed.Mount("xfs"), "raw": testbed.Block(single)} {
+		t.Run(name, func(t *testing.T) {
+			ctx, bed := useBed(t)
+			fault(t, "one portal is lost before a growth")
+			w := bed.Workers[0]
+			v, path := attached(ctx, t, bed, "lame-"+name, as)
+			if as.GetBlock() != nil {
+				startRawWriter(ctx, t, w, path)
+			} else {
+				startWriter(ctx, t, w, path)
+			}
+			must(t, w.SetLink(ctx, 1, false))
+			t.Cleanup(func() { must(t, w.SetLink(context.WithoutCancel(ctx), 1, true)) })
+			sh(ctx, t, w.Guest, "timeout 90 sh -c 'until cat /sys/block/sd*/device/state | grep -qv running; do sleep 0.3; done'")
+			growControllerSide(ctx, t, bed, v, 2*giB)
+			expectCode(t, expandOnce(ctx, w, v, "pod-0", 2*giB), codes.Unavailable, bed.Array.Addr(1).String()+":3260, is down")
+			expectBytes(ctx, t, w, v, giB)
+			if sectors := sh(ctx, t, w.Guest, "cat /sys/block/dm-*/size"); sectors != strconv.Itoa(giB/512) {
+				t.Errorf("without a path the map has %s sectors, want what it had", sectors)
+			}
+
+			must(t, w.SetLink(ctx, 1, true))
+			awaitPaths(ctx, t, w, 2)
+			must(t, eventually(ctx, func() error { return expandOnce(ctx, w, v, "pod-0", 2*giB) }))
+			expectBytes(ctx, t, w, v, 2*giB)
+			if sectors := sh(ctx, t, w.Guest, "cat /sys/block/dm-*/size /sys/block/sd*/size | sort -u"); sectors != strconv.Itoa(2*giB/512) {
+				t.Errorf("the map and its paths have %q sectors, want one size", sectors)
+			}
+			stopWriter(ctx, t, w)
+			useTheEnd(ctx, t, w, v, 2*giB)
+			gone(ctx, t, bed, v)
+		})
+	}
 }
 
 // TestGrowthThatIsTooMuchIsTriedAgainWithLess is what Kubernetes does about a

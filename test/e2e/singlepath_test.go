@@ -40,7 +40,7 @@ func TestSinglePath(t *testing.T) {
 		{"a raw volume grows, cut off anywhere", singlePathRawGrowth}, // FM 15
 		{"no link that udev makes is needed", singlePathWithoutUdev},  // FM 30
 	}
-	for name, run := range diskFailures() { // FM 1
+	for name, run := range diskFailures() { // FM 1 and 16
 		promises = append(promises, promise{name, run})
 	}
 	for _, c := range promises {
