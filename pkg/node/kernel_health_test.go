@@ -38,6 +38,10 @@ func kernelBroken(t *testing.T, fs string) {
 		now := maps.Clone(later)
 		now["INACCESSIBLE/FilesystemReadOnly"] = "stopped writing"
 		v.expectHealth(now)
+		other := *v
+		other.path += " other"
+		want(t, v.stage(), codes.FailedPrecondition, "found an error in the file system") // FM 7: it is mounted, and not as it was
+		want(t, other.publish(), codes.FailedPrecondition, "found an error in the file system")
 	}
 	if err := os.WriteFile(filepath.Join(v.path, "file"), nil, 0o600); err == nil {
 		t.Error("it can be written to")

@@ -54,15 +54,15 @@ func (s *Server) checkWritable(rec *record, m Mount) error {
 	stopped := slices.Contains(m.Super, "shutdown") || slices.Contains(m.Super, "emergency_ro")
 	if !stopped {
 		e, err := s.devices.FilesystemErrors(m.Type, m.Device)
-		if err != nil {
-			e = FilesystemErrors{} // of a kind that keeps none
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("what the file system on %s remembers of errors: %w", m.Path, err)
 		}
 		if stopped, err = s.devices.Stopped(m, e); err != nil {
 			return fmt.Errorf("whether the file system on %s takes writes: %w", m.Path, err)
 		}
 	}
 	if stopped {
-		return fmt.Errorf("%w: the kernel found an error in the file system on %s and writes to it no more; see the kernel's log, and end the workloads that use it on this node, so that it is unmounted", errUnhealthy, m.Path)
+		return fmt.Errorf("%w: the kernel found an error in the file system on %s and lets nobody write to it any more; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errUnhealthy, m.Path)
 	}
 	return nil
 }

@@ -6,12 +6,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
+	"github.com/datera-csi/datera-csi/pkg/node"
 )
 
 // FM 8: without the proof the workload would write to the node's own disk.
@@ -244,4 +246,17 @@ func TestUnpublishWithoutARecordTakesOffOnlyISCSIMounts(t *testing.T) {
 	if got := strings.Join(m.Mounted(), " "); !strings.Contains(got, v.path) {
 		t.Errorf("a local disk was unmounted: %s", got)
 	}
+}
+
+// FM 7: the mount is there and looks as it did, and nobody may write to it.
+func TestAnExt4ThatStoppedIsNotTakenForTheVolume(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.cap = mountCap("ext4", csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
+	ok(t, v.stage(), v.publish())
+	v.disk().Err(node.FilesystemErrors{Count: 1, Where: "ext4_journal_check_start", Time: time.Now()})
+	want(t, v.stage(), codes.FailedPrecondition, "lets nobody write", "delete the volume's pods")
+	want(t, v.publishAt(v.path+" too"), codes.FailedPrecondition, "lets nobody write")
+	ok(t, v.unpublish(), v.unstage())
+	m.nothingLeft()
 }
