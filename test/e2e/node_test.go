@@ -149,6 +149,32 @@ func TestXFSThatShutDownIsNotTakenForStaged(t *testing.T) {
 	gone(ctx, t, bed, v)
 }
 
+// TestExt4ThatStoppedIsNotTakenForStaged is FM 7: the kernel found an error and lets
+// nobody write any more. What is mounted is not handed out again, and a mount made
+// anew works.
+func TestExt4ThatStoppedIsNotTakenForStaged(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "the kernel finds an error in the file system")
+	w := bed.Workers[0]
+	v, dir := attached(ctx, t, bed, "stopped", testbed.Mount("ext4", "errors=remount-ro"))
+	sum := write(ctx, t, w, dir+"/data", 64)
+	published, err := bed.Publish(ctx, v, w)
+	must(t, err)
+	sh(ctx, t, w.Guest, "echo 1 > /sys/fs/ext4/$(basename $(readlink -f $(findmnt -no SOURCE "+testbed.StagingPath(v)+")))/trigger_fs_error")
+	if code := exitCode(ctx, t, w.Guest, "touch "+dir+"/new"); code == 0 {
+		t.Fatal("the file system goes on, so that this test shows nothing")
+	}
+	expectCode(t, w.Stage(ctx, v, published), codes.FailedPrecondition, "found an error in the file system")
+	expectCode(t, w.PublishTo(ctx, v, published, "pod-1"), codes.FailedPrecondition, "found an error in the file system")
+	must(t, bed.Detach(ctx, v, w, "pod-0"))
+	must(t, bed.Attach(ctx, v, w, "pod-0"))
+	if got := checksum(ctx, t, w, dir+"/data"); got != sum {
+		t.Errorf("checksum %s, was %s", got, sum)
+	}
+	write(ctx, t, w, dir+"/new", 64)
+	gone(ctx, t, bed, v)
+}
+
 // TestOneDeadPortalIsNoObstacle is FM 25.
 func TestOneDeadPortalIsNoObstacle(t *testing.T) {
 	ctx, bed := useBed(t)
