@@ -592,6 +592,28 @@ func TestGuestDetachAfterRevoke(t *testing.T) {
 	}
 }
 
+// FM 21: somebody left the map suspended, and the daemon that could resume it is no
+// more. Whoever touches the map waits; a detach must not.
+func TestGuestDetachOfASuspendedMap(t *testing.T) {
+	g := newGuest(t)
+	x := g.export("suspended", uuidA, 64*mib)
+	g.startMultipathd(greedyConf)
+	i := g.newInitiator()
+	d := attach(t, i, x.Target)
+	g.sh("udevadm settle; pkill -KILL -x multipathd; while pgrep -x multipathd >/dev/null; do sleep 0.1; done")
+	name := g.sh("cat /sys/block/" + filepath.Base(d.Path) + "/dm/name")
+	g.sh("dmsetup suspend --noflush --nolockfs " + name + "; grep -q 1 /sys/block/" + filepath.Base(d.Path) + "/dm/suspended")
+	t.Cleanup(func() { g.try("dmsetup resume " + name) }) // or all that follows would hang
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	g.timed("detach", func() {
+		if err := i.Detach(ctx, x.Target); err != nil {
+			t.Error(err)
+		}
+	})
+	g.nothing()
+}
+
 // FM 21: the network died a moment ago and nobody has noticed yet.
 func TestGuestDetachWhileTheNetworkIsDead(t *testing.T) {
 	g := newGuest(t)

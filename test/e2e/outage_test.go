@@ -179,6 +179,37 @@ setsid sh /run/holder.sh `+device+` >/dev/null 2>&1 </dev/null & timeout 20 sh -
 	gone(ctx, t, bed, v)
 }
 
+// TestASuspendedMapIsTakenDownWithoutMultipathd is FM 21: a map is left suspended under
+// a volume with dirty pages, and multipathd, which could resume it, is no more. The
+// volume is unpublished and unstaged in the time that kubelet grants, and what was
+// dirty is there.
+func TestASuspendedMapIsTakenDownWithoutMultipathd(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "a map is left suspended, and multipathd is killed")
+	w := bed.Workers[0]
+	v, dir := attached(ctx, t, bed, "suspended", testbed.Mount("xfs"))
+	sum := soil(ctx, t, w, dir+"/dirty")
+	sh(ctx, t, w.Guest, "pkill -KILL -x multipathd; while pgrep -x multipathd >/dev/null; do sleep 0.1; done")
+	t.Cleanup(func() { sh(context.WithoutCancel(ctx), t, w.Guest, "pgrep -x multipathd >/dev/null || multipathd") })
+	sh(ctx, t, w.Guest, "dmsetup suspend --noflush --nolockfs $(cat /sys/block/dm-*/dm/name); grep -q 1 /sys/block/dm-*/dm/suspended")
+	kubelet, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	must(t, eventually(kubelet, func() error { return w.UnpublishFrom(kubelet, v, "pod-0") }))
+	must(t, eventually(kubelet, func() error { return w.Unstage(kubelet, v) }))
+	left, err := w.Leftovers(ctx)
+	must(t, err)
+	if len(left) > 0 {
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+	}
+	sh(ctx, t, w.Guest, "multipathd")
+	must(t, bed.Unpublish(ctx, v, w))
+	must(t, eventually(ctx, func() error { return bed.Attach(ctx, v, w, "pod-0") }))
+	if got := checksum(ctx, t, w, dir+"/dirty"); got != sum {
+		t.Errorf("checksum %s, was %s", got, sum)
+	}
+	gone(ctx, t, bed, v)
+}
+
 // soil writes a file that stays in the page cache until the test ends or somebody
 // syncs it, and returns its checksum.
 func soil(ctx context.Context, t testing.TB, w *testbed.Worker, path string) string {

@@ -208,6 +208,47 @@ func TestForgottenVolumeIsUnstagedOnceTheArrayRefuses(t *testing.T) {
 	gone(ctx, t, bed, used)
 }
 
+// TestLUNWithoutARecordIsTakenDownOnceTheArrayRefuses is FM 5 and 6: the record of a
+// staged raw volume is lost and the plugin starts anew, so that nothing on the node
+// ties a device to the volume. Its unstage has nothing to do. The LUN stays for as
+// long as the array admits this node, and goes when the volume was detached; the
+// volume of a pod beside it notices nothing.
+func TestLUNWithoutARecordIsTakenDownOnceTheArrayRefuses(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "the record of a raw volume is lost, and it is detached")
+	w := bed.Workers[0]
+	impatient(ctx, t, w)
+	used, dir := attached(ctx, t, bed, "recorded", testbed.Mount("ext4"))
+	writer := startStream(ctx, t, w, dir)
+	lost := staged(ctx, t, bed, "unrecorded", testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
+	target := targetOf(ctx, t, bed, lost)
+	must(t, w.KillPlugin(ctx))
+	sh(ctx, t, w.Guest, "rm $(grep -rlF "+target.IQN+" "+testbed.Records+")")
+	must(t, w.StartPlugin(ctx))
+	must(t, w.Unstage(ctx, lost))
+	passTime(ctx, 15*time.Second) // twice what a forgotten volume is given
+	expectThere := func(want string) {
+		t.Helper()
+		there := sh(ctx, t, w.Guest, "ls /sys/class/iscsi_session | wc -l; ls -d /sys/block/sd* | wc -l; ls -d /sys/block/dm-* | wc -l; ls /etc/iscsi/nodes | wc -l")
+		if there != want {
+			t.Errorf("sessions, disks, maps and targets: %q, want %q", there, want)
+		}
+	}
+	expectThere("4\n4\n2\n2") // it is admitted, and may be in use in a way that nobody sees
+
+	start := time.Now()
+	must(t, bed.Unpublish(ctx, lost, w))
+	if code := exitCode(ctx, t, w.Guest, "for i in $(seq 300); do [ ! -e /etc/iscsi/nodes/"+target.IQN+" ] && ! grep -qF "+target.IQN+" /sys/class/iscsi_session/*/targetname && exit 0; sleep 0.5; done; exit 1"); code != 0 {
+		t.Fatalf("still there after %v: %s\n%s", time.Since(start), sessions(ctx, t, w), sh(ctx, t, w.Guest, "grep Reconcile "+testbed.NodeLog+" | tail -n 20; multipath -ll"))
+	}
+	t.Logf("taken down %.1f s after it was detached", time.Since(start).Seconds())
+	expectThere("2\n2\n1\n1")
+	must(t, bed.Delete(ctx, lost))
+	writer.stopUnharmed(ctx, t)
+	expectStream(ctx, t, w, dir, writer.acked(ctx, t))
+	gone(ctx, t, bed, used)
+}
+
 // TestDeadNetworkForgetsNothing is FM 6 and 20: the portals are silent for far
 // longer than a forgotten volume is given. Silence is no evidence: what is staged
 // stays, and all heals.
