@@ -152,6 +152,7 @@ func TestOnAKernel(t *testing.T) {
 			t.Run("64 TiB", func(t *testing.T) { kernelHuge(t, fs) })
 			t.Run("damaged", func(t *testing.T) { kernelDamaged(t, fs) })
 			t.Run("readers", func(t *testing.T) { kernelReaders(t, fs) })
+			t.Run("a dirty copy", func(t *testing.T) { kernelDirty(t, fs) })
 			t.Run("broken", func(t *testing.T) { kernelBroken(t, fs) })
 		})
 	}
