@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"k8s.io/klog/v2"
 )
 
 // ErrNoRecord says that a login is impossible because no node record of the target
@@ -78,30 +80,62 @@ func (i *Initiator) revive(ctx context.Context, t Target, done *Mended) error {
 	return together(errs...)
 }
 
-// resume wakes a map that stays suspended. Multipathd suspends a map for a moment
-// whenever it changes it, so a moment is waited for first.
+// resume wakes a map that stays suspended.
 func (i *Initiator) resume(ctx context.Context, t Target, seen MapCondition, done *Mended) error {
-	const moment = 3 * time.Second
 	if !seen.Suspended {
 		return nil
 	}
-	var m dmap
+	m, err := readMap(filepath.Join(i.sysfs.root, "block", seen.Name))
+	if err != nil {
+		return ignoreGone(err)
+	}
+	woken, err := i.wakeFromSleep(ctx, t, m)
+	if woken {
+		done.Resumed = m.name
+	}
+	return err
+}
+
+// Resume lets the LUN's map work again when it stays suspended: whoever uses it waits
+// for ever then, and a multipathd that died over a change of it does not come back to
+// it (FM 21). A map that is suspended for a moment only is left to multipathd.
+func (i *Initiator) Resume(ctx context.Context, t Target) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	m, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	if err == nil && !found {
+		m, found, err = i.orphan(t)
+	}
+	if err != nil || !found || !m.suspended {
+		return err
+	}
+	woken, err := i.wakeFromSleep(ctx, t, m)
+	if woken {
+		klog.FromContext(ctx).Info("A map stayed suspended and is resumed", "target", t.IQN, "lun", t.LUN, "map", m.name)
+	}
+	return err
+}
+
+// wakeFromSleep is wake for a map that stays suspended. Multipathd suspends one for a
+// moment whenever it changes it, so a moment is waited for first.
+func (i *Initiator) wakeFromSleep(ctx context.Context, t Target, m dmap) (woken bool, err error) {
+	const moment = 3 * time.Second
 	ok, err := until(ctx, min(moment, i.cfg.MapTimeout/2), func() (bool, error) {
-		var err error
-		m, err = readMap(filepath.Join(i.sysfs.root, "block", seen.Name))
-		return err == nil && !m.suspended || gone(err), ignoreGone(err)
+		now, err := readMap(m.dir)
+		if err == nil {
+			m = now
+		}
+		return err == nil && !now.suspended || gone(err), ignoreGone(err)
 	})
 	if err != nil || ok {
-		return err
+		return false, err
 	}
-	if m.wwid != lioWWID(t.Serial) {
-		return fmt.Errorf("%w: map %s is suspended, and it is of %s, not of the LUN", ErrForeign, m.name, m.wwid)
+	if t.Serial != "" && m.wwid != lioWWID(t.Serial) {
+		return false, fmt.Errorf("%w: map %s is suspended, and it is of %s, not of the LUN", ErrForeign, m.name, m.wwid)
 	}
-	if err := i.wake(ctx, m); err != nil {
-		return err
-	}
-	done.Resumed = m.name
-	return nil
+	err = i.wake(ctx, m)
+	return err == nil, err
 }
 
 // rejoin logs in to portals by the node records that are there.

@@ -152,6 +152,26 @@ func TestHealResumesASuspendedMap(t *testing.T) {
 	}
 }
 
+// FM 21: so does whoever waits for it, with multipathd or without.
+func TestASuspendedMapIsResumedForWhoWaits(t *testing.T) {
+	t.Parallel()
+	for name, dead := range map[string]bool{"multipathd runs": false, "multipathd died": true} {
+		h, i := attachedHost(t)
+		if err := i.Resume(t.Context(), targetA()); err != nil || len(h.ran("resume map")) > 0 {
+			t.Errorf("%s: nothing is suspended: %v, ran %q", name, err, h.ran())
+		}
+		h.write("sys/block/dm-0/dm/suspended", "1\n")
+		if dead {
+			if err := os.RemoveAll(h.path("proc/4711")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := i.Resume(t.Context(), targetA()); err != nil || h.read("sys/block/dm-0/dm/suspended") != "0" {
+			t.Errorf("%s: %v, suspended %s", name, err, h.read("sys/block/dm-0/dm/suspended"))
+		}
+	}
+}
+
 func TestHealRevivesADiskThatTheKernelGaveUp(t *testing.T) {
 	t.Parallel()
 	h, i := attachedHost(t)

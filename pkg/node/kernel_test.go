@@ -102,6 +102,7 @@ func (l *loops) Condition(ctx context.Context, t iscsi.Target) (iscsi.Condition,
 }
 
 func (l *loops) Renounce(context.Context, iscsi.Target) error { return nil }
+func (l *loops) Resume(context.Context, iscsi.Target) error   { return nil }
 
 func (l *loops) Fabric(context.Context) (iscsi.Fabric, error) { return iscsi.Fabric{}, nil }
 

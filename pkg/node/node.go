@@ -39,6 +39,8 @@ type Attacher interface {
 	Rescan(ctx context.Context, t iscsi.Target) (bytes int64, err error)
 	// Renounce lets what waits for a path fail, once the array refuses this host.
 	Renounce(ctx context.Context, t iscsi.Target) error
+	// Resume lets a map that stays suspended work again.
+	Resume(ctx context.Context, t iscsi.Target) error
 	// Condition and Fabric look, and never wait for a device.
 	Condition(ctx context.Context, t iscsi.Target) (iscsi.Condition, error)
 	Fabric(ctx context.Context) (iscsi.Fabric, error)

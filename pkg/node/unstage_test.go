@@ -238,6 +238,22 @@ func TestAStepThatWaitsRenouncesWhatTheArrayRefuses(t *testing.T) {
 	}
 }
 
+// FM 21: nobody gets past a suspended map, and nobody else resumes it where multipathd
+// has died.
+func TestAStepThatWaitsForASuspendedMapResumesIt(t *testing.T) {
+	m := newMachine(t, func(c *node.Config) { c.WatchTime = time.Millisecond })
+	v := m.volume("a")
+	ok(t, v.stage())
+	v.disk().Suspend()
+	release := m.Hold("sync")
+	done := make(chan error, 1)
+	go func() { done <- v.unstage() }()
+	eventually(t, "the map to be resumed", func() bool { return len(m.calls("resume")) > 0 })
+	release()
+	ok(t, <-done)
+	m.nothingLeft()
+}
+
 // FM 21: a step outlives its caller, and what was lost meanwhile nobody has heard. The
 // next caller does.
 func TestALossIsToldToSomebody(t *testing.T) {

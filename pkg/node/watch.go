@@ -9,15 +9,16 @@ import (
 
 // own is operation.own for a step that may wait for the volume's device. Without a
 // path it waits for as long as multipath says, which may be for ever. As long as it
-// lasts it is looked whether the array has taken this node out of the volume's ACL:
-// then nothing comes back and nothing can be written any more (FM 21).
+// lasts it is looked whether the map stays suspended, and whether the array has taken
+// this node out of the volume's ACL: then nothing comes back and nothing can be written
+// any more (FM 21).
 func (s *Server) own(ctx context.Context, op *operation, rec *record, what string, step func(context.Context) error) error {
 	return op.own(ctx, what, func(ctx context.Context) error {
 		watch, stop := context.WithCancel(ctx)
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			s.watchAdmission(watch, rec)
+			s.watch(watch, rec)
 		}()
 		err := survive(ctx, step)
 		stop()
@@ -26,8 +27,8 @@ func (s *Server) own(ctx context.Context, op *operation, rec *record, what strin
 	})
 }
 
-// watchAdmission asks again and again whether the array still admits this node.
-func (s *Server) watchAdmission(ctx context.Context, rec *record) {
+// watch looks again and again for what would keep a step for ever.
+func (s *Server) watch(ctx context.Context, rec *record) {
 	again := time.NewTicker(s.watchTime)
 	defer again.Stop()
 	for {
@@ -35,8 +36,17 @@ func (s *Server) watchAdmission(ctx context.Context, rec *record) {
 		case <-ctx.Done():
 			return
 		case <-again.C:
+			s.resume(ctx, rec)
 			s.renounce(ctx, rec)
 		}
+	}
+}
+
+// resume lets the volume's map work again, if it stays suspended.
+func (s *Server) resume(ctx context.Context, rec *record) {
+	err := survive(ctx, func(ctx context.Context) error { return s.attacher.Resume(ctx, rec.target()) })
+	if err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Info("The volume's map cannot be resumed", "volume", rec.Volume, "target", rec.Target.IQN, "err", err)
 	}
 }
 

@@ -35,6 +35,7 @@ type Disk struct {
 	readErr   func(offset int64) error
 	precious  bool // holds what a user wrote
 	blank     bool // reads as zeros
+	suspended bool // its map is
 
 	mountFails int
 	mountWords string

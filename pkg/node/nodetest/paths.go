@@ -220,6 +220,27 @@ func (h *Host) Renounce(_ context.Context, t iscsi.Target) error {
 	return nil
 }
 
+// Suspend is what a multipathd leaves behind that died over a change of the disk's map.
+func (d *Disk) Suspend() {
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.suspended = true
+}
+
+// Resume is node.Attacher's.
+func (h *Host) Resume(_ context.Context, t iscsi.Target) error {
+	leave, err := h.enter("resume")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if d := h.disks[lun{t.IQN, t.LUN}]; d != nil && d.suspended {
+		d.suspended = false
+		h.done("resume " + t.IQN)
+	}
+	return nil
+}
+
 // Forsake is node.Paths'; it notes that there was something to forsake.
 func (h *Host) Forsake(_ context.Context, t iscsi.Target) error {
 	leave, err := h.enter("forsake")
