@@ -45,7 +45,7 @@ func TestBusyVolumeIsNotUnstaged(t *testing.T) {
 		t.Fatal("a busy volume was unstaged")
 	}
 	sum := write(ctx, t, w, staging+"/data", 64)
-	if n := sh(ctx, t, w.Guest, "find "+testbed.Records+" -type f | wc -l"); n != "1" {
+	if n := sh(ctx, t, w.Guest, "find "+testbed.Records+" -maxdepth 1 -type f | wc -l"); n != "1" {
 		t.Errorf("%s records after a failed unstage, want 1", n)
 	}
 	sh(ctx, t, w.Guest, "kill $(cat /run/sitter)")
@@ -66,7 +66,7 @@ func TestLostRecordIsNoExcuse(t *testing.T) {
 	fault(t, "the plugin's record is lost")
 	w := bed.Workers[0]
 	v, _ := attached(ctx, t, bed, "forgotten", testbed.Mount("xfs"))
-	sh(ctx, t, w.Guest, "find "+testbed.Records+" -type f -delete")
+	sh(ctx, t, w.Guest, "find "+testbed.Records+" -maxdepth 1 -type f -delete")
 	gone(ctx, t, bed, v)
 }
 

@@ -189,7 +189,7 @@ func TestForgottenVolumeIsUnstagedOnceTheArrayRefuses(t *testing.T) {
 		}
 		return bed.Delete(ctx, forgotten[1])
 	}))
-	if code := exitCode(ctx, t, w.Guest, "for i in $(seq 300); do [ $(find "+testbed.Records+" -type f | wc -l) = 1 ] && exit 0; sleep 0.5; done; exit 1"); code != 0 {
+	if code := exitCode(ctx, t, w.Guest, "for i in $(seq 300); do [ $(find "+testbed.Records+" -maxdepth 1 -type f | wc -l) = 1 ] && exit 0; sleep 0.5; done; exit 1"); code != 0 {
 		t.Fatalf("still there after %v: %s\n%s", time.Since(start), sessions(ctx, t, w), sh(ctx, t, w.Guest, "grep Reconcile "+testbed.NodeLog+" | tail -n 20; multipath -ll; grep kubelet /proc/mounts"))
 	}
 	t.Logf("taken down %.1f s after they were detached", time.Since(start).Seconds())
@@ -223,7 +223,7 @@ func TestLUNWithoutARecordIsTakenDownOnceTheArrayRefuses(t *testing.T) {
 	lost := staged(ctx, t, bed, "unrecorded", testbed.Block(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER))
 	target := targetOf(ctx, t, bed, lost)
 	must(t, w.KillPlugin(ctx))
-	sh(ctx, t, w.Guest, "rm $(grep -rlF "+target.IQN+" "+testbed.Records+")")
+	sh(ctx, t, w.Guest, "rm $(grep -lF "+target.IQN+" "+testbed.Records+"/*.json)")
 	must(t, w.StartPlugin(ctx))
 	must(t, w.Unstage(ctx, lost))
 	passTime(ctx, 15*time.Second) // twice what a forgotten volume is given
@@ -265,7 +265,7 @@ func TestDeadNetworkForgetsNothing(t *testing.T) {
 	setLinks(ctx, t, w, false)
 	t.Cleanup(func() { setLinks(context.WithoutCancel(ctx), t, w, true) })
 	passTime(ctx, 40*time.Second)
-	if n := sh(ctx, t, w.Guest, "find "+testbed.Records+" -type f | wc -l; grep -c /globalmount /proc/mounts"); n != "2\n2" {
+	if n := sh(ctx, t, w.Guest, "find "+testbed.Records+" -maxdepth 1 -type f | wc -l; grep -c /globalmount /proc/mounts"); n != "2\n2" {
 		t.Errorf("records and staged file systems: %q, want two of each", n)
 	}
 	setLinks(ctx, t, w, true)

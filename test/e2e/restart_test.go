@@ -102,7 +102,7 @@ func TestRebootThenUnstage(t *testing.T) {
 	rawSum := samples(ctx, t, w, device)
 	sh(ctx, t, w.Guest, "sync") // the worker's own disk; the plugin has synced its records itself
 	must(t, w.Reboot(ctx))
-	if n := sh(ctx, t, w.Guest, "find "+testbed.Records+" -type f | wc -l"); n != "2" {
+	if n := sh(ctx, t, w.Guest, "find "+testbed.Records+" -maxdepth 1 -type f | wc -l"); n != "2" {
 		t.Errorf("%s records after the boot, want 2", n)
 	}
 	for _, x := range []*testbed.Volume{v, raw} {

@@ -160,7 +160,7 @@ for d in /sys/block/sd*; do [ -e "$d" ] && echo "disk ${d##*/}"; done
 for m in /sys/block/dm-*/dm/uuid; do [ -e "$m" ] && grep -H mpath- $m; done
 for d in /etc/iscsi/nodes /var/lib/iscsi/nodes; do [ -d $d ] && find $d -mindepth 1 -maxdepth 1; done
 grep -E '`+mounts+`' /proc/mounts || true
-find `+Records+` -type f 2>/dev/null; true`)
+find `+Records+` -maxdepth 1 -type f 2>/dev/null; true`)
 	if err != nil {
 		return nil, err
 	}
