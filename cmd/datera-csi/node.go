@@ -199,6 +199,7 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 		Topology:       place,
 		RecordDir:      f.records,
 		Paths:          initiator,
+		TargetPrefix:   "iqn.2013-05.com.daterainc:",
 		ForgottenTime:  f.forgottenAfter,
 		MaxVolumes:     f.maxVolumes,
 		MaxSessions:    f.maxSessions,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Condition is how a LUN is reached from this host, as the kernel has it now.
@@ -123,6 +124,46 @@ func (i *Initiator) mapCondition(ctx context.Context, m dmap) *MapCondition {
 	c := &MapCondition{Name: m.name, Alias: m.alias, Number: m.dev, Suspended: m.suspended, Queues: i.queues(ctx, m)}
 	c.Bytes, _ = size(m.dir)
 	return c
+}
+
+// Attached lists the LUNs that the sessions of this host show, of targets whose names
+// begin with prefix: the portals are those of the sessions, the serial number is the
+// kernel's, where it has one. A target whose sessions show none is listed with LUN 0.
+func (i *Initiator) Attached(ctx context.Context, prefix string) ([]Target, error) {
+	sessions, err := i.sysfs.sessions(anyTarget)
+	if err = together(err, ctx.Err()); err != nil {
+		return nil, err
+	}
+	var found []Target
+	at := func(iqn string, lun int) *Target {
+		n := slices.IndexFunc(found, func(t Target) bool { return t.IQN == iqn && t.LUN == lun })
+		if n < 0 {
+			n, found = len(found), append(found, Target{IQN: iqn, LUN: lun})
+		}
+		return &found[n]
+	}
+	for _, s := range sessions {
+		if !strings.HasPrefix(s.iqn, prefix) {
+			continue
+		}
+		disks, err := i.sysfs.disks(s)
+		if err != nil {
+			return nil, err
+		}
+		if len(disks) == 0 {
+			disks = []disk{{session: s}}
+		}
+		for _, d := range disks {
+			t := at(s.iqn, d.lun)
+			if p := s.portal(); p.IsValid() {
+				t.Portals = append(t.Portals, p)
+			}
+			if id, err := i.sysfs.known(d); d.dir != "" && err == nil && id.Serial != "" {
+				t.Serial = id.Serial
+			}
+		}
+	}
+	return found, nil
 }
 
 // Session is one iSCSI session of this host.

@@ -12,6 +12,18 @@ import (
 )
 
 // FM 31
+func TestAttachedListsTheLUNsOfAnArray(t *testing.T) {
+	t.Parallel()
+	_, i := attachedHost(t)
+	got, err := i.Attached(t.Context(), "iqn.2013-05.com.daterainc:")
+	if err != nil || len(got) != 1 || got[0].IQN != iqnA || got[0].LUN != 0 || got[0].Serial != serialA || len(got[0].Portals) != 2 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if got, err := i.Attached(t.Context(), "iqn.2001-01.org.example:"); err != nil || len(got) != 0 {
+		t.Errorf("of another array: %+v, %v", got, err)
+	}
+}
+
 func TestConditionTellsEachPathAndAsksNoDevice(t *testing.T) {
 	t.Parallel()
 	h, i := attachedHost(t)

@@ -138,6 +138,11 @@ type Config struct {
 	RecordDir string            // a directory that outlives this process and the pod, not on tmpfs
 	Paths     Paths             // what Reconcile looks at and mends; nil: there is no Reconcile
 
+	// TargetPrefix begins the names of the array's targets. LUNs of such targets that no
+	// record speaks of are taken down once nobody uses them and the array refuses this
+	// host; empty: they are left alone.
+	TargetPrefix string
+
 	MaxVolumes  int64 // volumes this node takes; 0 means as many as its sessions suffice for
 	MaxSessions int64 // iSCSI sessions this host may have, others' too; 0 means 512
 	OnePath     bool  // a volume has one session, however many portals
@@ -229,7 +234,7 @@ func New(cfg Config) (*Server, error) {
 		clock:         cfg.Clock,
 	}
 	s.records = &remembered{recordStore: &records{dir: cfg.RecordDir}, seen: s.reconciler.remember}
-	s.reconciler.paths, s.reconciler.grace = cfg.Paths, orDefault(cfg.ForgottenTime, 15*time.Minute)
+	s.reconciler.paths, s.reconciler.prefix, s.reconciler.grace = cfg.Paths, cfg.TargetPrefix, orDefault(cfg.ForgottenTime, 15*time.Minute)
 	if cfg.Kernel != "" {
 		kernel, err := filesystem.ParseKernel(cfg.Kernel)
 		if err != nil {

@@ -21,6 +21,7 @@ type Paths interface {
 	Heal(ctx context.Context, t iscsi.Target, portals []netip.AddrPort) (iscsi.Mended, error)
 	AskAdmission(ctx context.Context, t iscsi.Target) (iscsi.Refusal, error)
 	Forsake(ctx context.Context, t iscsi.Target) error
+	Attached(ctx context.Context, prefix string) ([]iscsi.Target, error)
 	UnsoundRecords(ctx context.Context) ([]iscsi.UnsoundRecord, error)
 	SetAside(ctx context.Context, iqn string) ([]string, error)
 }
@@ -51,8 +52,9 @@ func (s *Server) RunReconcile(ctx context.Context, mode ReconcileMode, every tim
 
 // reconciler is what outlives one pass.
 type reconciler struct {
-	paths Paths
-	grace time.Duration
+	paths  Paths
+	prefix string // of the names of the array's targets; "": what no record speaks of is left alone
+	grace  time.Duration
 
 	one sync.Mutex // one pass at a time
 
@@ -93,8 +95,8 @@ func (r *remembered) save(rec *record) error {
 // Reconcile compares the records with what this host has of their volumes and
 // mends the difference. What it repairs, it repairs by adding: sessions to missing
 // portals, one LUN behind a session, paths to a map; it resumes a suspended map
-// (FM 20). It takes down only what is provably of this plugin, unused, and no
-// longer recorded or no longer admitted by the array, for longer than the grace
+// (FM 20). It takes down only what is provably of this plugin or of its array, unused,
+// and no longer recorded or no longer admitted by the array, for longer than the grace
 // time, one thing a pass (FM 6). A volume that a call is at work on is passed over.
 func (s *Server) Reconcile(ctx context.Context, mode ReconcileMode) Report {
 	r := &s.reconciler
@@ -115,6 +117,7 @@ func (s *Server) Reconcile(ctx context.Context, mode ReconcileMode) Report {
 	p.each(ctx, all)
 	if len(errs) == 0 && ctx.Err() == nil { // the unreadable one may be of what has none
 		p.unrecorded(ctx, all)
+		p.strangers(ctx, all)
 	}
 	p.report.Volumes = len(all)
 	p.report.Took = s.clock().Sub(p.report.Start)

@@ -44,7 +44,7 @@ const (
 	ReasonSuspended  Reason = "MapSuspended"
 	ReasonLost       Reason = "DeviceLost"       // the volume is mounted, and nothing of its device is there
 	ReasonForgotten  Reason = "ForgottenVolume"  // staged, used by nobody, and the array does not admit this node
-	ReasonUnrecorded Reason = "UnrecordedVolume" // attached by this plugin, and without a record
+	ReasonUnrecorded Reason = "UnrecordedVolume" // attached by this plugin or of its array, and without a record
 	ReasonNodeRecord Reason = "BadNodeRecord"    // an entry of open-iscsi's database is unsound, or lacking
 	ReasonRecord     Reason = "BadRecord"        // a record of this plugin is unsound
 	ReasonUnclear    Reason = "Unclear"          // what there is contradicts itself

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -27,10 +28,10 @@ type wheel struct {
 	now time.Time
 }
 
-func newWheel(tb testing.TB) *wheel {
+func newWheel(tb testing.TB, opts ...func(*node.Config)) *wheel {
 	tb.Helper()
 	w := &wheel{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}
-	w.machine = newMachine(tb, w.clocked)
+	w.machine = newMachine(tb, append(opts, w.clocked)...)
 	return w
 }
 
@@ -272,6 +273,43 @@ func TestALateLoginIsTakenDown(t *testing.T) {
 		t.Error("it is still attached")
 	}
 	expect(t, w.reconcile(node.ReconcileRepair, time.Minute), "", "", 0)
+}
+
+// FM 5, 6, 29: the record of a raw volume was lost, so that its unstage found nothing to
+// do. Once the array refuses this host nobody can want the LUN; until then it may be
+// another driver's, or an administrator's.
+func TestALUNWithoutARecordGoesOnceTheArrayRefusesIt(t *testing.T) {
+	const prefix = "iqn.2013-05.com.daterainc:"
+	for name, c := range map[string]struct {
+		prefix string
+		block  bool
+		spoil  func(w *wheel, v *volume)
+		goes   bool
+	}{
+		"refused":             {prefix, true, func(_ *wheel, v *volume) { v.disk().Admit(false) }, true},
+		"admitted":            {prefix, true, func(*wheel, *volume) {}, false},
+		"silent":              {prefix, true, func(w *wheel, v *volume) { w.Cut(v.target.Portals[0]); w.Cut(v.target.Portals[1]) }, false},
+		"refused and mounted": {prefix, false, func(_ *wheel, v *volume) { v.disk().Admit(false) }, false},
+		"another's array":     {"iqn.2001-01.org.example:", true, func(_ *wheel, v *volume) { v.disk().Admit(false) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWheel(t, func(cfg *node.Config) { cfg.TargetPrefix = c.prefix })
+			v := w.volume("a")
+			if c.block {
+				v.cap = blockCap(writer)
+			}
+			ok(t, v.stage(), os.RemoveAll(w.Config().RecordDir))
+			w.restart(w.clocked, func(cfg *node.Config) { cfg.TargetPrefix = c.prefix })
+			c.spoil(w, v)
+			r := w.reconcile(node.ReconcileObserve, 0)
+			for range 3 {
+				r = w.reconcile(node.ReconcileRepair, 20*time.Minute)
+			}
+			if there := v.disk().Path() != ""; there == c.goes {
+				t.Errorf("still attached: %v; last report %+v", there, r)
+			}
+		})
+	}
 }
 
 // FM 3: what this process never had a record of is not its to take down.

@@ -296,6 +296,58 @@ func (p *pass) orphan(ctx context.Context, k volumeLUN, t iscsi.Target) error {
 	return nil
 }
 
+// strangers takes down LUNs of the array that no record speaks of and that this process
+// never had one of: their record was lost, or another driver's way here ended before
+// theirs. Nothing but the name of the target ties them to the array, so more is asked
+// for: no session works, nobody uses them, and the array refuses this host.
+func (p *pass) strangers(ctx context.Context, recorded []*record) {
+	r := &p.reconciler
+	if r.prefix == "" {
+		return
+	}
+	attached, err := r.paths.Attached(ctx, r.prefix)
+	if err != nil {
+		p.found(Finding{Reason: ReasonUnclear, Evidence: "the sessions of this host cannot be read", Outcome: Seen, Error: err.Error()})
+		return
+	}
+	for _, t := range attached {
+		if p.ours(t.IQN) || slices.ContainsFunc(recorded, func(rec *record) bool { return rec.Target.IQN == t.IQN }) {
+			continue
+		}
+		p.hold(ctx, t.IQN, func(ctx context.Context, _ *operation) error { return p.stranger(ctx, t) })
+	}
+}
+
+func (p *pass) stranger(ctx context.Context, t iscsi.Target) error {
+	s, err := p.reconciler.paths.Inspect(ctx, t)
+	if err != nil {
+		return err
+	}
+	if len(s.Live())+len(s.Mounts)+len(s.Holders) > 0 {
+		return nil
+	}
+	refusal, err := p.reconciler.paths.AskAdmission(ctx, t)
+	if err != nil {
+		return err
+	}
+	what := fmt.Sprintf("stranger %s %d", t.IQN, t.LUN)
+	if !refusal.Final() && (!refusal.Gone() || !p.begun(what)) {
+		return nil
+	}
+	f := Finding{Reason: ReasonUnrecorded, Outcome: Seen, Target: t.IQN,
+		Evidence: fmt.Sprintf("LUN %d of the array, which no record speaks of; no session works, nobody uses it; not admitted, says %v, others %v", t.LUN, refusal.Refused, refusal.Others)}
+	p.takeDownOnce(f, what, func() error {
+		if holder, err := p.records.holderOf(t, ""); err != nil || holder != "" {
+			return err // staged meanwhile
+		}
+		if err := p.reconciler.paths.Forsake(ctx, t); err != nil { // or whatever waits in its map would hold it open for ever
+			return err
+		}
+		return p.attacher.Detach(ctx, t)
+	})
+	return nil
+}
+
 // forget drops a LUN of which nothing is left.
 func (r *reconciler) forget(k volumeLUN) {
 	r.mu.Lock()

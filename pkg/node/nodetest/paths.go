@@ -3,8 +3,10 @@ package nodetest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 	"github.com/datera-csi/datera-csi/pkg/node"
@@ -252,6 +254,22 @@ func (h *Host) Forsake(_ context.Context, t iscsi.Target) error {
 		h.done("forsake " + t.IQN)
 	}
 	return nil
+}
+
+// Attached is node.Paths'.
+func (h *Host) Attached(_ context.Context, prefix string) ([]iscsi.Target, error) {
+	leave, err := h.enter("attached")
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	var found []iscsi.Target
+	for at, d := range h.disks {
+		if strings.HasPrefix(at.iqn, prefix) && len(d.sessions) > 0 {
+			found = append(found, iscsi.Target{IQN: at.iqn, LUN: at.lun, Portals: slices.Collect(maps.Keys(d.sessions)), Serial: d.target.Serial})
+		}
+	}
+	return found, nil
 }
 
 // UnsoundRecords is node.Paths'.
