@@ -183,7 +183,11 @@ func (a *admin) newRecord(ctx context.Context, iqn string, portal netip.AddrPort
 		return err
 	}
 	defer unlock()
-	if err = a.discard(iqn, func(r record) bool { return !r.sound(iqn) }); err != nil {
+	all, err := a.records.list(iqn)
+	if err != nil {
+		return err
+	}
+	if err = discard(all, func(r record) bool { return !r.sound(iqn) }); err != nil {
 		return err
 	}
 	err = retry(ctx, func() error {
@@ -272,17 +276,14 @@ func (a *admin) forget(ctx context.Context, iqn string) error {
 	}
 	// What iscsiadm says about a delete says little about the files. A record that
 	// is still there is one that it was not asked to delete, or cannot read.
-	if discardErr := a.discard(iqn, func(record) bool { return true }); discardErr != nil {
+	if discardErr := discard(all, func(record) bool { return true }); discardErr != nil {
 		return together(discardErr, err)
 	}
 	return nil
 }
 
-func (a *admin) discard(iqn string, which func(record) bool) error {
-	all, err := a.records.list(iqn)
-	if err != nil {
-		return err
-	}
+// discard removes those of the records that are there still.
+func discard(all []record, which func(record) bool) error {
 	for _, r := range all {
 		if !which(r) {
 			continue

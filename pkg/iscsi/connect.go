@@ -85,8 +85,10 @@ func (l login) openAll(ctx context.Context, portals []netip.AddrPort) (errs []er
 	}
 	loginErr := l.admin.loginAll(ctx, l.target.IQN, l.cfg.LoginTimeout)
 	errs = eachOf(portals, func(p netip.AddrPort) error {
-		if _, found, err := l.sessionTo(p); loginErr != nil && !found {
-			return together(loginErr, err)
+		if loginErr != nil {
+			if _, found, err := l.sessionTo(p); !found {
+				return together(loginErr, err)
+			}
 		}
 		return l.entered(ctx, p)
 	})

@@ -3,7 +3,6 @@ package iscsi
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
 )
@@ -44,7 +43,8 @@ func (i *Initiator) removeMaps(ctx context.Context, t Target) error {
 		return err
 	}
 	if mapped {
-		if err = i.removeMap(ctx, m); err != nil {
+		err = i.removeMap(ctx, m)
+		if err != nil || m.wwid == lioWWID(t.Serial) { // there cannot be two
 			return err
 		}
 	}
@@ -66,13 +66,19 @@ func (i *Initiator) orphan(t Target) (dmap, bool, error) {
 	if t.Serial == "" {
 		return dmap{}, false, nil
 	}
-	maps, err := i.sysfs.maps()
-	if err != nil {
+	var found []dmap
+	err := i.sysfs.eachMap(func(dir, wwid string) error {
+		if wwid != lioWWID(t.Serial) {
+			return nil
+		}
+		m, err := readMap(dir)
+		if err == nil && len(m.slaves) == 0 {
+			found = append(found, m)
+		}
+		return err
+	})
+	if err != nil || len(found) == 0 {
 		return dmap{}, false, err
 	}
-	n := slices.IndexFunc(maps, func(m dmap) bool { return m.wwid == lioWWID(t.Serial) && len(m.slaves) == 0 })
-	if n < 0 {
-		return dmap{}, false, nil
-	}
-	return maps[n], true, nil
+	return found[0], true, nil
 }

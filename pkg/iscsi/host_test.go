@@ -152,7 +152,15 @@ func (h *host) write(name, content string) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		h.t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+	if !strings.HasPrefix(name, "sys/") {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			h.t.Fatal(err)
+		}
+		return
+	}
+	// Nobody sees an attribute of sysfs half written.
+	whole := h.path("whole " + strings.ReplaceAll(name, "/", " "))
+	if err := errors.Join(os.WriteFile(whole, []byte(content), 0o600), os.Rename(whole, path)); err != nil {
 		h.t.Fatal(err)
 	}
 }

@@ -25,33 +25,53 @@ type dmap struct {
 // maps lists every multipath map of this host.
 func (y sysfs) maps() ([]dmap, error) {
 	var found []dmap
-	err := eachDirOrLink(filepath.Join(y.root, "block"), "dm-", func(dir string) error {
+	err := y.eachMap(func(dir, _ string) error {
 		m, err := readMap(dir)
+		if err == nil {
+			found = append(found, m)
+		}
+		return err
+	})
+	return found, err
+}
+
+// eachMap calls fn for every multipath map; fn may say that it is gone.
+func (y sysfs) eachMap(fn func(dir, wwid string) error) error {
+	err := eachDirOrLink(filepath.Join(y.root, "block"), "dm-", func(dir string) error {
+		wwid, err := mapWWID(dir)
+		if err == nil {
+			err = fn(dir, wwid)
+		}
 		if errors.Is(err, errNotMultipath) {
 			return nil
 		}
-		if err != nil {
-			return ignoreGone(err)
-		}
-		found = append(found, m)
-		return nil
+		return ignoreGone(err)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list multipath maps: %w", err)
+		return fmt.Errorf("list multipath maps: %w", err)
 	}
-	return found, nil
+	return nil
+}
+
+// mapWWID is what the uuid of a map promises, or errNotMultipath.
+func mapWWID(dir string) (string, error) {
+	uuid, err := attribute(dir, "dm/uuid")
+	if err != nil {
+		return "", err
+	}
+	wwid, ok := strings.CutPrefix(uuid, mapUUID)
+	if !ok || wwid == "" {
+		return "", errNotMultipath
+	}
+	return wwid, nil
 }
 
 var errNotMultipath = errors.New("not a multipath map")
 
 func readMap(dir string) (dmap, error) {
-	uuid, err := attribute(dir, "dm/uuid")
+	wwid, err := mapWWID(dir)
 	if err != nil {
 		return dmap{}, err
-	}
-	wwid, ok := strings.CutPrefix(uuid, mapUUID)
-	if !ok || wwid == "" {
-		return dmap{}, errNotMultipath
 	}
 	m := dmap{blockDevice: blockDevice{name: filepath.Base(dir), dir: dir}, wwid: wwid}
 	if m.alias, err = attribute(dir, "dm/name"); err != nil {

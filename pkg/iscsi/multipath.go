@@ -50,8 +50,10 @@ func (i *Initiator) usedWithoutMap(t Target) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		users, err := i.users(d.blockDevice())
-		if err != nil || len(users) > 0 && !mapped {
+		if mapped {
+			continue
+		}
+		if users, err := i.users(d.blockDevice()); err != nil || len(users) > 0 {
 			return true, err
 		}
 	}
@@ -299,6 +301,10 @@ func (i *Initiator) patience() time.Duration { return i.cfg.MapTimeout / 2 }
 //
 // Errors: ErrUnavailable, ErrForeign.
 func (i *Initiator) Complete(ctx context.Context, t Target, d Device) error {
+	m, err := readMap(filepath.Join(i.sysfs.root, "block", filepath.Base(d.Path)))
+	if errors.Is(err, errNotMultipath) || gone(err) || err == nil && !m.suspended && m.is(d) {
+		return nil
+	}
 	unlock, err := i.targets.lock(ctx, t.IQN)
 	if err != nil {
 		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
@@ -321,6 +327,15 @@ func (i *Initiator) Complete(ctx context.Context, t Target, d Device) error {
 	}
 	_, err = i.gather(ctx, t, paths, i.patience())
 	return err
+}
+
+// is says whether the map is a device as it was handed out: all its paths, and no other.
+func (m dmap) is(d Device) bool {
+	paths := make([]string, len(d.Paths))
+	for n, p := range d.Paths {
+		paths[n] = filepath.Base(p)
+	}
+	return m.wwid == d.WWID && slices.Equal(slices.Sorted(slices.Values(m.slaves)), slices.Sorted(slices.Values(paths)))
 }
 
 // gather waits for the map, and, no longer than patience, for every one of the paths

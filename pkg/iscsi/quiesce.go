@@ -45,11 +45,18 @@ type stack struct {
 }
 
 func (i *Initiator) stack(t Target) (s stack, err error) {
-	if s.dmap, s.mapped, err = i.sysfs.mapOver(t.IQN, t.LUN); err != nil {
+	list := func() ([]disk, error) {
+		s.disks, err = i.sysfs.lun(t.IQN, t.LUN)
+		return s.disks, err
+	}
+	disks, err := list()
+	if err != nil {
 		return stack{}, err
 	}
-	s.disks, err = i.sysfs.lun(t.IQN, t.LUN)
-	return s, err
+	if s.dmap, s.mapped, err = i.sysfs.mapAmong(t.IQN, disks, list); err != nil {
+		return stack{}, err
+	}
+	return s, nil
 }
 
 // tops are the devices that can be mounted.

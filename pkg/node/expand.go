@@ -9,6 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
 // NodeExpandVolume makes growth of the volume visible on every path to it and
@@ -32,7 +33,7 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 }
 
 func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (int64, error) {
-	rec, _, err := s.volumeAt(ctx, r.Volume, r.Path)
+	rec, _, _, err := s.volumeAt(ctx, r.Volume, r.Path)
 	if err != nil {
 		return 0, err
 	}
@@ -69,44 +70,44 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 	return bytes, nil
 }
 
-// volumeAt returns the record of a volume and the mount that path is of it, the
-// staging path or a target; for a staged block volume the mount may be none. A
+// volumeAt returns the record of a volume, its device, and the mount that path is of
+// it, the staging path or a target; for a staged block volume the mount may be none. A
 // volume or path that is not here is errNotFound.
-func (s *Server) volumeAt(ctx context.Context, volume, path string) (*record, Mount, error) {
+func (s *Server) volumeAt(ctx context.Context, volume, path string) (*record, iscsi.Device, Mount, error) {
 	rec, err := s.records.load(volume)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, Mount{}, fmt.Errorf("%w: %s is not staged here", errNotFound, volume)
+		return nil, iscsi.Device{}, Mount{}, fmt.Errorf("%w: %s is not staged here", errNotFound, volume)
 	}
 	if err != nil {
-		return nil, Mount{}, err
+		return nil, iscsi.Device{}, Mount{}, err
 	}
 	path, err = resolve(path)
 	if err != nil {
-		return nil, Mount{}, fmt.Errorf("%w at this path: %w", errNotFound, err)
+		return nil, iscsi.Device{}, Mount{}, fmt.Errorf("%w at this path: %w", errNotFound, err)
 	}
 	device, err := s.attacher.Find(ctx, rec.target())
 	if err != nil {
-		return nil, Mount{}, fmt.Errorf("find the device: %w", err)
+		return nil, iscsi.Device{}, Mount{}, fmt.Errorf("find the device: %w", err)
 	}
 	numbers, err := s.numbers(device)
 	if err != nil {
-		return nil, Mount{}, err
+		return nil, iscsi.Device{}, Mount{}, err
 	}
 	mounts, err := s.mounts.List()
 	if err != nil {
-		return nil, Mount{}, err
+		return nil, iscsi.Device{}, Mount{}, err
 	}
 	there := at(mounts, path)
 	if len(there) == 0 {
 		if rec.Mode == modeBlock && path == rec.Staging {
-			return rec, Mount{}, nil
+			return rec, device, Mount{}, nil
 		}
-		return nil, Mount{}, fmt.Errorf("%w: nothing is mounted on %s", errNotFound, path)
+		return nil, iscsi.Device{}, Mount{}, fmt.Errorf("%w: nothing is mounted on %s", errNotFound, path)
 	}
 	m := there[len(there)-1]
 	p := publication{record: rec, numbers: numbers}
 	if !p.shows(s, m) {
-		return nil, Mount{}, fmt.Errorf("%w at this path: %s is a mount of %s (device %s)", errNotFound, path, m.Source, m.Device)
+		return nil, iscsi.Device{}, Mount{}, fmt.Errorf("%w at this path: %s is a mount of %s (device %s)", errNotFound, path, m.Source, m.Device)
 	}
-	return rec, m, nil
+	return rec, device, m, nil
 }

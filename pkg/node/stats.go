@@ -28,15 +28,11 @@ func (s *Server) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVolumeS
 }
 
 func (s *Server) measure(ctx context.Context, r statsRequest) ([]*csi.VolumeUsage, error) {
-	rec, m, err := s.volumeAt(ctx, r.Volume, r.Path)
+	rec, device, m, err := s.volumeAt(ctx, r.Volume, r.Path)
 	if err != nil {
 		return nil, err
 	}
 	if rec.Mode == modeBlock {
-		device, findErr := s.attacher.Find(ctx, rec.target())
-		if findErr != nil {
-			return nil, fmt.Errorf("find the device: %w", findErr)
-		}
 		return []*csi.VolumeUsage{{Unit: csi.VolumeUsage_BYTES, Total: device.Bytes}}, nil
 	}
 	u, err := s.devices.Usage(m.Path)
