@@ -430,6 +430,20 @@ func TestNothingIsFlushedIntoSilence(t *testing.T) {
 	}
 }
 
+// FM 3, 21: the kernel does not say that a disk without a map is open.
+func TestADiskThatAProgramHasOpenIsKept(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	d := attach(t, i, targetA())
+	dev := h.read("sys/block/" + filepath.Base(d.Path) + "/dev")
+	h.opened = map[string][]string{dev: {"process 4712 qemu-system-x86"}}
+	wantRefused(t, h, i, iscsi.ErrBusy, "is open in process 4712 qemu-system-x86")
+	h.opened = nil
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
+}
+
 // FM 21: a path that has just died says so after ten seconds, and another answers at once.
 func TestADetachDoesNotWaitForASilentPath(t *testing.T) {
 	t.Parallel()

@@ -552,14 +552,18 @@ func TestGuestDetachOfADeviceInUse(t *testing.T) {
 			g.sh("echo 0 2048 linear " + d.Path + " 0 | dmsetup create upper")
 			refused("part of another device", "dm-")
 			g.sh("dmsetup remove upper; udevadm settle -t 5")
-			if multipathd {
-				f, err := os.Open(d.Path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				refused("open", "open")
-				_ = f.Close()
+			holder := exec.Command("sleep", "600") // another process than the plugin
+			var err error
+			if holder.Stdin, err = os.Open(d.Path); err != nil {
+				t.Fatal(err)
 			}
+			if err := holder.Start(); err != nil {
+				t.Fatal(err)
+			}
+			refused("open", fmt.Sprintf("process %d sleep", holder.Process.Pid))
+			_ = holder.Process.Kill()
+			_ = holder.Wait()
+			_ = holder.Stdin.(*os.File).Close()
 			detach(t, i, x.Target)
 			g.nothing()
 		})

@@ -43,10 +43,11 @@ type host struct {
 	dirs     map[string]string        // disk to its SCSI device's directory
 	byName   map[string]string        // map by alias
 
-	greedy        bool // multipathd makes maps unasked
-	unheard       bool // and has not heard of the second path of a LUN
-	mute          bool // the next disk is found without the pages that say who it is
-	overlooked    bool // and multipathd does not take it up either
+	greedy        bool                // multipathd makes maps unasked
+	opened        map[string][]string // who has a device open, by number
+	unheard       bool                // and has not heard of the second path of a LUN
+	mute          bool                // the next disk is found without the pages that say who it is
+	overlooked    bool                // and multipathd does not take it up either
 	blacklisted   bool
 	multipathConf string // what multipath -t prints
 	multipathRuns string // what the running multipathd goes by; "": the same
@@ -804,6 +805,17 @@ func (h *host) Resume(uuid string) error {
 	}
 	h.write("sys/block/"+dm+"/dm/suspended", "0\n")
 	return nil
+}
+
+// Openers is the kernel's.
+func (h *host) Openers(_ string, devs []string) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var found []string
+	for _, dev := range devs {
+		found = append(found, h.opened[dev]...)
+	}
+	return found
 }
 
 func (h *host) Claim(path string) error {

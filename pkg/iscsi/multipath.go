@@ -160,6 +160,9 @@ func (i *Initiator) removeMap(ctx context.Context, m dmap) error {
 		return together(fmt.Errorf("remove map %s (%s): %w", m.name, m.wwid, err), last)
 	}
 	users, err := i.users(m.blockDevice)
+	if len(users) == 0 {
+		users = i.openers(m.blockDevice)
+	}
 	return together(fmt.Errorf("%w: map %s (%s) cannot be removed: %s", ErrBusy, m.name, m.wwid, inWords(users)), last, err)
 }
 
@@ -227,7 +230,7 @@ func inWords(users []string) string {
 	if len(users) == 0 {
 		return "some process has it open"
 	}
-	return strings.Join(users, ", ")
+	return "it is used by " + strings.Join(users, ", ")
 }
 
 // growMap makes a map as large as its paths.

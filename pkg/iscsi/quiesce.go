@@ -28,6 +28,11 @@ func (i *Initiator) quiesce(ctx context.Context, t Target) error {
 	if err = each(s.tops(), func(b blockDevice) error { return i.unclaimed(ctx, b) }); err != nil {
 		return err
 	}
+	if !s.mapped {
+		if err = each(s.tops(), func(b blockDevice) error { return i.checkUnopened(ctx, b) }); err != nil {
+			return err
+		}
+	}
 	if !slices.ContainsFunc(s.disks, disk.running) {
 		return i.resign(ctx, t, s)
 	}
@@ -242,7 +247,11 @@ func (i *Initiator) nothingWaits(ctx context.Context, t Target, m dmap) error {
 	if err == nil && refusal.Final() {
 		return nil
 	}
-	return fmt.Errorf("%w: no path leads to map %s, which somebody has open and which keeps what was written until a path is back, or for as long as no_path_retry says", ErrBusy, m.name)
+	who := "somebody"
+	if openers := i.openers(m.blockDevice); len(openers) > 0 {
+		who = strings.Join(openers, ", ")
+	}
+	return fmt.Errorf("%w: no path leads to map %s, which %s has open and which keeps what was written until a path is back, or for as long as no_path_retry says", ErrBusy, m.name, who)
 }
 
 // opensOf counts who has a map or its partitions open. A flush of ours that hangs
