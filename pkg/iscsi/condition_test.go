@@ -11,7 +11,7 @@ import (
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
-// FM 31
+// FM 5
 func TestAttachedListsTheLUNsOfAnArray(t *testing.T) {
 	t.Parallel()
 	_, i := attachedHost(t)
@@ -24,6 +24,7 @@ func TestAttachedListsTheLUNsOfAnArray(t *testing.T) {
 	}
 }
 
+// FM 31
 func TestConditionTellsEachPathAndAsksNoDevice(t *testing.T) {
 	t.Parallel()
 	h, i := attachedHost(t)
