@@ -28,10 +28,10 @@ func TestISCSI(t *testing.T) {
 }
 
 // TestNode runs the test of pkg/node that wants a real kernel and real tools in a
-// guest, where nothing that it needs is missing. LUNs are loop devices there. What
+// guest, where nothing that it needs is missing. LUNs are loop devices in memory there. What
 // it does with 64 TiB is left out: it writes gigabytes, through an emulated disk.
 func TestNode(t *testing.T) {
-	runInGuest(t, "pkg/node", "^TestOnAKernel$", "NODE_GUEST=1", vm.Spec{Name: "node", MemoryMB: 1536, CPUs: 2},
+	runInGuest(t, "pkg/node", "^TestOnAKernel$", "NODE_GUEST=1", vm.Spec{Name: "node", MemoryMB: 4096, CPUs: 2},
 		"-test.timeout=24m", "-test.skip=^TestOnAKernel$/^(xfs|ext4)$/^64_TiB$")
 }
 
