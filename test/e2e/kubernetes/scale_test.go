@@ -4,6 +4,7 @@ package kubernetes_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,11 +120,7 @@ func (r *room) report(replicas int, wall time.Duration, before, after kubernetes
 func TestControllerLeaderIsKilledAmidAScaleUp(t *testing.T) {
 	r := useClusterFor(t, morePatient)
 	const replicas = 20
-	scale := func(replicas string) {
-		r.kubectl("scale", "deployment/datera-csi-controller", "--namespace="+kubernetes.Namespace, "--replicas="+replicas)
-		r.kubectl("rollout", "status", "deployment/datera-csi-controller", "--namespace="+kubernetes.Namespace, "--timeout=8m")
-	}
-	scale("2")
+	r.controllers(2)
 	leader := r.leader()
 	r.apply(pets("crowd", replicas, atOnce))
 	r.eventually("some volumes to be made", func() error {
@@ -141,14 +138,61 @@ func TestControllerLeaderIsKilledAmidAScaleUp(t *testing.T) {
 	if now := r.leader(); now == leader {
 		t.Errorf("%s still leads", leader)
 	}
-	scale("1")
+	r.controllers(1)
+}
+
+// The leading controller is evicted, as when its node is drained: the budget lets one go and not both, and a claim gets
+// its volume from the other.
+func TestTheOtherControllerServesWhenOneIsEvicted(t *testing.T) {
+	r := useCluster(t)
+	t.Cleanup(func() {
+		defer r.outlive()()
+		r.controllers(1)
+	})
+	r.controllers(2)
+	r.expect("2 1", "{.status.currentHealthy} {.status.disruptionsAllowed}", "poddisruptionbudget", "datera-csi-controller", inDriver)
+	leader := r.leader()
+	pods := strings.Fields(r.field("{.items[*].metadata.name}", "pods", inDriver, controllersOnly))
+	pods = slices.DeleteFunc(pods, func(pod string) bool { return pod == leader })
+	if len(pods) != 1 {
+		t.Fatalf("beside %s there are %v, want one", leader, pods)
+	}
+	if out, err := r.evict(leader); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := r.evict(pods[0]); err == nil || !strings.Contains(out, "disruption budget") {
+		t.Errorf("the last one that is ready is evicted, too: %s %v", out, err)
+	}
+	r.apply(claim("data", 2, once), pod("writer", "data", ""))
+	r.ready("writer")
+	r.fill("writer")
+	if now := r.leader(); now == leader {
+		t.Errorf("%s still leads", leader)
+	}
+}
+
+const controllersOnly = "--selector=app.kubernetes.io/component=controller"
+
+// controllers sets how many there are.
+func (r *room) controllers(replicas int) {
+	r.Helper()
+	r.kubectl("scale", "deployment/datera-csi-controller", inDriver, fmt.Sprintf("--replicas=%d", replicas))
+	r.kubectl("rollout", "status", "deployment/datera-csi-controller", inDriver, "--timeout=8m")
+}
+
+// evict asks for a pod of the driver to go, as a drain does, and returns what kubectl says.
+func (r *room) evict(pod string) (string, error) {
+	r.Helper()
+	eviction := fmt.Sprintf(`{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": %q, "namespace": %q}}`, pod, kubernetes.Namespace)
+	return r.Shell(r.ctx, r.TempDir(), r.namespace,
+		fmt.Sprintf("kubectl create --raw /api/v1/namespaces/%s/pods/%s/eviction -f - <<<'%s'", kubernetes.Namespace, pod, eviction))
 }
 
 // leader is the pod whose provisioner leads.
 func (r *room) leader() string {
 	r.Helper()
 	holder := r.field(`{.spec.holderIdentity}`, "lease", "dsp-csi-daterainc-io", "--namespace="+kubernetes.Namespace)
-	for _, pod := range strings.Fields(r.field("{.items[*].metadata.name}", "pods", "--namespace="+kubernetes.Namespace, "--selector=app.kubernetes.io/component=controller")) {
+	for _, pod := range strings.Fields(r.field("{.items[*].metadata.name}", "pods", "--namespace="+kubernetes.Namespace, controllersOnly)) {
 		if strings.Contains(holder, pod) {
 			return pod
 		}
