@@ -29,6 +29,7 @@ const (
 type Config struct {
 	WorkerMB int       // memory of a worker; 0 means 2560
 	Suite    bool      // with what Kubernetes' own storage tests need
+	Helm     bool      // with the program helm, for Shell
 	Progress io.Writer // hears what takes long; may be nil
 }
 

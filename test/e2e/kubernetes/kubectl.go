@@ -44,7 +44,8 @@ func (c *Cluster) Exec(ctx context.Context, pod, script string) (string, error) 
 	return strings.TrimSpace(out), err
 }
 
-// Shell runs a script as an administrator types it: in a directory, with kubectl at hand and a namespace to work in.
+// Shell runs a script as an administrator types it: in a directory, with kubectl at hand, helm if the cluster was
+// started with it, and a namespace to work in.
 func (c *Cluster) Shell(ctx context.Context, dir, namespace, script string) (string, error) {
 	config := c.plane.file("kubeconfig-of-" + namespace)
 	plain, err := os.ReadFile(c.Kubeconfig())
@@ -57,7 +58,7 @@ func (c *Cluster) Shell(ctx context.Context, dir, namespace, script string) (str
 	var output bytes.Buffer
 	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", "kubectl config set-context --current --namespace="+namespace+" >/dev/null\n"+script)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &output, &output
-	cmd.Env = append(os.Environ(), "HOME="+c.plane.dir, "KUBECONFIG="+config, "PATH="+c.parts.Programs+":"+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "HOME="+c.plane.dir, "KUBECONFIG="+config, "PATH="+strings.Join(append(c.parts.tools(), os.Getenv("PATH")), ":"))
 	if err = c.VM.Net.Start(cmd); err != nil {
 		return "", err
 	}

@@ -35,6 +35,7 @@ type Parts struct {
 	Images   map[string]string // program to its image's name, of the sidecars and the pods' own
 	NodeDisk string            // file system with all images unpacked, of which each worker gets a copy
 	Suite    string            // directory with Kubernetes' own storage tests; empty unless asked for
+	Helm     string            // directory with the program helm; empty unless asked for
 
 	root string // of the checkout
 }
@@ -68,6 +69,11 @@ func EnsureParts(ctx context.Context, lab *vm.Lab, cfg Config) (*Parts, error) {
 	p := &Parts{Programs: dir, Disk: filepath.Join(dir, "programs.ext4"), CRDs: filepath.Join(dir, "crds"), root: b.root}
 	if cfg.Suite {
 		if p.Suite, err = b.part("suite-"+key, 2<<30, func(tmp string) error { return b.suite(ctx, tmp) }); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Helm {
+		if p.Helm, err = b.helm(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -163,22 +169,26 @@ func (b builder) programs(ctx context.Context, dir string) error {
 	return os.RemoveAll(worker)
 }
 
-// programsKey names what the programs are made from: this module's files, the compiler and its flags.
 func (b builder) programsKey(ctx context.Context) (string, error) {
+	return keyOf(ctx, b.module(), packages()...)
+}
+
+// keyOf names what programs are made from: the files of a module that pins them, the compiler and its flags.
+func keyOf(ctx context.Context, module string, packages ...string) (string, error) {
 	hash := sha256.New()
 	version := exec.CommandContext(ctx, "go", "version")
-	version.Dir = b.module() // whose toolchain line counts
+	version.Dir = module // whose toolchain line counts
 	out, err := version.Output()
 	if err != nil {
 		return "", fmt.Errorf("ask go for its version: %w", err)
 	}
-	_, _ = fmt.Fprintf(hash, "%s%q%q\n", out, packages(), buildFlags())
-	err = filepath.WalkDir(b.module(), func(path string, entry fs.DirEntry, err error) error {
+	_, _ = fmt.Fprintf(hash, "%s%q%q\n", out, packages, buildFlags())
+	err = filepath.WalkDir(module, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
 		content, err := os.ReadFile(path)
-		_, _ = fmt.Fprintf(hash, "%s %d\n%s", strings.TrimPrefix(path, b.module()), len(content), content)
+		_, _ = fmt.Fprintf(hash, "%s %d\n%s", strings.TrimPrefix(path, module), len(content), content)
 		return err
 	})
 	return hex.EncodeToString(hash.Sum(nil))[:16], err
@@ -188,18 +198,18 @@ func (b builder) programsKey(ctx context.Context) (string, error) {
 func (b builder) compile(ctx context.Context, dir string) error {
 	began := time.Now()
 	b.tell("Building Kubernetes %s, etcd, containerd and the sidecars (the first time: 10 to 20 minutes)", Version)
-	if err := b.goTool(ctx, []string{"build", "-v", "-o", dir + string(filepath.Separator)}, packages()...); err != nil {
+	if err := b.goTool(ctx, b.module(), []string{"build", "-v", "-o", dir + string(filepath.Separator)}, packages()...); err != nil {
 		return fmt.Errorf("build the cluster's programs: %w", err)
 	}
 	b.tell("Built them in %.0f s", time.Since(began).Seconds())
 	return nil
 }
 
-// goTool runs go in the module of the others' programs, and says now and then how far it is.
-func (b builder) goTool(ctx context.Context, command []string, packages ...string) error {
+// goTool runs go in a module that pins others' programs, and says now and then how far it is.
+func (b builder) goTool(ctx context.Context, module string, command []string, packages ...string) error {
 	began := time.Now()
 	cmd := exec.CommandContext(ctx, "go", slices.Concat(command, buildFlags(), packages)...)
-	cmd.Dir = b.module()
+	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=")
 	pipe, err := cmd.StderrPipe()
 	if err != nil {
@@ -248,7 +258,7 @@ func (b builder) sweep() error {
 	if err != nil {
 		return err
 	}
-	for _, kind := range []string{"programs-*", "node-*", "suite-*"} {
+	for _, kind := range []string{"programs-*", "node-*", "suite-*", "helm-*"} {
 		all, err := filepath.Glob(filepath.Join(b.cache, kind))
 		if err != nil {
 			return err

@@ -40,6 +40,28 @@ func TestSidecarsAreOfTheVersionsThatTheManifestsName(t *testing.T) {
 	}
 }
 
+// What helm does to the chart on the cluster is what test/deploy renders.
+func TestHelmIsOfTheVersionThatRendersTheChart(t *testing.T) {
+	root, err := testbed.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := func(module string) string {
+		content, err := os.ReadFile(filepath.Join(root, module, "go.mod"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := regexp.MustCompile(`helm\.sh/helm/v3 (v\S+)`).FindSubmatch(content)
+		if found == nil {
+			t.Fatalf("%s/go.mod does not name helm", module)
+		}
+		return string(found[1])
+	}
+	if here, there := version("test/e2e/kubernetes/helm"), version("test/deploy"); here != there {
+		t.Errorf("test/e2e/kubernetes/helm has %s, test/deploy %s", here, there)
+	}
+}
+
 func TestAnImageThatTheLaboratoryLacksIsNamed(t *testing.T) {
 	if got, err := programOf("registry.k8s.io/sig-storage/csi-node-driver-registrar:v2.17.0"); got != "registrar" || err != nil {
 		t.Errorf("got %q, %v", got, err)

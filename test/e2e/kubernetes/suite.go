@@ -17,9 +17,9 @@ import (
 func (b builder) suite(ctx context.Context, dir string) error {
 	began := time.Now()
 	b.tell("Building the storage tests of Kubernetes %s", Version)
-	err := b.goTool(ctx, []string{"test", "-v", "-c", "-o", filepath.Join(dir, "storage.test")}, "./conformance")
+	err := b.goTool(ctx, b.module(), []string{"test", "-v", "-c", "-o", filepath.Join(dir, "storage.test")}, "./conformance")
 	if err == nil {
-		err = b.goTool(ctx, []string{"build", "-v", "-o", dir + string(filepath.Separator)}, "github.com/onsi/ginkgo/v2/ginkgo", "k8s.io/kubernetes/test/images/agnhost")
+		err = b.goTool(ctx, b.module(), []string{"build", "-v", "-o", dir + string(filepath.Separator)}, "github.com/onsi/ginkgo/v2/ginkgo", "k8s.io/kubernetes/test/images/agnhost")
 	}
 	if err != nil {
 		return fmt.Errorf("build the storage tests: %w", err)
