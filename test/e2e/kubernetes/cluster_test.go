@@ -46,7 +46,7 @@ func (s *sharedCluster) start(ctx context.Context) error {
 	if s.lab, s.err = vm.Open(ctx, vm.Config{Progress: os.Stderr}); s.err != nil {
 		return s.err
 	}
-	if s.cluster, s.err = kubernetes.Start(ctx, s.lab, kubernetes.Config{Progress: os.Stderr}); s.err != nil {
+	if s.cluster, s.err = kubernetes.Start(ctx, s.lab, kubernetes.Config{Helm: true, Progress: os.Stderr}); s.err != nil {
 		return s.err
 	}
 	for _, example := range []string{"storageclass-xfs.yaml", "storageclass-ext4.yaml", "volumeattributesclass.yaml"} {

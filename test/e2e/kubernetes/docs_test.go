@@ -23,8 +23,9 @@ var documents = []string{"install.md", "configure.md", "operate.md", "troublesho
 // notRun are the beginnings of commands that the test leaves out, and why.
 var notRun = map[string]string{
 	"kubectl apply -k deploy/kubernetes/base":  "the laboratory has deployed the same with its own images, and would lose them",
-	"kubectl delete -k deploy/kubernetes/base": "the next test needs the driver",
-	"kubectl create namespace":                 "the laboratory's namespace is there",
+	"kubectl delete -k deploy/kubernetes/base": "TestTheChartIsInstalledUpgradedAndRemoved does it",
+	"kubectl create namespace":                 "as above",
+	"helm ":                                    "as above",
 	"kubectl delete csidriver":                 "TestVolumesOfTheVendorsDriverAreTakenOver does it",
 	"kubectl patch pv PV":                      "a claim of the laboratory would lose its volume: TestStaticVolumeIsRetained gives one to another claim",
 	"kubectl get pv PV":                        "as above",
@@ -32,12 +33,14 @@ var notRun = map[string]string{
 	"kubectl delete pv PV":                     "as above",
 	"kubectl create -f pv.yaml":                "as above",
 	"kubectl label node NODE datera-csi/sim":   "TestSimulatorOfTheOverlayServesVolumes does it",
-	"kubectl -n datera-csi create secret generic datera-csi-backend-default \\\n  --from-literal": "the laboratory has made it; the one of operate.md, which replaces it, is run",
+	"kubectl -n datera-csi create secret generic datera-csi-backend-default \\\n  --from-literal": "TestTheChartIsInstalledUpgradedAndRemoved does it; the one of operate.md, which replaces it, is run",
 }
 
-// commandsOf are the commands with kubectl of a document: those of its code blocks, whole, and those in its lines.
+// commandsOf are the commands with kubectl and helm of a document: those of its code blocks, whole, and those in its
+// lines.
 func commandsOf(markdown string) []string {
 	var all []string
+	begins, inLine := regexp.MustCompile(`^(kubectl|helm) `), regexp.MustCompile("`(kubectl|helm) [^`]+`")
 	inBlock, open := false, ""
 	for line := range strings.Lines(markdown) {
 		line = strings.TrimRight(line, "\n")
@@ -49,12 +52,12 @@ func commandsOf(markdown string) []string {
 			if !strings.HasSuffix(text, "\\") {
 				all, open = append(all, open), ""
 			}
-		case inBlock && strings.HasPrefix(text, "kubectl") && strings.HasSuffix(text, "\\"):
+		case inBlock && begins.MatchString(text) && strings.HasSuffix(text, "\\"):
 			open = text
-		case inBlock && strings.HasPrefix(text, "kubectl"):
+		case inBlock && begins.MatchString(text):
 			all = append(all, text)
 		case !inBlock:
-			for _, code := range regexp.MustCompile("`kubectl [^`]+`").FindAllString(text, -1) {
+			for _, code := range inLine.FindAllString(text, -1) {
 				all = append(all, strings.Trim(code, "`"))
 			}
 		}
@@ -63,8 +66,8 @@ func commandsOf(markdown string) []string {
 }
 
 func TestCommandsAreFound(t *testing.T) {
-	const doc = "Ask `kubectl get pods`, or `ping`.\n\n```\nkubectl a \\\n  --b\n   kubectl c | jq\nls\n```\n\n   ```\n   kubectl d\n   ```\n"
-	want := []string{"kubectl get pods", "kubectl a \\\n  --b", "kubectl c | jq", "kubectl d"}
+	const doc = "Ask `kubectl get pods`, or `ping`, `helm x`.\n\n```\nkubectl a \\\n  --b\n   kubectl c | jq\nls\n```\n\n   ```\n   kubectl d\n   helm y\n   ```\n"
+	want := []string{"kubectl get pods", "helm x", "kubectl a \\\n  --b", "kubectl c | jq", "kubectl d", "helm y"}
 	if got := commandsOf(doc); !slices.Equal(got, want) {
 		t.Errorf("found %q, want %q", got, want)
 	}
@@ -82,19 +85,11 @@ func TestCommandsOfTheDocumentsWork(t *testing.T) {
 			_, _ = r.Kubectl(context.WithoutCancel(r.ctx), undo...) // the second only if the test ended before its own
 		}
 	})
-	backend := func(file string) string {
-		content, err := os.ReadFile(filepath.Join(r.Array.Backends, "default", file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.TrimSpace(string(content))
-	}
-	dir := r.workplace(map[string]string{"new-password": backend("password"), "ca.crt": backend("ca.crt") + "\n"})
-	names := strings.NewReplacer(
+	dir := r.workplace(map[string]string{"new-password": r.backend("password"), "ca.crt": r.backend("ca.crt") + "\n"})
+	names := strings.NewReplacer(append(r.backendsNames(),
 		"pvc NAME", "pvc data-test-petset-0", "pod NAME", "pod test-petset-0", "volumesnapshot NAME", "volumesnapshot data-today", "sc NAME", "sc datera",
 		"node NODE ", "node "+node+" ", "drain NODE ", "drain "+node+" ", "csinode NODE ", "csinode "+node+" ", "uncordon NODE", "uncordon "+node, "grep NODE", "grep "+node,
-		"https://10.0.0.5:7718", backend("endpoint"), "tenant=/root/prod", "tenant="+backend("tenant"), "username=kubernetes", "username="+backend("username"),
-	)
+	)...)
 	unused := maps.Clone(notRun)
 	for _, doc := range documents {
 		text, err := os.ReadFile(filepath.Join(dir, "docs", doc))
@@ -130,6 +125,22 @@ func TestCommandsOfTheDocumentsWork(t *testing.T) {
 	r.kubectl("delete", "statefulset", "test-petset")
 	r.kubectl("delete", "pvc", "--all", "--wait=false")
 	r.kubectl("delete", "volumesnapshot", "data-today")
+}
+
+// backend is what a file of the laboratory's backend holds.
+func (r *room) backend(file string) string {
+	r.Helper()
+	content, err := os.ReadFile(filepath.Join(r.Array.Backends, "default", file))
+	if err != nil {
+		r.Fatal(err)
+	}
+	return strings.TrimSpace(string(content))
+}
+
+// backendsNames are, in pairs, what the documents' commands say of a backend and what it is here.
+func (r *room) backendsNames() []string {
+	r.Helper()
+	return []string{"https://10.0.0.5:7718", r.backend("endpoint"), "tenant=/root/prod", "tenant=" + r.backend("tenant"), "username=kubernetes", "username=" + r.backend("username")}
 }
 
 func leftOut(command string) string {
