@@ -125,6 +125,42 @@ func TestDataIsNeverFormatted(t *testing.T) {
 	}
 }
 
+// TestAVolumeThatReadsAsZerosIsNotFormattedAgain is FM 1: the array has lost what the
+// volume holds, and a pod that comes back to its node is staged with what the array
+// said before the first mkfs. Only the node knows better.
+func TestAVolumeThatReadsAsZerosIsNotFormattedAgain(t *testing.T) {
+	for _, fs := range []string{"xfs", "ext4"} {
+		t.Run(fs, func(t *testing.T) {
+			ctx, bed := useBed(t)
+			fault(t, "the array's volume reads as zeros")
+			w := bed.Workers[0]
+			v, err := bed.Create(ctx, "blank", giB, nil, testbed.Mount(fs))
+			must(t, err)
+			first, err := bed.Publish(ctx, v, w)
+			must(t, err)
+			must(t, w.Stage(ctx, v, first))
+			sum := write(ctx, t, w, testbed.StagingPath(v)+"/data", 8)
+			must(t, w.Unstage(ctx, v))
+			file, err := bed.Array.BackingFile(ctx, first)
+			must(t, err)
+			array := bed.Array.Guest
+			sh(ctx, t, array, fmt.Sprintf("dd if=%s of=/data/kept bs=1M conv=sparse status=none; truncate -s 0 %[1]s; truncate -s %[2]d %[1]s; sync", file, int64(giB)))
+			expectCode(t, w.Stage(ctx, v, first), codes.FailedPrecondition, "this node found or made "+fs+" there", "look at the array")
+			if left := sh(ctx, t, array, "du -k "+file+" | cut -f 1"); left != "0" {
+				t.Errorf("%s KiB were written to it", left)
+			}
+			sh(ctx, t, array, "dd if=/data/kept of="+file+" bs=1M conv=sparse,notrunc status=none; rm /data/kept; sync")
+			must(t, w.Stage(ctx, v, first))
+			if now := checksum(ctx, t, w, testbed.StagingPath(v)+"/data"); now != sum {
+				t.Errorf("it holds %s, and held %s", now, sum)
+			}
+			must(t, w.Unstage(ctx, v))
+			must(t, bed.Unpublish(ctx, v, w))
+			must(t, bed.Delete(ctx, v))
+		})
+	}
+}
+
 // samples is a checksum of the first, the middle and the last 8 MiB of a device of
 // 1 GiB: where the cases above write, and where mkfs does.
 func samples(ctx context.Context, t testing.TB, w *testbed.Worker, device string) string {
