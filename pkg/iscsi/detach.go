@@ -52,10 +52,10 @@ func (i *Initiator) removeMaps(ctx context.Context, t Target) error {
 	if err != nil || !found {
 		return err
 	}
-	if err := together(i.wake(ctx, orphan), i.unused(ctx, orphan.blockDevice), i.nothingWaits(ctx, t, orphan)); err != nil {
+	if err := together(i.wake(ctx, orphan), i.unused(ctx, orphan.blockDevice), i.checkNoQueuedWriters(ctx, t, orphan)); err != nil {
 		return err
 	}
-	if err := i.endQueueing(ctx, orphan); err != nil {
+	if err := i.disableQueueing(ctx, orphan); err != nil {
 		return err
 	}
 	return i.removeMap(ctx, orphan)

@@ -57,8 +57,8 @@ func (linux) Table(uuid string) (t mapTable, err error) {
 	return t, nil
 }
 
-// EndQueueing sends the message that multipathd would. It may be repeated.
-func (linux) EndQueueing(uuid string) error {
+// FailIfNoPath sends the message that multipathd would. It may be repeated.
+func (linux) FailIfNoPath(uuid string) error {
 	message := append(make([]byte, dmSectorBytes), "fail_if_no_path\x00"...) // to the target that begins at sector 0: a map has one
 	if _, err := askMapper(dmTargetMsg, 0, uuid, message); err != nil {
 		return fmt.Errorf("let what map %s keeps fail: %w", uuid, err)

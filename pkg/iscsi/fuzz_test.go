@@ -43,7 +43,7 @@ func (h *spoiled) Identify(string) (iscsi.Identity, error) {
 func (h *spoiled) Claim(string) error                   { return nil }
 func (h *spoiled) Flush(string, bool) error             { return nil }
 func (h *spoiled) Table(string) (iscsi.MapTable, error) { return iscsi.MapTable{}, syscall.ENXIO }
-func (h *spoiled) EndQueueing(string) error             { return syscall.ENXIO }
+func (h *spoiled) FailIfNoPath(string) error            { return syscall.ENXIO }
 func (h *spoiled) Openers(string, []string) []string    { return nil }
 func (h *spoiled) Resume(string) error                  { return syscall.ENXIO }
 

@@ -784,8 +784,8 @@ func (h *host) Table(uuid string) (iscsi.MapTable, error) {
 	return iscsi.NewMapTable(h.queueing, h.opens), nil
 }
 
-// EndQueueing is the kernel's.
-func (h *host) EndQueueing(uuid string) error {
+// FailIfNoPath is the kernel's.
+func (h *host) FailIfNoPath(uuid string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.mapNamed(strings.TrimPrefix(uuid, "mpath-")) == "" {

@@ -34,8 +34,8 @@ type kernel interface {
 	// Table is what device-mapper has of the multipath map of this uuid.
 	Table(uuid string) (mapTable, error)
 
-	// EndQueueing makes what that map keeps waiting fail.
-	EndQueueing(uuid string) error
+	// FailIfNoPath makes what that map keeps waiting fail.
+	FailIfNoPath(uuid string) error
 
 	// Resume lets a suspended map work again, with the table that was loaded last.
 	Resume(uuid string) error

@@ -220,16 +220,16 @@ func (i *Initiator) resign(ctx context.Context, t Target, s stack) error {
 	if !s.mapped {
 		return each(slices.DeleteFunc(slices.Clone(s.disks), disk.givenUp), func(d disk) error { return i.flush(ctx, d.blockDevice()) })
 	}
-	if err := i.nothingWaits(ctx, t, s.dmap); err != nil {
+	if err := i.checkNoQueuedWriters(ctx, t, s.dmap); err != nil {
 		return err
 	}
-	return i.endQueueing(ctx, s.dmap)
+	return i.disableQueueing(ctx, s.dmap)
 }
 
-// nothingWaits proves that nobody waits for a map without paths to take what was
+// checkNoQueuedWriters proves that nobody waits for a map without paths to take what was
 // written, or that the array would take it no more. A kernel that is asked and does not
 // tell in time is no proof.
-func (i *Initiator) nothingWaits(ctx context.Context, t Target, m dmap) error {
+func (i *Initiator) checkNoQueuedWriters(ctx context.Context, t Target, m dmap) error {
 	table, err := i.table(ctx, mapUUID+m.wwid)
 	switch {
 	case gone(err):
@@ -239,7 +239,7 @@ func (i *Initiator) nothingWaits(ctx context.Context, t Target, m dmap) error {
 	case !table.queues:
 		return nil
 	}
-	opens, err := i.opensOf(ctx, m, table)
+	opens, err := i.openCount(ctx, m, table)
 	if err != nil || opens == 0 {
 		return err
 	}
@@ -254,9 +254,9 @@ func (i *Initiator) nothingWaits(ctx context.Context, t Target, m dmap) error {
 	return fmt.Errorf("%w: no path leads to map %s, which %s has open and which keeps what was written until a path is back, or for as long as no_path_retry says", ErrBusy, m.name, who)
 }
 
-// opensOf counts who has a map or its partitions open. A flush of ours that hangs
+// openCount counts who has a map or its partitions open. A flush of ours that hangs
 // does not count: it has nothing of anybody's.
-func (i *Initiator) opensOf(ctx context.Context, m dmap, table mapTable) (int, error) {
+func (i *Initiator) openCount(ctx context.Context, m dmap, table mapTable) (int, error) {
 	parts, err := m.partitionMaps()
 	if err != nil {
 		return 0, err

@@ -101,8 +101,8 @@ func (l *loops) Condition(ctx context.Context, t iscsi.Target) (iscsi.Condition,
 	}}, err
 }
 
-func (l *loops) Renounce(context.Context, iscsi.Target) error { return nil }
-func (l *loops) Resume(context.Context, iscsi.Target) error   { return nil }
+func (l *loops) FailRefusedIO(context.Context, iscsi.Target) error { return nil }
+func (l *loops) Resume(context.Context, iscsi.Target) error        { return nil }
 
 func (l *loops) Fabric(context.Context) (iscsi.Fabric, error) { return iscsi.Fabric{}, nil }
 

@@ -37,8 +37,8 @@ type Attacher interface {
 	// Prove is Find that asks the device itself who it is.
 	Prove(ctx context.Context, t iscsi.Target) (iscsi.Device, error)
 	Rescan(ctx context.Context, t iscsi.Target) (bytes int64, err error)
-	// Renounce lets what waits for a path fail, once the array refuses this host.
-	Renounce(ctx context.Context, t iscsi.Target) error
+	// FailRefusedIO lets what waits for a path fail, once the array refuses this host.
+	FailRefusedIO(ctx context.Context, t iscsi.Target) error
 	// Resume lets a map that stays suspended work again.
 	Resume(ctx context.Context, t iscsi.Target) error
 	// Condition and Fabric look, and never wait for a device.

@@ -20,7 +20,7 @@ type Paths interface {
 	Inspect(ctx context.Context, t iscsi.Target) (iscsi.Shape, error)
 	Heal(ctx context.Context, t iscsi.Target, portals []netip.AddrPort) (iscsi.Mended, error)
 	AskAdmission(ctx context.Context, t iscsi.Target) (iscsi.Refusal, error)
-	Forsake(ctx context.Context, t iscsi.Target) error
+	FailQueuedIO(ctx context.Context, t iscsi.Target) error
 	Attached(ctx context.Context, prefix string) ([]iscsi.Target, error)
 	UnsoundRecords(ctx context.Context) ([]iscsi.UnsoundRecord, error)
 	SetAside(ctx context.Context, iqn string) ([]string, error)

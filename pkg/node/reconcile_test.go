@@ -119,8 +119,8 @@ func TestAForgottenVolumeMayBeDeletedMeanwhile(t *testing.T) {
 			if down := v.disk().Path() == ""; down != refused {
 				t.Errorf("taken down: %v, and it was refused: %v", down, refused)
 			}
-			if forsaken := len(w.calls("forsake")) == 1; forsaken != refused {
-				t.Errorf("what waits was made to fail: %v, and it was refused: %v", forsaken, refused)
+			if failed := len(w.calls("failQueuedIO")) == 1; failed != refused {
+				t.Errorf("what waits was made to fail: %v, and it was refused: %v", failed, refused)
 			}
 		})
 	}

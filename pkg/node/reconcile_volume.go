@@ -241,7 +241,7 @@ func (p *pass) usedFor(rec *record, s iscsi.Shape, mounts []Mount) string {
 // what it can claim for itself.
 func (p *pass) abandon(ctx context.Context, op *operation, rec *record) error {
 	// Whatever waits in a map that keeps I/O, udev's look at a lost disk among them, would hold it open for ever.
-	if err := p.reconciler.paths.Forsake(ctx, rec.target()); err != nil {
+	if err := p.reconciler.paths.FailQueuedIO(ctx, rec.target()); err != nil {
 		return err
 	}
 	numbers, err := p.knownNumbers(ctx, rec)
@@ -340,7 +340,7 @@ func (p *pass) stranger(ctx context.Context, t iscsi.Target) error {
 		if holder, err := p.records.holderOf(t, ""); err != nil || holder != "" {
 			return err // staged meanwhile
 		}
-		if err := p.reconciler.paths.Forsake(ctx, t); err != nil { // or whatever waits in its map would hold it open for ever
+		if err := p.reconciler.paths.FailQueuedIO(ctx, t); err != nil { // or whatever waits in its map would hold it open for ever
 			return err
 		}
 		return p.attacher.Detach(ctx, t)

@@ -139,7 +139,7 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 	if len(there) == 0 {
 		return nil
 	}
-	s.renounce(ctx, rec)
+	s.failRefusedIO(ctx, rec)
 	if err := s.writeOut(rec, there); err != nil {
 		return err
 	}

@@ -206,8 +206,8 @@ func TestUnstageRenouncesWhatTheArrayRefuses(t *testing.T) {
 			v.disk().Admit(admitted)
 			ok(t, v.unstage())
 			m.nothingLeft()
-			if got := len(m.calls("renounce")) > 0; got == admitted {
-				t.Errorf("renounced: %v, and it is admitted: %v", got, admitted)
+			if got := len(m.calls("failRefusedIO")) > 0; got == admitted {
+				t.Errorf("what waits was made to fail: %v, and it is admitted: %v", got, admitted)
 			}
 		})
 	}
@@ -231,7 +231,7 @@ func TestAStepThatWaitsRenouncesWhatTheArrayRefuses(t *testing.T) {
 			release := m.Hold(op)
 			done := make(chan error, 1)
 			go func() { done <- do(v) }()
-			eventually(t, "the array to be asked", func() bool { return len(m.calls("renounce")) > 0 })
+			eventually(t, "the array to be asked", func() bool { return len(m.calls("failRefusedIO")) > 0 })
 			release()
 			ok(t, <-done)
 		})

@@ -37,7 +37,7 @@ func (s *Server) watch(ctx context.Context, rec *record) {
 			return
 		case <-again.C:
 			s.resume(ctx, rec)
-			s.renounce(ctx, rec)
+			s.failRefusedIO(ctx, rec)
 		}
 	}
 }
@@ -50,9 +50,9 @@ func (s *Server) resume(ctx context.Context, rec *record) {
 	}
 }
 
-// renounce lets what waits for the volume's device fail, if the array refuses this node.
-func (s *Server) renounce(ctx context.Context, rec *record) {
-	err := survive(ctx, func(ctx context.Context) error { return s.attacher.Renounce(ctx, rec.target()) })
+// failRefusedIO lets what waits for the volume's device fail, if the array refuses this node.
+func (s *Server) failRefusedIO(ctx context.Context, rec *record) {
+	err := survive(ctx, func(ctx context.Context) error { return s.attacher.FailRefusedIO(ctx, rec.target()) })
 	if err != nil && ctx.Err() == nil {
 		klog.FromContext(ctx).Info("Cannot tell whether the array still admits this node", "volume", rec.Volume, "target", rec.Target.IQN, "err", err)
 	}

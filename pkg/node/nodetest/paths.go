@@ -209,15 +209,15 @@ func (h *Host) Complete(context.Context, iscsi.Target, iscsi.Device) error {
 	return nil
 }
 
-// Renounce is node.Attacher's; it notes that there was something to renounce.
-func (h *Host) Renounce(_ context.Context, t iscsi.Target) error {
-	leave, err := h.enter("renounce")
+// FailRefusedIO is node.Attacher's; it notes that the LUN was refused.
+func (h *Host) FailRefusedIO(_ context.Context, t iscsi.Target) error {
+	leave, err := h.enter("failRefusedIO")
 	if err != nil {
 		return err
 	}
 	defer leave()
 	if d := h.disks[lun{t.IQN, t.LUN}]; d != nil && d.refused {
-		h.done("renounce " + t.IQN)
+		h.done("failRefusedIO " + t.IQN)
 	}
 	return nil
 }
@@ -243,15 +243,15 @@ func (h *Host) Resume(_ context.Context, t iscsi.Target) error {
 	return nil
 }
 
-// Forsake is node.Paths'; it notes that there was something to forsake.
-func (h *Host) Forsake(_ context.Context, t iscsi.Target) error {
-	leave, err := h.enter("forsake")
+// FailQueuedIO is node.Paths'; it notes that there was a disk.
+func (h *Host) FailQueuedIO(_ context.Context, t iscsi.Target) error {
+	leave, err := h.enter("failQueuedIO")
 	if err != nil {
 		return err
 	}
 	defer leave()
 	if d := h.disks[lun{t.IQN, t.LUN}]; d != nil && d.path != "" {
-		h.done("forsake " + t.IQN)
+		h.done("failQueuedIO " + t.IQN)
 	}
 	return nil
 }

@@ -15,13 +15,13 @@ func TestWhatWaitsFailsOnlyWhenTheArrayRefusesThisHost(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers [][]byte
 		spoil   func(h *host)
-		forsake bool // instead of Renounce
+		givenUp bool // FailQueuedIO instead of FailRefusedIO
 		waits   bool // afterwards
 		told    int  // multipathd, how often
 	}{
 		"deleted":                         {answers: [][]byte{loginAnswer(2, 3)}, waits: true},
-		"deleted, and forsaken":           {answers: [][]byte{loginAnswer(2, 3)}, forsake: true, told: 1},
-		"forsaken, but a session works":   {forsake: true, spoil: func(h *host) { h.write("sys/class/iscsi_session/session1/state", "LOGGED_IN\n") }, waits: true},
+		"deleted, and given up":           {answers: [][]byte{loginAnswer(2, 3)}, givenUp: true, told: 1},
+		"given up, but a session works":   {givenUp: true, spoil: func(h *host) { h.write("sys/class/iscsi_session/session1/state", "LOGGED_IN\n") }, waits: true},
 		"refused":                         {answers: [][]byte{refused, refused}, told: 1},
 		"refused by one, silence":         {answers: [][]byte{refused, nil}, told: 1},
 		"refused, multipathd does not do": {answers: [][]byte{refused}, spoil: func(h *host) { h.exits["disablequeueing"] = 1 }, told: 1},
@@ -51,9 +51,9 @@ func TestWhatWaitsFailsOnlyWhenTheArrayRefusesThisHost(t *testing.T) {
 			for _, a := range c.answers {
 				target.Portals = append(target.Portals, serveLogin(t, a))
 			}
-			end := i.Renounce
-			if c.forsake {
-				end = i.Forsake
+			end := i.FailRefusedIO
+			if c.givenUp {
+				end = i.FailQueuedIO
 			}
 			if err := end(t.Context(), target); err != nil {
 				t.Fatal(err)
@@ -68,14 +68,14 @@ func TestWhatWaitsFailsOnlyWhenTheArrayRefusesThisHost(t *testing.T) {
 	}
 }
 
-// A host where nothing of the LUN is has nothing to renounce.
+// A host where nothing of the LUN is has nothing that could fail.
 func TestNothingToRenounce(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
-	if err := h.initiator().Renounce(t.Context(), targetA()); err != nil || len(h.ran()) > 0 {
+	if err := h.initiator().FailRefusedIO(t.Context(), targetA()); err != nil || len(h.ran()) > 0 {
 		t.Errorf("err %v, ran %q", err, h.ran())
 	}
-	if err := h.initiator().Renounce(t.Context(), iscsi.Target{}); err == nil {
+	if err := h.initiator().FailRefusedIO(t.Context(), iscsi.Target{}); err == nil {
 		t.Error("a target without a name was looked for")
 	}
 }

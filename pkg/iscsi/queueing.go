@@ -9,12 +9,12 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Renounce lets everything fail that the LUN's map keeps waiting for a path, once
+// FailRefusedIO lets everything fail that the LUN's map keeps waiting for a path, once
 // no session works and the target refuses this host: it can be written no more, and
 // whoever waits for it, an unmount above all, would wait for ever (FM 21). While a
 // session works, or nothing but silence speaks against it, everything stays.
-func (i *Initiator) Renounce(ctx context.Context, t Target) error {
-	m, found, err := i.waiting(ctx, t)
+func (i *Initiator) FailRefusedIO(ctx context.Context, t Target) error {
+	m, found, err := i.queueingMap(ctx, t)
 	if err != nil || !found {
 		return err
 	}
@@ -23,30 +23,30 @@ func (i *Initiator) Renounce(ctx context.Context, t Target) error {
 		return err
 	}
 	klog.FromContext(ctx).Info("The array does not admit this host any more, so what waits to be written fails", "target", t.IQN, "lun", t.LUN, "map", m.name, "refusedBy", refusal.Refused)
-	return i.endQueueing(ctx, m)
+	return i.disableQueueing(ctx, m)
 }
 
-// Forsake is Renounce on the caller's word that the target takes nothing from this
+// FailQueuedIO is FailRefusedIO on the caller's word that the target takes nothing from this
 // host any more, where the target cannot say so: it refused this host, and is
 // deleted now (FM 6).
-func (i *Initiator) Forsake(ctx context.Context, t Target) error {
-	m, found, err := i.waiting(ctx, t)
+func (i *Initiator) FailQueuedIO(ctx context.Context, t Target) error {
+	m, found, err := i.queueingMap(ctx, t)
 	if err != nil || !found {
 		return err
 	}
 	klog.FromContext(ctx).Info("The volume is given up, so what waits to be written fails", "target", t.IQN, "lun", t.LUN, "map", m.name)
-	return i.endQueueing(ctx, m)
+	return i.disableQueueing(ctx, m)
 }
 
-// waiting finds the map of a LUN to which no session works and which keeps what it
+// queueingMap finds the map of a LUN to which no session works and which keeps what it
 // cannot send.
-func (i *Initiator) waiting(ctx context.Context, t Target) (dmap, bool, error) {
-	m, found, err := i.deserted(t)
+func (i *Initiator) queueingMap(ctx context.Context, t Target) (dmap, bool, error) {
+	m, found, err := i.mapWithoutSession(t)
 	return m, found && err == nil && i.queues(ctx, m), err
 }
 
-// deserted finds the map of a LUN to which no session works.
-func (i *Initiator) deserted(t Target) (dmap, bool, error) {
+// mapWithoutSession finds the map of a LUN to which no session works.
+func (i *Initiator) mapWithoutSession(t Target) (dmap, bool, error) {
 	if err := t.check(); err != nil {
 		return dmap{}, false, err
 	}
@@ -61,10 +61,10 @@ func (i *Initiator) deserted(t Target) (dmap, bool, error) {
 	return m, found, err
 }
 
-// endQueueing lets what a map keeps waiting fail. Multipathd is told first, which
+// disableQueueing lets what a map keeps waiting fail. Multipathd is told first, which
 // would turn it on again; the kernel is where that does not help, because no daemon
 // runs or it has no time.
-func (i *Initiator) endQueueing(ctx context.Context, m dmap) error {
+func (i *Initiator) disableQueueing(ctx context.Context, m dmap) error {
 	told := i.multipath(ctx, "multipathd", "disablequeueing", "map", m.alias)
 	table, err := i.table(ctx, mapUUID+m.wwid)
 	if ctx.Err() != nil || gone(err) || err == nil && !table.queues {
@@ -72,7 +72,7 @@ func (i *Initiator) endQueueing(ctx context.Context, m dmap) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, mapperTimeout)
 	defer cancel()
-	_, err = bounded(ctx, &i.bounds, "end the queueing of "+m.wwid, func() (struct{}, error) { return struct{}{}, i.kernel.EndQueueing(mapUUID + m.wwid) })
+	_, err = bounded(ctx, &i.bounds, "end the queueing of "+m.wwid, func() (struct{}, error) { return struct{}{}, i.kernel.FailIfNoPath(mapUUID + m.wwid) })
 	return err
 }
 
