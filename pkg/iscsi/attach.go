@@ -273,9 +273,9 @@ func (i *Initiator) giveUpAllBut(ctx context.Context, t Target, keep session) er
 			}
 		}
 		if len(ours) < len(disks) { // the session stays, for another LUN's sake
-			err = each(ours, func(d disk) error { return i.drop(ctx, d) })
+			err = each(ours, func(d disk) error { return i.deleteDisk(ctx, d) })
 		} else {
-			err = i.clear(ctx, s, disks)
+			err = i.endSession(ctx, s, disks)
 		}
 		if err != nil {
 			return err

@@ -153,7 +153,7 @@ func (l login) reach(ctx context.Context, portal netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	if err := l.clear(ctx, s, disks); err != nil {
+	if err := l.endSession(ctx, s, disks); err != nil {
 		return together(liveErr, err)
 	}
 	return l.open(ctx, portal)

@@ -52,7 +52,7 @@ func (i *Initiator) removeMaps(ctx context.Context, t Target) error {
 	if err != nil || !found {
 		return err
 	}
-	if err := together(i.wake(ctx, orphan), i.unused(ctx, orphan.blockDevice), i.checkNoQueuedWriters(ctx, t, orphan)); err != nil {
+	if err := together(i.resumeMap(ctx, orphan), i.checkUnused(ctx, orphan.blockDevice), i.checkNoQueuedWriters(ctx, t, orphan)); err != nil {
 		return err
 	}
 	if err := i.disableQueueing(ctx, orphan); err != nil {

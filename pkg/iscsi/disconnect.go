@@ -19,21 +19,21 @@ func (i *Initiator) disconnect(ctx context.Context, t Target) error {
 		return err
 	}
 	type outcome struct {
-		*vacant
+		*drainedSession
 
 		err error
 	}
-	var ending []*vacant // the others are kept, for another LUN's sake or because it failed
-	for _, o := range eachOf(sessions, func(s session) outcome { v, failed := i.vacate(ctx, t, s); return outcome{v, failed} }) {
+	var ending []*drainedSession // the others are kept, for another LUN's sake or because it failed
+	for _, o := range eachOf(sessions, func(s session) outcome { v, failed := i.removeLUN(ctx, t, s); return outcome{v, failed} }) {
 		err = together(err, o.err)
-		if o.vacant != nil {
-			ending = append(ending, o.vacant)
+		if o.drainedSession != nil {
+			ending = append(ending, o.drainedSession)
 		}
 	}
 	if len(ending) == len(sessions) && len(ending) > 1 {
-		err = together(err, i.endAll(ctx, t, ending))
+		err = together(err, i.logOutAll(ctx, t, ending))
 	} else {
-		err = together(err, each(ending, func(v *vacant) error { return i.end(ctx, v) }))
+		err = together(err, each(ending, func(v *drainedSession) error { return i.logOut(ctx, v) }))
 	}
 	if err != nil || len(ending) < len(sessions) {
 		return err
@@ -42,16 +42,16 @@ func (i *Initiator) disconnect(ctx context.Context, t Target) error {
 	return i.admin.forget(ctx, t.IQN)
 }
 
-// vacant is a session behind which nothing is used any more: its disks, which are
+// drainedSession is a session behind which nothing is used any more: its disks, which are
 // all it had, were removed or are about to go with it.
-type vacant struct {
+type drainedSession struct {
 	session
 	disks []disk
 }
 
-// vacate removes the LUN's disk from a session. The answer is nil when the session
+// removeLUN removes the LUN's disk from a session. The answer is nil when the session
 // carries another LUN, and so must stay (FM 3).
-func (i *Initiator) vacate(ctx context.Context, t Target, s session) (*vacant, error) {
+func (i *Initiator) removeLUN(ctx context.Context, t Target, s session) (*drainedSession, error) {
 	all, err := i.sysfs.disks(s)
 	if err != nil {
 		return nil, err
@@ -63,27 +63,27 @@ func (i *Initiator) vacate(ctx context.Context, t Target, s session) (*vacant, e
 		}
 	}
 	if len(ours) == len(all) {
-		return i.empty(ctx, s, ours)
+		return i.removeDisks(ctx, s, ours)
 	}
-	return nil, each(ours, func(d disk) error { return i.drop(ctx, d) })
+	return nil, each(ours, func(d disk) error { return i.deleteDisk(ctx, d) })
 }
 
-// empty removes the disks behind a session, which are all its disks. On a dead
+// removeDisks removes the disks behind a session, which are all its disks. On a dead
 // session they are not removed one by one: each would wait for an answer of the
 // target, while the end of the session ends them all.
-func (i *Initiator) empty(ctx context.Context, s session, disks []disk) (*vacant, error) {
+func (i *Initiator) removeDisks(ctx context.Context, s session, disks []disk) (*drainedSession, error) {
 	if s.live() {
-		if err := each(disks, func(d disk) error { return i.drop(ctx, d) }); err != nil {
+		if err := each(disks, func(d disk) error { return i.deleteDisk(ctx, d) }); err != nil {
 			return nil, err
 		}
 	}
 	faultpoint.At("detach: disks dropped")
-	return &vacant{session: s, disks: disks}, nil
+	return &drainedSession{session: s, disks: disks}, nil
 }
 
-// still proves that a session is as empty as it was. Somebody may have brought
+// checkNoNewDisk proves that a session is as empty as it was. Somebody may have brought
 // another LUN to life on it since we looked.
-func (i *Initiator) still(v *vacant) error {
+func (i *Initiator) checkNoNewDisk(v *drainedSession) error {
 	now, err := i.sysfs.disks(v.session)
 	if err != nil {
 		return err
@@ -96,23 +96,23 @@ func (i *Initiator) still(v *vacant) error {
 	return nil
 }
 
-// endAll ends all sessions of a target. One iscsiadm can do that, which takes as
+// logOutAll ends all sessions of a target. One iscsiadm can do that, which takes as
 // long as one session does. What it leaves, because a session has no record or for
 // whatever reason, is ended one by one, and only that failing is an error.
-func (i *Initiator) endAll(ctx context.Context, t Target, all []*vacant) error {
+func (i *Initiator) logOutAll(ctx context.Context, t Target, all []*drainedSession) error {
 	for _, v := range all {
-		if err := i.still(v); err != nil {
+		if err := i.checkNoNewDisk(v); err != nil {
 			return err
 		}
 	}
 	if err := i.admin.logoutAll(ctx, t.IQN); err != nil {
 		klog.FromContext(ctx).V(2).Info("Not all sessions ended at once, going on one by one", "target", t.IQN, "err", err)
 	}
-	return each(all, func(v *vacant) error { return i.end(ctx, v) })
+	return each(all, func(v *drainedSession) error { return i.logOut(ctx, v) })
 }
 
-// end ends a session; that it has ended is success.
-func (i *Initiator) end(ctx context.Context, v *vacant) error {
+// logOut ends a session; that it has ended is success.
+func (i *Initiator) logOut(ctx context.Context, v *drainedSession) error {
 	ended := func() (bool, error) {
 		_, stat := os.Stat(v.class)
 		return gone(stat), ignoreGone(stat)
@@ -120,13 +120,13 @@ func (i *Initiator) end(ctx context.Context, v *vacant) error {
 	if already, err := ended(); already || err != nil {
 		return err
 	}
-	if err := i.still(v); err != nil {
+	if err := i.checkNoNewDisk(v); err != nil {
 		return err
 	}
 	logoutErr := i.admin.logout(ctx, v.session)
 	unknown := errors.Is(logoutErr, errUnknownSession)
 	if logoutErr != nil && !unknown {
-		if gone, _ := ended(); !gone {
+		if over, _ := ended(); !over {
 			return logoutErr
 		}
 	}
@@ -142,11 +142,11 @@ func (i *Initiator) end(ctx context.Context, v *vacant) error {
 	return nil
 }
 
-// clear ends a session and the disks behind it, which are all its disks.
-func (i *Initiator) clear(ctx context.Context, s session, disks []disk) error {
-	v, err := i.empty(ctx, s, disks)
+// endSession ends a session and the disks behind it, which are all its disks.
+func (i *Initiator) endSession(ctx context.Context, s session, disks []disk) error {
+	v, err := i.removeDisks(ctx, s, disks)
 	if err != nil {
 		return err
 	}
-	return i.end(ctx, v)
+	return i.logOut(ctx, v)
 }

@@ -80,7 +80,7 @@ func (i *Initiator) revive(ctx context.Context, t Target, done *Mended) error {
 	return together(errs...)
 }
 
-// resume wakes a map that stays suspended.
+// resume resumes a map that stays suspended.
 func (i *Initiator) resume(ctx context.Context, t Target, seen MapCondition, done *Mended) error {
 	if !seen.Suspended {
 		return nil
@@ -89,8 +89,8 @@ func (i *Initiator) resume(ctx context.Context, t Target, seen MapCondition, don
 	if err != nil {
 		return ignoreGone(err)
 	}
-	woken, err := i.wakeFromSleep(ctx, t, m)
-	if woken {
+	resumed, err := i.resumeStuckMap(ctx, t, m)
+	if resumed {
 		done.Resumed = m.name
 	}
 	return err
@@ -110,16 +110,16 @@ func (i *Initiator) Resume(ctx context.Context, t Target) error {
 	if err != nil || !found || !m.suspended {
 		return err
 	}
-	woken, err := i.wakeFromSleep(ctx, t, m)
-	if woken {
+	resumed, err := i.resumeStuckMap(ctx, t, m)
+	if resumed {
 		klog.FromContext(ctx).Info("A map stayed suspended and is resumed", "target", t.IQN, "lun", t.LUN, "map", m.name)
 	}
 	return err
 }
 
-// wakeFromSleep is wake for a map that stays suspended. Multipathd suspends one for a
+// resumeStuckMap is resumeMap for a map that stays suspended. Multipathd suspends one for a
 // moment whenever it changes it, so a moment is waited for first.
-func (i *Initiator) wakeFromSleep(ctx context.Context, t Target, m dmap) (woken bool, err error) {
+func (i *Initiator) resumeStuckMap(ctx context.Context, t Target, m dmap) (resumed bool, err error) {
 	const moment = 3 * time.Second
 	ok, err := until(ctx, min(moment, i.cfg.MapTimeout/2), func() (bool, error) {
 		now, err := readMap(m.dir)
@@ -134,7 +134,7 @@ func (i *Initiator) wakeFromSleep(ctx context.Context, t Target, m dmap) (woken 
 	if t.Serial != "" && m.wwid != lioWWID(t.Serial) {
 		return false, fmt.Errorf("%w: map %s is suspended, and it is of %s, not of the LUN", ErrForeign, m.name, m.wwid)
 	}
-	err = i.wake(ctx, m)
+	err = i.resumeMap(ctx, m)
 	return err == nil, err
 }
 

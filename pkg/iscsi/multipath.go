@@ -166,9 +166,9 @@ func (i *Initiator) removeMap(ctx context.Context, m dmap) error {
 	return together(fmt.Errorf("%w: map %s (%s) cannot be removed: %s", ErrBusy, m.name, m.wwid, inWords(users)), last, err)
 }
 
-// wake resumes a map that a failed removal left suspended: whoever touched it
+// resumeMap resumes a map that a failed removal left suspended: whoever touched it
 // would wait for ever (FM 21).
-func (i *Initiator) wake(ctx context.Context, m dmap) error {
+func (i *Initiator) resumeMap(ctx context.Context, m dmap) error {
 	if !m.suspended {
 		return nil
 	}

@@ -19,13 +19,13 @@ func (i *Initiator) quiesce(ctx context.Context, t Target) error {
 	if err != nil {
 		return err
 	}
-	if err = i.unusedByName(s); err != nil {
+	if err = i.checkNoUsers(s); err != nil {
 		return err
 	}
-	if err = i.wake(ctx, s.dmap); err != nil {
+	if err = i.resumeMap(ctx, s.dmap); err != nil {
 		return err
 	}
-	if err = each(s.tops(), func(b blockDevice) error { return i.unclaimed(ctx, b) }); err != nil {
+	if err = each(s.tops(), func(b blockDevice) error { return i.checkUnclaimed(ctx, b) }); err != nil {
 		return err
 	}
 	if !s.mapped {
@@ -34,9 +34,9 @@ func (i *Initiator) quiesce(ctx context.Context, t Target) error {
 		}
 	}
 	if !slices.ContainsFunc(s.disks, disk.running) {
-		return i.resign(ctx, t, s)
+		return i.quiesceWithoutPaths(ctx, t, s)
 	}
-	if err = i.anyAnswers(ctx, s.disks); err != nil {
+	if err = i.checkAnyPathAnswers(ctx, s.disks); err != nil {
 		return err
 	}
 	return each(s.tops(), func(b blockDevice) error { return i.flush(ctx, b) })
@@ -76,8 +76,8 @@ func (s stack) tops() []blockDevice {
 	return all
 }
 
-// unusedByName refuses a LUN that something uses which sysfs or mountinfo name.
-func (i *Initiator) unusedByName(s stack) error {
+// checkNoUsers refuses a LUN that something uses which sysfs or mountinfo name.
+func (i *Initiator) checkNoUsers(s stack) error {
 	all := s.tops()
 	for _, d := range s.disks {
 		all = append(all, d.blockDevice())
@@ -98,10 +98,10 @@ func (i *Initiator) unusedByName(s stack) error {
 	return nil
 }
 
-// anyAnswers refuses to flush into a LUN whose sessions look alive although no
+// checkAnyPathAnswers refuses to flush into a LUN whose sessions look alive although no
 // path answers: the flush would sit in the kernel and hold the device. Soon the
 // sessions fail, or the paths answer again.
-func (i *Initiator) anyAnswers(ctx context.Context, disks []disk) error {
+func (i *Initiator) checkAnyPathAnswers(ctx context.Context, disks []disk) error {
 	running := slices.DeleteFunc(slices.Clone(disks), func(d disk) bool { return !d.running() })
 	if len(running) == 0 {
 		return fmt.Errorf("%w: all paths went down just now", ErrUnavailable)
@@ -121,8 +121,8 @@ func (i *Initiator) anyAnswers(ctx context.Context, disks []disk) error {
 	return fmt.Errorf("%w: no path answers, so nothing can be written out: %w", ErrUnavailable, together(errs...))
 }
 
-// unused proves that nothing uses a device.
-func (i *Initiator) unused(ctx context.Context, b blockDevice) error {
+// checkUnused proves that nothing uses a device.
+func (i *Initiator) checkUnused(ctx context.Context, b blockDevice) error {
 	users, err := i.users(b)
 	if err != nil {
 		return err
@@ -130,13 +130,13 @@ func (i *Initiator) unused(ctx context.Context, b blockDevice) error {
 	if len(users) > 0 {
 		return fmt.Errorf("%w: %s", ErrBusy, strings.Join(users, ", "))
 	}
-	return i.unclaimed(ctx, b)
+	return i.checkUnclaimed(ctx, b)
 }
 
-// unclaimed proves that nobody has a device for himself, in whatever mount
+// checkUnclaimed proves that nobody has a device for himself, in whatever mount
 // namespace, by claiming it. A claim of ours that an abandoned flush still holds
 // proves the same, for there can be only one.
-func (i *Initiator) unclaimed(ctx context.Context, b blockDevice) error {
+func (i *Initiator) checkUnclaimed(ctx context.Context, b blockDevice) error {
 	const patience = 3 * time.Second // some look into a device for a moment
 	node := filepath.Join(i.cfg.Dev, b.name)
 	if i.bounds.busy("flush "+node) || i.bounds.busy("claim "+node) {
@@ -147,7 +147,7 @@ func (i *Initiator) unclaimed(ctx context.Context, b blockDevice) error {
 		return err
 	}
 	if len(maps) > 0 { // they are what has claimed it, and all that could be in use
-		return each(maps, func(p blockDevice) error { return i.unclaimed(ctx, p) })
+		return each(maps, func(p blockDevice) error { return i.checkUnclaimed(ctx, p) })
 	}
 	free, err := untilSlowly(ctx, patience, 50*time.Millisecond, time.Second, func() (bool, error) {
 		claimed := i.claim(ctx, node, b.dev)
@@ -205,14 +205,14 @@ func (i *Initiator) flush(ctx context.Context, b blockDevice) error {
 	return err
 }
 
-// resign is the end of a device that has no path left. Without a map the kernel may
+// quiesceWithoutPaths is the end of a device that has no path left. Without a map the kernel may
 // wait for the session still, and with it whoever has the device open: then it must
 // take what is buffered, or say that it cannot. What is queued in a map must fail, or
 // the map could not be removed. Where nobody has the device open that
 // loses nothing: the kernel wrote out or dropped what it buffered when the last one
 // closed it. Who has it open waits for that, so the map goes on queueing as long as
 // the array may come back.
-func (i *Initiator) resign(ctx context.Context, t Target, s stack) error {
+func (i *Initiator) quiesceWithoutPaths(ctx context.Context, t Target, s stack) error {
 	if len(s.disks) == 0 {
 		return nil
 	}

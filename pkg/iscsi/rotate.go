@@ -92,7 +92,7 @@ func (i *Initiator) supersede(ctx context.Context, t Target, outdated []netip.Ad
 		if err != nil || lost == nil {
 			return err
 		}
-		if err = i.clear(ctx, lost.session, lost.disks); err != nil {
+		if err = i.endSession(ctx, lost.session, lost.disks); err != nil {
 			return fmt.Errorf("end %s, whose secrets are out of date: %w", lost.session, err)
 		}
 		i.rejoin(ctx, t, []netip.AddrPort{portal}, done)
@@ -106,7 +106,7 @@ func (i *Initiator) supersede(ctx context.Context, t Target, outdated []netip.Ad
 // cannotReturn finds the session to a portal when it is outdated, does not come
 // back although the portal would let this host log in, so that the secrets are all
 // that is wrong, and nothing but a map with other paths needs its disks.
-func (i *Initiator) cannotReturn(ctx context.Context, t Target, portal netip.AddrPort) (*vacant, error) {
+func (i *Initiator) cannotReturn(ctx context.Context, t Target, portal netip.AddrPort) (*drainedSession, error) {
 	all, err := i.admin.records.list(t.IQN)
 	if err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func (i *Initiator) cannotReturn(ctx context.Context, t Target, portal netip.Add
 			return nil, err
 		}
 	}
-	return &vacant{session: s, disks: disks}, nil
+	return &drainedSession{session: s, disks: disks}, nil
 }
 
 // spare says that a disk can go: it is unused, or one of several paths of a map

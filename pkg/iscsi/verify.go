@@ -110,7 +110,7 @@ func (p path) stranger(t Target) error {
 // them as what they are.
 func (i *Initiator) replace(ctx context.Context, t Target, stale []path) error {
 	for _, p := range stale {
-		if err := i.dropUnusedMap(ctx, t, p); err != nil {
+		if err := i.removeUnusedMap(ctx, t, p); err != nil {
 			return together(p.stranger(t), err)
 		}
 		users, err := i.users(p.blockDevice())
@@ -122,16 +122,16 @@ func (i *Initiator) replace(ctx context.Context, t Target, stale []path) error {
 		}
 	}
 	for _, p := range stale {
-		if err := i.drop(ctx, p.disk); err != nil {
+		if err := i.deleteDisk(ctx, p.disk); err != nil {
 			return together(p.stranger(t), err)
 		}
 	}
 	return nil
 }
 
-// dropUnusedMap takes away the map over a stale disk when all its paths are ours
+// removeUnusedMap takes away the map over a stale disk when all its paths are ours
 // and nothing uses it.
-func (i *Initiator) dropUnusedMap(ctx context.Context, t Target, p path) error {
+func (i *Initiator) removeUnusedMap(ctx context.Context, t Target, p path) error {
 	m, found, err := i.sysfs.mapOf(p.disk)
 	if err != nil || !found {
 		return err
@@ -145,16 +145,16 @@ func (i *Initiator) dropUnusedMap(ctx context.Context, t Target, p path) error {
 			return fmt.Errorf("map %s also has the path %s, which is not of this target", m.name, s)
 		}
 	}
-	if err := i.unused(ctx, m.blockDevice); err != nil {
+	if err := i.checkUnused(ctx, m.blockDevice); err != nil {
 		return err
 	}
 	return i.removeMap(ctx, m)
 }
 
-// drop makes the kernel forget a disk. What the disk's directory names cannot
+// deleteDisk makes the kernel forget a disk. What the disk's directory names cannot
 // have passed to another disk: it contains the number of its session, and those
 // are not used twice.
-func (i *Initiator) drop(ctx context.Context, d disk) error {
+func (i *Initiator) deleteDisk(ctx context.Context, d disk) error {
 	if err := i.set(ctx, filepath.Join(d.dir, "delete"), "1"); err != nil && !gone(err) {
 		return fmt.Errorf("remove disk %s: %w", d.name, err)
 	}
