@@ -26,71 +26,71 @@ const (
 // will combine the paths, every portal should; else the first that works is
 // enough.
 func (i *Initiator) connect(ctx context.Context, t Target, auth *CHAP, wantsMap bool) error {
-	l := login{Initiator: i, target: t, auth: auth, replacement: replacementAlone}
-	if err := l.renew(); err != nil {
+	c := connector{Initiator: i, target: t, auth: auth, replacement: replacementAlone}
+	if err := c.renew(); err != nil {
 		return err
 	}
 	if !wantsMap {
-		return l.one(ctx)
+		return c.connectOne(ctx)
 	}
-	l.replacement = replacementUnderMap
-	return l.all(ctx)
+	c.replacement = replacementUnderMap
+	return c.connectAll(ctx)
 }
 
-// login is one attempt to reach a target.
-type login struct {
+// connector is one attempt to reach a target.
+type connector struct {
 	*Initiator
 	target      Target
 	auth        *CHAP
 	replacement int
 }
 
-// all reaches for every portal at the same time. One dead portal is no reason to
+// connectAll reaches for every portal at the same time. One dead portal is no reason to
 // fail (FM 25).
-func (l login) all(ctx context.Context) error {
-	portals := l.target.portals()
-	errs, done := l.openAll(ctx, portals)
+func (c connector) connectAll(ctx context.Context) error {
+	portals := c.target.portals()
+	errs, done := c.loginAtOnce(ctx, portals)
 	if !done {
-		errs = eachOf(portals, func(p netip.AddrPort) error { return l.reach(ctx, p) })
+		errs = eachOf(portals, func(p netip.AddrPort) error { return c.ensureSession(ctx, p) })
 	}
 	if !slices.Contains(errs, nil) {
 		return together(slices.CompactFunc(errs, func(a, b error) bool { return a.Error() == b.Error() })...)
 	}
 	for n, err := range errs {
 		if err != nil {
-			klog.FromContext(ctx).Info("A portal could not be reached, going on with the others", "reason", ReasonDegraded, "target", l.target.IQN, "portal", portals[n], "err", err)
+			klog.FromContext(ctx).Info("A portal could not be reached, going on with the others", "reason", ReasonDegraded, "target", c.target.IQN, "portal", portals[n], "err", err)
 		}
 	}
 	return nil
 }
 
-// openAll logs in to the portals of a target that has no session yet by one
+// loginAtOnce logs in to the portals of a target that has no session yet by one
 // iscsiadm, which reads all sessions of the host before each login: where they are
 // many, that is what a login costs (FM 27). It answers what became of each portal,
 // and false when it has not tried, because there are sessions, or node records that
 // are not its own.
-func (l login) openAll(ctx context.Context, portals []netip.AddrPort) (errs []error, done bool) {
-	sessions, err := l.sysfs.sessions(l.target.IQN)
+func (c connector) loginAtOnce(ctx context.Context, portals []netip.AddrPort) (errs []error, done bool) {
+	sessions, err := c.sysfs.sessions(c.target.IQN)
 	if err != nil || len(sessions) > 0 || len(portals) < 2 {
 		return nil, false
 	}
 	for _, p := range portals {
-		if l.record(ctx, p) != nil {
-			return nil, false // to reach for it alone tells why
+		if c.writeNodeRecord(ctx, p) != nil {
+			return nil, false // ensureSession tells why
 		}
 	}
-	records, err := l.admin.records.list(l.target.IQN)
+	records, err := c.admin.records.list(c.target.IQN)
 	if err != nil || len(records) != len(portals) || slices.ContainsFunc(records, func(r record) bool { return r.linked() || !slices.Contains(portals, r.portal) }) {
 		return nil, false
 	}
-	loginErr := l.admin.loginAll(ctx, l.target.IQN, l.cfg.LoginTimeout)
+	loginErr := c.admin.loginAll(ctx, c.target.IQN, c.cfg.LoginTimeout)
 	errs = eachOf(portals, func(p netip.AddrPort) error {
 		if loginErr != nil {
-			if _, found, err := l.sessionTo(p); !found {
+			if _, found, err := c.sessionTo(p); !found {
 				return together(loginErr, err)
 			}
 		}
-		return l.entered(ctx, p)
+		return c.awaitSession(ctx, p)
 	})
 	return errs, true
 }
@@ -99,20 +99,20 @@ func (l login) openAll(ctx context.Context, portals []netip.AddrPort) (errs []er
 // has fewer paths than its array promised.
 const ReasonDegraded = "DegradedPaths"
 
-// one is content with one live session, the one whose disk is in use above all.
-func (l login) one(ctx context.Context) error {
-	sessions, err := l.sysfs.sessions(l.target.IQN)
+// connectOne is content with one live session, the one whose disk is in use above all.
+func (c connector) connectOne(ctx context.Context) error {
+	sessions, err := c.sysfs.sessions(c.target.IQN)
 	if err != nil {
 		return err
 	}
 	live := false
 	for _, s := range sessions {
-		used, err := l.inUse(s)
+		used, err := c.inUse(s)
 		if err != nil {
 			return err
 		}
 		if used {
-			return l.awaitLive(ctx, s) // another path would be another device
+			return c.awaitLive(ctx, s) // another path would be another device
 		}
 		live = live || s.live()
 	}
@@ -120,8 +120,8 @@ func (l login) one(ctx context.Context) error {
 		return nil
 	}
 	var errs []error
-	for _, p := range l.target.portals() {
-		err := l.reach(ctx, p)
+	for _, p := range c.target.portals() {
+		err := c.ensureSession(ctx, p)
 		if err == nil {
 			return nil
 		}
@@ -130,72 +130,72 @@ func (l login) one(ctx context.Context) error {
 	return together(errs...)
 }
 
-// reach makes a portal carry a live session. A session that iscsid is trying to
+// ensureSession makes a portal carry a live session. A session that iscsid is trying to
 // bring back gets time for that; when it does not come back and nothing uses it,
 // it is ended and made anew, for its secrets may be out of date.
-func (l login) reach(ctx context.Context, portal netip.AddrPort) error {
-	s, found, err := l.sessionTo(portal)
+func (c connector) ensureSession(ctx context.Context, portal netip.AddrPort) error {
+	s, found, err := c.sessionTo(portal)
 	if err != nil {
 		return err
 	}
 	if !found {
-		return l.open(ctx, portal)
+		return c.recordAndLogIn(ctx, portal)
 	}
-	liveErr := l.awaitLive(ctx, s)
+	liveErr := c.awaitLive(ctx, s)
 	if liveErr == nil || ctx.Err() != nil {
 		return liveErr
 	}
-	used, err := l.inUse(s)
+	used, err := c.inUse(s)
 	if err != nil || used {
 		return together(liveErr, err)
 	}
-	disks, err := l.sysfs.disks(s)
+	disks, err := c.sysfs.disks(s)
 	if err != nil {
 		return err
 	}
-	if err := l.endSession(ctx, s, disks); err != nil {
+	if err := c.endSession(ctx, s, disks); err != nil {
 		return together(liveErr, err)
 	}
-	return l.open(ctx, portal)
+	return c.recordAndLogIn(ctx, portal)
 }
 
-// open makes the node record and logs in.
-func (l login) open(ctx context.Context, portal netip.AddrPort) error {
-	if err := l.record(ctx, portal); err != nil {
+// recordAndLogIn makes the node record and logs in.
+func (c connector) recordAndLogIn(ctx context.Context, portal netip.AddrPort) error {
+	if err := c.writeNodeRecord(ctx, portal); err != nil {
 		return err
 	}
-	return l.enter(ctx, portal)
+	return c.logIn(ctx, portal)
 }
 
-// record makes the node record of a portal.
-func (l login) record(ctx context.Context, portal netip.AddrPort) error {
-	if err := l.admin.create(ctx, l.target.IQN, portal, l.settings()); err != nil {
+// writeNodeRecord makes the node record of a portal.
+func (c connector) writeNodeRecord(ctx context.Context, portal netip.AddrPort) error {
+	if err := c.admin.create(ctx, c.target.IQN, portal, c.settings()); err != nil {
 		return err
 	}
 	faultpoint.At("attach: node record made")
 	return nil
 }
 
-// enter logs in by the node record that is there.
-func (l login) enter(ctx context.Context, portal netip.AddrPort) error {
-	if err := l.admin.login(ctx, l.target.IQN, portal, l.cfg.LoginTimeout); err != nil {
+// logIn logs in by the node record that is there.
+func (c connector) logIn(ctx context.Context, portal netip.AddrPort) error {
+	if err := c.admin.login(ctx, c.target.IQN, portal, c.cfg.LoginTimeout); err != nil {
 		return err
 	}
-	return l.entered(ctx, portal)
+	return c.awaitSession(ctx, portal)
 }
 
-// entered waits for the session that a login makes.
-func (l login) entered(ctx context.Context, portal netip.AddrPort) error {
+// awaitSession waits for the session that a login makes.
+func (c connector) awaitSession(ctx context.Context, portal netip.AddrPort) error {
 	faultpoint.At("attach: logged in")
-	ok, err := until(ctx, l.cfg.LoginTimeout, func() (bool, error) {
-		s, found, err := l.sessionTo(portal)
+	ok, err := until(ctx, c.cfg.LoginTimeout, func() (bool, error) {
+		s, found, err := c.sessionTo(portal)
 		return found && s.live(), err
 	})
 	if err != nil {
-		return fmt.Errorf("wait for the session of %s at %s: %w", l.target.IQN, portal, err)
+		return fmt.Errorf("wait for the session of %s at %s: %w", c.target.IQN, portal, err)
 	}
 	if !ok {
-		return fmt.Errorf("%w: no session of %s at %s although the login went well", ErrUnavailable, l.target.IQN, portal)
+		return fmt.Errorf("%w: no session of %s at %s although the login went well", ErrUnavailable, c.target.IQN, portal)
 	}
 	return nil
 }
@@ -203,7 +203,7 @@ func (l login) entered(ctx context.Context, portal netip.AddrPort) error {
 // settings go into a node record. Manual startup and manual scan keep a reboot
 // from bringing back sessions, and a session from bringing strangers' LUNs
 // (FM 29). One login attempt is enough, because the caller comes again.
-func (l login) settings() []setting {
+func (c connector) settings() []setting {
 	all := []setting{
 		{"node.startup", "manual"},
 		{"node.conn[0].startup", "manual"},
@@ -211,28 +211,28 @@ func (l login) settings() []setting {
 		{"node.session.nr_sessions", "1"},
 		{"node.session.initial_login_retry_max", "1"},
 		{"node.session.reopen_max", "0"}, // a lost session is tried again for ever
-		{"node.session.timeo.replacement_timeout", strconv.Itoa(l.replacement)},
-		{"node.conn[0].timeo.login_timeout", strconv.Itoa(max(1, int(l.cfg.LoginTimeout.Seconds())))},
+		{"node.session.timeo.replacement_timeout", strconv.Itoa(c.replacement)},
+		{"node.conn[0].timeo.login_timeout", strconv.Itoa(max(1, int(c.cfg.LoginTimeout.Seconds())))},
 	}
-	return append(all, l.secrets()...)
+	return append(all, c.secrets()...)
 }
 
 // secrets go into a node record; none are as iscsid.conf has it.
-func (l login) secrets() []setting {
-	if l.auth == nil {
+func (c connector) secrets() []setting {
+	if c.auth == nil {
 		return nil
 	}
 	return []setting{
 		{"node.session.auth.authmethod", "CHAP"},
-		{"node.session.auth.username", l.auth.User},
-		{"node.session.auth.password", l.auth.Password},
-		{"node.session.auth.username_in", l.auth.UserIn},
-		{"node.session.auth.password_in", l.auth.PasswordIn},
+		{"node.session.auth.username", c.auth.User},
+		{"node.session.auth.password", c.auth.Password},
+		{"node.session.auth.username_in", c.auth.UserIn},
+		{"node.session.auth.password_in", c.auth.PasswordIn},
 	}
 }
 
-func (l login) sessionTo(portal netip.AddrPort) (session, bool, error) {
-	sessions, err := l.sysfs.sessions(l.target.IQN)
+func (c connector) sessionTo(portal netip.AddrPort) (session, bool, error) {
+	sessions, err := c.sysfs.sessions(c.target.IQN)
 	if err != nil {
 		return session{}, false, err
 	}

@@ -161,15 +161,15 @@ func (i *Initiator) relogin(ctx context.Context, t Target, portal netip.AddrPort
 		return err
 	}
 	all = slices.DeleteFunc(all, func(r record) bool { return !r.sound(t.IQN) })
-	l := login{Initiator: i, target: t, replacement: replacementUnderMap}
+	c := connector{Initiator: i, target: t, replacement: replacementUnderMap}
 	if slices.ContainsFunc(all, func(r record) bool { return r.portal == portal }) {
-		return l.enter(ctx, portal)
+		return c.logIn(ctx, portal)
 	}
 	if len(all) == 0 {
 		return fmt.Errorf("log in to %s at %s: %w; it comes back when the volume is staged again", t.IQN, portal, ErrNoRecord)
 	}
-	l.auth = all[0].auth()
-	return l.open(ctx, portal)
+	c.auth = all[0].auth()
+	return c.recordAndLogIn(ctx, portal)
 }
 
 // auth reads the secrets that a node record logs in with; nil when it uses none.

@@ -15,19 +15,19 @@ import (
 
 // renew writes secrets that have changed into the node records of the target. It
 // touches no session.
-func (l login) renew() error {
-	if l.auth == nil {
+func (c connector) renew() error {
+	if c.auth == nil {
 		return nil // as the records have it
 	}
-	all, err := l.admin.records.list(l.target.IQN)
+	all, err := c.admin.records.list(c.target.IQN)
 	if err != nil {
 		return err
 	}
 	for _, r := range all {
-		if now := r.auth(); !r.sound(l.target.IQN) || now != nil && *now == *l.auth {
+		if now := r.auth(); !r.sound(c.target.IQN) || now != nil && *now == *c.auth {
 			continue
 		}
-		if err := r.replace(r.with(l.secrets())); err != nil {
+		if err := r.replace(r.with(c.secrets())); err != nil {
 			return err
 		}
 	}
@@ -111,7 +111,7 @@ func (i *Initiator) cannotReturn(ctx context.Context, t Target, portal netip.Add
 	if err != nil {
 		return nil, err
 	}
-	s, found, err := (login{Initiator: i, target: t}).sessionTo(portal)
+	s, found, err := (connector{Initiator: i, target: t}).sessionTo(portal)
 	if err != nil || !found || !s.outdated(all) {
 		return nil, err
 	}
