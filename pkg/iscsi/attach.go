@@ -41,7 +41,7 @@ func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, e
 	if err = i.connect(ctx, t, auth, wantsMap); err != nil {
 		return Device{}, err
 	}
-	disks, err := i.reveal(ctx, t)
+	disks, err := i.awaitDisks(ctx, t)
 	if err != nil {
 		return Device{}, err
 	}
@@ -54,10 +54,10 @@ func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, e
 	return i.assemble(ctx, t, paths, wantsMap)
 }
 
-// reveal makes the kernel look for the LUN behind every live session and waits
+// awaitDisks makes the kernel look for the LUN behind every live session and waits
 // for the disks. It is content with fewer disks than sessions once it has waited
 // a while for the rest.
-func (i *Initiator) reveal(ctx context.Context, t Target) ([]disk, error) {
+func (i *Initiator) awaitDisks(ctx context.Context, t Target) ([]disk, error) {
 	const again = 2 * time.Second // an array may export the LUN a little after it admitted us
 	start, scanned := time.Now(), time.Time{}
 	var scans chan error // of the scan that runs; it is not waited for, because one dead session would hold all up
@@ -71,7 +71,7 @@ func (i *Initiator) reveal(ctx context.Context, t Target) ([]disk, error) {
 	var scanErr error
 	_, err = until(ctx, i.cfg.DiskTimeout, func() (_ bool, lookErr error) {
 		var missing []session
-		disks, missing, lookErr = i.lookAgain(sessions, t.LUN)
+		disks, missing, lookErr = i.refreshDisks(sessions, t.LUN)
 		if lookErr != nil || len(missing) == 0 {
 			return len(disks) > 0, lookErr
 		}
@@ -105,21 +105,21 @@ func (i *Initiator) liveDisks(t Target) (disks []disk, missing []session, err er
 	if err != nil {
 		return nil, nil, err
 	}
-	return i.behind(sessions, t.LUN)
+	return i.disksOfLUN(sessions, t.LUN)
 }
 
-// lookAgain is liveDisks for sessions that were listed before, as they are now.
-func (i *Initiator) lookAgain(sessions []session, lun int) (disks []disk, missing []session, err error) {
+// refreshDisks is liveDisks for sessions that were listed before, as they are now.
+func (i *Initiator) refreshDisks(sessions []session, lun int) (disks []disk, missing []session, err error) {
 	now, err := i.sysfs.again(sessions)
 	if err != nil {
 		return nil, nil, err
 	}
-	return i.behind(now, lun)
+	return i.disksOfLUN(now, lun)
 }
 
-// behind lists the disks of the LUN behind the live ones of these sessions, and
+// disksOfLUN lists the disks of the LUN behind the live ones of these sessions, and
 // those of them that show none.
-func (i *Initiator) behind(sessions []session, lun int) (disks []disk, missing []session, err error) {
+func (i *Initiator) disksOfLUN(sessions []session, lun int) (disks []disk, missing []session, err error) {
 	for _, s := range sessions {
 		if !s.live() {
 			continue
@@ -170,16 +170,16 @@ func (i *Initiator) assemble(ctx context.Context, t Target, paths []path, wantsM
 	case hasMap && i.cfg.Multipath == MultipathOff:
 		return Device{}, fmt.Errorf("%w: multipathd made a map %s over %s although multipath is off; blacklist the array in multipath.conf", ErrBusy, m.name, paths[0].name)
 	case hasMap:
-		return i.mapped(ctx, t, paths)
+		return i.mapDevice(ctx, t, paths)
 	case i.cfg.Multipath == MultipathRequire:
 		return Device{}, fmt.Errorf("%w: multipath is required, but %s has no map: multipath.conf blacklists it, or it was in use before", ErrNotReady, paths[0].name)
 	}
-	return i.single(ctx, t, paths)
+	return i.singlePathDevice(ctx, t, paths)
 }
 
-// mapped hands out a map, once it has a path and is as large as its paths.
-func (i *Initiator) mapped(ctx context.Context, t Target, paths []path) (Device, error) {
-	m, err := i.gather(ctx, t, paths, 0)
+// mapDevice hands out a map, once it has a path and is as large as its paths.
+func (i *Initiator) mapDevice(ctx context.Context, t Target, paths []path) (Device, error) {
+	m, err := i.awaitMap(ctx, t, paths, 0)
 	if err != nil {
 		return Device{}, err
 	}
@@ -199,13 +199,13 @@ func (i *Initiator) mapped(ctx context.Context, t Target, paths []path) (Device,
 	for _, p := range paths {
 		disks = append(disks, p.name)
 	}
-	return i.device(ctx, m.blockDevice, m.wwid, disks)
+	return i.awaitNode(ctx, m.blockDevice, m.wwid, disks)
 }
 
-// single hands out the one path there is. When there are more, without a map
+// singlePathDevice hands out the one path there is. When there are more, without a map
 // above them, all but one are given up, because two devices that are one LUN
 // invite a write to both (FM 28).
-func (i *Initiator) single(ctx context.Context, t Target, paths []path) (Device, error) {
+func (i *Initiator) singlePathDevice(ctx context.Context, t Target, paths []path) (Device, error) {
 	chosen, err := i.chooseOne(t, paths)
 	if err != nil {
 		return Device{}, err
@@ -222,7 +222,7 @@ func (i *Initiator) single(ctx context.Context, t Target, paths []path) (Device,
 		return Device{}, fmt.Errorf("%w: %s is part of %s", ErrBusy, chosen.name, strings.Join(holders, ", "))
 	}
 	i.setReplacement(ctx, []path{chosen}, replacementAlone)
-	return i.device(ctx, chosen.blockDevice(), chosen.fresh.WWID, []string{chosen.name})
+	return i.awaitNode(ctx, chosen.blockDevice(), chosen.fresh.WWID, []string{chosen.name})
 }
 
 // chooseOne prefers the path that is in use, since that is the device an earlier
@@ -299,8 +299,8 @@ func (i *Initiator) setReplacement(ctx context.Context, paths []path, seconds in
 	}
 }
 
-// device describes a block device, once its node in /dev is there and is it.
-func (i *Initiator) device(ctx context.Context, b blockDevice, wwid string, disks []string) (Device, error) {
+// awaitNode describes a block device, once its node in /dev is there and is it.
+func (i *Initiator) awaitNode(ctx context.Context, b blockDevice, wwid string, disks []string) (Device, error) {
 	const nodeTimeout = 5 * time.Second
 	node := filepath.Join(i.cfg.Dev, b.name)
 	var last error

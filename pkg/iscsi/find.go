@@ -109,15 +109,15 @@ func (i *Initiator) Prove(ctx context.Context, t Target) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
-	disks, err := i.beneath(t, device)
+	disks, err := i.disksUnder(t, device)
 	if err != nil {
 		return Device{}, err
 	}
 	return device, i.proveFresh(ctx, t, disks)
 }
 
-// beneath are the disks that a device stands on.
-func (i *Initiator) beneath(t Target, d Device) ([]disk, error) {
+// disksUnder are the disks that a device stands on.
+func (i *Initiator) disksUnder(t Target, d Device) ([]disk, error) {
 	disks, err := i.sysfs.lun(t.IQN, t.LUN)
 	return slices.DeleteFunc(disks, func(one disk) bool { return !slices.Contains(d.Paths, filepath.Join(i.cfg.Dev, one.name)) }), err
 }
@@ -127,11 +127,11 @@ func (i *Initiator) proveFresh(ctx context.Context, t Target, disks []disk) erro
 	if len(disks) == 0 {
 		return fmt.Errorf("%w: LUN %d of %s has no live path, so it cannot be proven to be itself", ErrUnavailable, t.LUN, t.IQN)
 	}
-	paths := i.examine(ctx, disks)
-	if others := i.strangers(t, paths); len(others) > 0 {
-		return fmt.Errorf("%w; end what uses it on this node, and unstage it: a new stage looks again", others[0].stranger(t))
+	paths := i.identifyAll(ctx, disks)
+	if others := i.mismatches(t, paths); len(others) > 0 {
+		return fmt.Errorf("%w; end what uses it on this node, and unstage it: a new stage looks again", others[0].mismatch(t))
 	}
-	_, err := i.answering(t, paths)
+	_, err := i.responsive(t, paths)
 	return err
 }
 
@@ -168,7 +168,7 @@ func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	disks, err := i.beneath(t, device)
+	disks, err := i.disksUnder(t, device)
 	if err != nil {
 		return 0, err
 	}
@@ -179,7 +179,7 @@ func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	smallest, lagging, err := i.reread(ctx, t, disks)
+	smallest, lagging, err := i.awaitGrowth(ctx, t, disks)
 	if err != nil {
 		return device.Bytes, err
 	}
@@ -207,15 +207,15 @@ func (d disk) whyItLags() string {
 	return fmt.Sprintf("; this path, through %s, is down, and the volume grows when it is back", d.session.portal())
 }
 
-// reread makes the kernel read the size of every disk again until all have the
+// awaitGrowth makes the kernel read the size of every disk again until all have the
 // promised size, or for DiskTimeout. It returns the smallest size and the disk
 // that lags behind, if one does.
-func (i *Initiator) reread(ctx context.Context, t Target, disks []disk) (smallest int64, lagging *disk, err error) {
+func (i *Initiator) awaitGrowth(ctx context.Context, t Target, disks []disk) (smallest int64, lagging *disk, err error) {
 	var last error
 	_, err = untilSlowly(ctx, i.cfg.DiskTimeout, 100*time.Millisecond, 2*time.Second, func() (bool, error) {
 		rescanCtx, cancel := context.WithTimeout(ctx, min(identifyTimeout, i.cfg.DiskTimeout/2))
 		defer cancel()
-		last = each(disks, func(d disk) error { return i.set(rescanCtx, filepath.Join(d.dir, "rescan"), "1") })
+		last = i.rescanSizes(rescanCtx, disks)
 		smallest, lagging = 0, nil
 		for n, d := range disks {
 			bytes, sizeErr := size(d.block)

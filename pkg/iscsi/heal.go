@@ -195,7 +195,7 @@ func (i *Initiator) show(ctx context.Context, t Target, done *Mended) error {
 	var still []session
 	_, err = until(ctx, i.cfg.DiskTimeout/4, func() (bool, error) {
 		var lookErr error
-		_, still, lookErr = i.lookAgain(blind, t.LUN)
+		_, still, lookErr = i.refreshDisks(blind, t.LUN)
 		return len(still) == 0, lookErr
 	})
 	for _, s := range blind {
@@ -220,31 +220,31 @@ func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
 	if len(before.Apart()) == 0 {
 		return nil
 	}
-	paths, err := i.examineBut(ctx, t, before.slaves())
+	paths, err := i.identifyAllBut(ctx, t, before.slaves())
 	if err != nil {
 		return err
 	}
-	if misread := slices.DeleteFunc(i.strangers(t, paths), func(p path) bool { return p.fresh.Serial != t.Serial }); len(misread) > 0 {
+	if misread := slices.DeleteFunc(i.mismatches(t, paths), func(p path) bool { return p.fresh.Serial != t.Serial }); len(misread) > 0 {
 		if err = together(i.replace(ctx, t, misread), i.show(ctx, t, done)); err != nil {
 			return err
 		}
-		if paths, err = i.examineBut(ctx, t, before.slaves()); err != nil {
+		if paths, err = i.identifyAllBut(ctx, t, before.slaves()); err != nil {
 			return err
 		}
 	}
-	if others := i.strangers(t, paths); len(others) > 0 {
-		return others[0].stranger(t)
+	if others := i.mismatches(t, paths); len(others) > 0 {
+		return others[0].mismatch(t)
 	}
 	if len(paths) == 0 {
 		return nil // they went meanwhile
 	}
-	if paths, err = i.answering(t, paths); err != nil {
+	if paths, err = i.responsive(t, paths); err != nil {
 		return err
 	}
-	if paths, err = i.settle(ctx, t, paths); err != nil { // a map takes no path that has not grown with it
+	if paths, err = i.awaitAgreement(ctx, t, paths); err != nil { // a map takes no path that has not grown with it
 		return err
 	}
-	m, err := i.gather(ctx, t, paths, i.patience())
+	m, err := i.awaitMap(ctx, t, paths, i.patience())
 	if err != nil {
 		return err
 	}
@@ -258,11 +258,11 @@ func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
 	return err
 }
 
-// examineBut asks the disks of the LUN behind live sessions, but for some.
-func (i *Initiator) examineBut(ctx context.Context, t Target, known []string) ([]path, error) {
+// identifyAllBut asks the disks of the LUN behind live sessions, but for some.
+func (i *Initiator) identifyAllBut(ctx context.Context, t Target, known []string) ([]path, error) {
 	disks, _, err := i.liveDisks(t)
 	if err != nil {
 		return nil, err
 	}
-	return i.examine(ctx, slices.DeleteFunc(disks, func(d disk) bool { return slices.Contains(known, d.name) })), nil
+	return i.identifyAll(ctx, slices.DeleteFunc(disks, func(d disk) bool { return slices.Contains(known, d.name) })), nil
 }

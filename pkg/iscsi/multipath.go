@@ -317,7 +317,7 @@ func (i *Initiator) Complete(ctx context.Context, t Target, d Device) error {
 	if err != nil || !found || m.wwid != d.WWID {
 		return err // who needs the device looks for itself whether it is there
 	}
-	disks, err := i.beneath(t, d)
+	disks, err := i.disksUnder(t, d)
 	if err != nil {
 		return err
 	}
@@ -328,7 +328,7 @@ func (i *Initiator) Complete(ctx context.Context, t Target, d Device) error {
 	if len(paths) == 0 {
 		return nil
 	}
-	_, err = i.gather(ctx, t, paths, i.patience())
+	_, err = i.awaitMap(ctx, t, paths, i.patience())
 	return err
 }
 
@@ -341,11 +341,11 @@ func (m dmap) is(d Device) bool {
 	return m.wwid == d.WWID && slices.Equal(slices.Sorted(slices.Values(m.slaves)), slices.Sorted(slices.Values(paths)))
 }
 
-// gather waits for the map, and, no longer than patience, for every one of the paths
+// awaitMap waits for the map, and, no longer than patience, for every one of the paths
 // to be in it. Multipathd hears of new disks from udev; a disk that it has not taken
 // up by then is offered to it once. A map that still lacks a path is degraded but
 // good.
-func (i *Initiator) gather(ctx context.Context, t Target, paths []path, patience time.Duration) (dmap, error) {
+func (i *Initiator) awaitMap(ctx context.Context, t Target, paths []path, patience time.Duration) (dmap, error) {
 	soon := min(udevTime, i.cfg.MapTimeout/3)
 	if i.tell.Load() {
 		soon = min(soon, 300*time.Millisecond)

@@ -108,7 +108,7 @@ func (i *Initiator) checkAnyPathAnswers(ctx context.Context, disks []disk) error
 	}
 	answers := make(chan error, len(running))
 	for _, d := range running {
-		go func() { answers <- i.examine(ctx, []disk{d})[0].err }()
+		go func() { answers <- i.identifyAll(ctx, []disk{d})[0].err }()
 	}
 	var errs []error
 	for range running {

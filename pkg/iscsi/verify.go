@@ -33,29 +33,29 @@ const identifyTimeout = 10 * time.Second
 // when nothing uses it; if that does not help, the whole attach is refused. A
 // path that does not answer is left out as long as another does.
 func (i *Initiator) verify(ctx context.Context, t Target, disks []disk) ([]path, error) {
-	paths := i.examine(ctx, disks)
-	if stale := i.strangers(t, paths); len(stale) > 0 {
+	paths := i.identifyAll(ctx, disks)
+	if stale := i.mismatches(t, paths); len(stale) > 0 {
 		if err := i.replace(ctx, t, stale); err != nil {
 			return nil, err
 		}
-		disks, err := i.reveal(ctx, t)
+		disks, err := i.awaitDisks(ctx, t)
 		if err != nil {
 			return nil, err
 		}
-		paths = i.examine(ctx, disks)
-		if stale := i.strangers(t, paths); len(stale) > 0 {
-			return nil, stale[0].stranger(t)
+		paths = i.identifyAll(ctx, disks)
+		if stale := i.mismatches(t, paths); len(stale) > 0 {
+			return nil, stale[0].mismatch(t)
 		}
 	}
-	paths, err := i.answering(t, paths)
+	paths, err := i.responsive(t, paths)
 	if err != nil {
 		return nil, err
 	}
-	return i.settle(ctx, t, paths)
+	return i.awaitAgreement(ctx, t, paths)
 }
 
-// examine asks all disks at the same time.
-func (i *Initiator) examine(ctx context.Context, disks []disk) []path {
+// identifyAll asks all disks at the same time.
+func (i *Initiator) identifyAll(ctx context.Context, disks []disk) []path {
 	ctx, cancel := context.WithTimeout(ctx, min(identifyTimeout, i.cfg.DiskTimeout))
 	defer cancel()
 	return eachOf(disks, func(d disk) path {
@@ -81,9 +81,9 @@ func (i *Initiator) identify(ctx context.Context, node string, d disk) (fresh id
 	return fresh, err
 }
 
-// strangers are the paths that answered as another LUN than the promised one, or
+// mismatches are the paths that answered as another LUN than the promised one, or
 // as another than the kernel, udev and multipathd take them for.
-func (i *Initiator) strangers(t Target, paths []path) []path {
+func (i *Initiator) mismatches(t Target, paths []path) []path {
 	var found []path
 	for _, p := range paths {
 		if p.err != nil {
@@ -97,7 +97,7 @@ func (i *Initiator) strangers(t Target, paths []path) []path {
 	return found
 }
 
-func (p path) stranger(t Target) error {
+func (p path) mismatch(t Target) error {
 	answer := fmt.Errorf("%w: LUN %d of %s must have serial number %s; %s answers %s (WWID %s)", ErrForeign, t.LUN, t.IQN, t.Serial, p.name, p.fresh.Serial, p.fresh.WWID)
 	cached, err := p.cached()
 	if err != nil {
@@ -111,19 +111,19 @@ func (p path) stranger(t Target) error {
 func (i *Initiator) replace(ctx context.Context, t Target, stale []path) error {
 	for _, p := range stale {
 		if err := i.removeUnusedMap(ctx, t, p); err != nil {
-			return together(p.stranger(t), err)
+			return together(p.mismatch(t), err)
 		}
 		users, err := i.users(p.blockDevice())
 		if err == nil && len(users) > 0 {
 			err = fmt.Errorf("it is in use, so it is not replaced: %s", strings.Join(users, ", "))
 		}
 		if err != nil {
-			return together(p.stranger(t), err)
+			return together(p.mismatch(t), err)
 		}
 	}
 	for _, p := range stale {
 		if err := i.deleteDisk(ctx, p.disk); err != nil {
-			return together(p.stranger(t), err)
+			return together(p.mismatch(t), err)
 		}
 	}
 	return nil
@@ -171,9 +171,9 @@ func (i *Initiator) deleteDisk(ctx context.Context, d disk) error {
 	return nil
 }
 
-// answering leaves out the paths that do not answer. One of them must, and those
+// responsive leaves out the paths that do not answer. One of them must, and those
 // that do not must at least be remembered as the promised LUN.
-func (i *Initiator) answering(t Target, paths []path) ([]path, error) {
+func (i *Initiator) responsive(t Target, paths []path) ([]path, error) {
 	var good []path
 	var errs []error
 	for _, p := range paths {
@@ -195,20 +195,20 @@ func (i *Initiator) answering(t Target, paths []path) ([]path, error) {
 	return good, nil
 }
 
-// settle waits until all paths agree on who they are and on a size that is at
+// awaitAgreement waits until all paths agree on who they are and on a size that is at
 // least the promised one, and until the kernel has taken that size over (FM 14).
-func (i *Initiator) settle(ctx context.Context, t Target, paths []path) ([]path, error) {
-	const settleTimeout = 10 * time.Second
+func (i *Initiator) awaitAgreement(ctx context.Context, t Target, paths []path) ([]path, error) {
+	const agreementTimeout = 10 * time.Second
 	var dispute error
-	ok, err := untilSlowly(ctx, min(settleTimeout, i.cfg.DiskTimeout), 50*time.Millisecond, time.Second, func() (bool, error) {
+	ok, err := untilSlowly(ctx, min(agreementTimeout, i.cfg.DiskTimeout), 50*time.Millisecond, time.Second, func() (bool, error) {
 		var lagging []path
 		if lagging, dispute = disagreement(t, paths); dispute == nil {
 			return true, nil
 		}
-		if err := i.rescan(ctx, lagging); err != nil {
+		if err := i.rescanSizes(ctx, disksOf(lagging)); err != nil {
 			return false, err
 		}
-		again, err := i.answering(t, i.examine(ctx, disksOf(paths)))
+		again, err := i.responsive(t, i.identifyAll(ctx, disksOf(paths)))
 		if err != nil {
 			return false, err
 		}
@@ -234,7 +234,7 @@ func disagreement(t Target, paths []path) (lagging []path, err error) {
 		case err != nil:
 			errs = append(errs, err)
 		case p.fresh.Serial != t.Serial:
-			errs = append(errs, p.stranger(t))
+			errs = append(errs, p.mismatch(t))
 		case p.fresh.WWID != paths[0].fresh.WWID:
 			errs = append(errs, fmt.Errorf("%w: %s is %s but %s is %s", ErrForeign, paths[0].name, paths[0].fresh.WWID, p.name, p.fresh.WWID))
 		case p.fresh.Bytes != paths[0].fresh.Bytes:
@@ -249,9 +249,9 @@ func disagreement(t Target, paths []path) (lagging []path, err error) {
 	return lagging, together(errs...)
 }
 
-// rescan makes the kernel read the size of disks again.
-func (i *Initiator) rescan(ctx context.Context, paths []path) error {
-	return each(paths, func(p path) error {
-		return i.set(ctx, filepath.Join(p.dir, "rescan"), "1")
+// rescanSizes makes the kernel read the size of disks again.
+func (i *Initiator) rescanSizes(ctx context.Context, disks []disk) error {
+	return each(disks, func(d disk) error {
+		return i.set(ctx, filepath.Join(d.dir, "rescan"), "1")
 	})
 }
