@@ -525,7 +525,7 @@ func TestDatabaseErrorsAreTriedAgain(t *testing.T) {
 	}
 }
 
-// A record cut by a crash cannot be replaced or deleted by iscsiadm (FM 29).
+// A record that a crash corrupted cannot be replaced or deleted by iscsiadm (FM 29).
 func TestAttachOverAPoisonedRecord(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -534,7 +534,7 @@ func TestAttachOverAPoisonedRecord(t *testing.T) {
 	i := h.initiator()
 	attach(t, i, targetA())
 	if got := h.record(iqnA, portals()[0], "node.startup"); got != "manual" {
-		t.Errorf("node.startup = %q, want a sound record", got)
+		t.Errorf("node.startup = %q, want an intact record", got)
 	}
 	if got := h.glob("etc/iscsi/nodes/iqn.2001*/*"); len(got) != 1 {
 		t.Error("the record of another target was touched")

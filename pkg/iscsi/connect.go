@@ -79,11 +79,11 @@ func (c connector) loginAtOnce(ctx context.Context, portals []netip.AddrPort) (e
 			return nil, false // ensureSession tells why
 		}
 	}
-	records, err := c.admin.records.list(c.target.IQN)
-	if err != nil || len(records) != len(portals) || slices.ContainsFunc(records, func(r record) bool { return r.linked() || !slices.Contains(portals, r.portal) }) {
+	records, err := c.iscsiadm.db.list(c.target.IQN)
+	if err != nil || len(records) != len(portals) || slices.ContainsFunc(records, func(r nodeRecord) bool { return r.linked() || !slices.Contains(portals, r.portal) }) {
 		return nil, false
 	}
-	loginErr := c.admin.loginAll(ctx, c.target.IQN, c.cfg.LoginTimeout)
+	loginErr := c.iscsiadm.loginAll(ctx, c.target.IQN, c.cfg.LoginTimeout)
 	errs = eachOf(portals, func(p netip.AddrPort) error {
 		if loginErr != nil {
 			if _, found, err := c.sessionTo(p); !found {
@@ -169,7 +169,7 @@ func (c connector) recordAndLogIn(ctx context.Context, portal netip.AddrPort) er
 
 // writeNodeRecord makes the node record of a portal.
 func (c connector) writeNodeRecord(ctx context.Context, portal netip.AddrPort) error {
-	if err := c.admin.create(ctx, c.target.IQN, portal, c.settings()); err != nil {
+	if err := c.iscsiadm.create(ctx, c.target.IQN, portal, c.settings()); err != nil {
 		return err
 	}
 	faultpoint.At("attach: node record made")
@@ -178,7 +178,7 @@ func (c connector) writeNodeRecord(ctx context.Context, portal netip.AddrPort) e
 
 // logIn logs in by the node record that is there.
 func (c connector) logIn(ctx context.Context, portal netip.AddrPort) error {
-	if err := c.admin.login(ctx, c.target.IQN, portal, c.cfg.LoginTimeout); err != nil {
+	if err := c.iscsiadm.login(ctx, c.target.IQN, portal, c.cfg.LoginTimeout); err != nil {
 		return err
 	}
 	return c.awaitSession(ctx, portal)

@@ -39,7 +39,7 @@ func (i *Initiator) disconnect(ctx context.Context, t Target) error {
 		return err
 	}
 	faultpoint.At("detach: logged out")
-	return i.admin.forget(ctx, t.IQN)
+	return i.iscsiadm.forget(ctx, t.IQN)
 }
 
 // drainedSession is a session behind which nothing is used any more: its disks, which are
@@ -105,7 +105,7 @@ func (i *Initiator) logOutAll(ctx context.Context, t Target, all []*drainedSessi
 			return err
 		}
 	}
-	if err := i.admin.logoutAll(ctx, t.IQN); err != nil {
+	if err := i.iscsiadm.logoutAll(ctx, t.IQN); err != nil {
 		klog.FromContext(ctx).V(2).Info("Not all sessions ended at once, going on one by one", "target", t.IQN, "err", err)
 	}
 	return each(all, func(v *drainedSession) error { return i.logOut(ctx, v) })
@@ -123,7 +123,7 @@ func (i *Initiator) logOut(ctx context.Context, v *drainedSession) error {
 	if err := i.checkNoNewDisk(v); err != nil {
 		return err
 	}
-	logoutErr := i.admin.logout(ctx, v.session)
+	logoutErr := i.iscsiadm.logout(ctx, v.session)
 	unknown := errors.Is(logoutErr, errUnknownSession)
 	if logoutErr != nil && !unknown {
 		if over, _ := ended(); !over {

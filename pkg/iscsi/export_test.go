@@ -42,15 +42,15 @@ func (i *Initiator) Runs(name string) (bool, error) { return i.runs(name) }
 
 // EditRecord returns a node record with one setting in it.
 func EditRecord(text []byte, key, v string) []byte {
-	return record{text: text}.with([]setting{{key, v}})
+	return nodeRecord{text: text}.with([]setting{{key, v}})
 }
 
 // RecordValue reads a key of a node record.
 func RecordValue(text []byte, key string) string { return value(text, key) }
 
-// SoundRecord says whether a node record is whole.
-func SoundRecord(text []byte, iqn string) bool {
-	return record{text: text, portal: netip.MustParseAddrPort("192.0.2.1:3260")}.sound(iqn)
+// IntactNodeRecord says whether iscsiadm can read a node record.
+func IntactNodeRecord(text []byte, iqn string) bool {
+	return nodeRecord{text: text, portal: netip.MustParseAddrPort("192.0.2.1:3260")}.intact(iqn)
 }
 
 // MountUses says whether the mounts use a device.

@@ -145,8 +145,8 @@ func FuzzSysfsTree(f *testing.F) {
 	})
 }
 
-// A record that is made after another's model says what it was told to say,
-// whatever the model is.
+// A record that is made after another says what it was told to say,
+// whatever the other is.
 func FuzzRecordModel(f *testing.F) {
 	f.Add([]byte(realRecord), uint32(0x0a000001), uint16(3260), "secret = #1")
 	f.Add([]byte("node.name = "+iqnA+"\nnode.conn[0].address\n# END RECORD"), uint32(0), uint16(0), "x")
@@ -159,7 +159,7 @@ func FuzzRecordModel(f *testing.F) {
 		for key, v := range map[string]string{"node.name": iqnB, "node.conn[0].address": portal.Addr().String(), "node.conn[0].port": fmt.Sprint(port), "node.session.auth.password": secret} {
 			made = iscsi.EditRecord(made, key, v)
 		}
-		if !iscsi.SoundRecord(made, iqnB) || iscsi.RecordValue(made, "node.session.auth.password") != secret ||
+		if !iscsi.IntactNodeRecord(made, iqnB) || iscsi.RecordValue(made, "node.session.auth.password") != secret ||
 			iscsi.ParsePortal(iscsi.RecordValue(made, "node.conn[0].address"), iscsi.RecordValue(made, "node.conn[0].port")) != portal {
 			t.Errorf("made %q of %q", made, text)
 		}

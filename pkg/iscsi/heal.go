@@ -153,16 +153,16 @@ func (i *Initiator) rejoin(ctx context.Context, t Target, portals []netip.AddrPo
 	}
 }
 
-// relogin uses the portal's node record; when that is gone or cut, one is made
+// relogin uses the portal's node record; when that is gone or corrupt, one is made
 // after the record of another portal of the target, which knows the same secrets.
 func (i *Initiator) relogin(ctx context.Context, t Target, portal netip.AddrPort) error {
-	all, err := i.admin.records.list(t.IQN)
+	all, err := i.iscsiadm.db.list(t.IQN)
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(r record) bool { return !r.sound(t.IQN) })
+	all = slices.DeleteFunc(all, func(r nodeRecord) bool { return !r.intact(t.IQN) })
 	c := connector{Initiator: i, target: t, replacement: replacementUnderMap}
-	if slices.ContainsFunc(all, func(r record) bool { return r.portal == portal }) {
+	if slices.ContainsFunc(all, func(r nodeRecord) bool { return r.portal == portal }) {
 		return c.logIn(ctx, portal)
 	}
 	if len(all) == 0 {
@@ -173,7 +173,7 @@ func (i *Initiator) relogin(ctx context.Context, t Target, portal netip.AddrPort
 }
 
 // auth reads the secrets that a node record logs in with; nil when it uses none.
-func (r record) auth() *CHAP {
+func (r nodeRecord) auth() *CHAP {
 	if value(r.text, "node.session.auth.authmethod") != "CHAP" {
 		return nil
 	}

@@ -289,7 +289,7 @@ func TestInspectNamesWhatUsesADevice(t *testing.T) {
 	}
 }
 
-// FM 29: a record that was cut is moved out of iscsiadm's sight when it is ours,
+// FM 29: a corrupt record is moved out of iscsiadm's sight when it is ours,
 // and only named when it is another's.
 func TestUnsoundRecordsAreSetAside(t *testing.T) {
 	t.Parallel()
@@ -300,12 +300,12 @@ func TestUnsoundRecordsAreSetAside(t *testing.T) {
 	h.write(others, "")
 	// Another storage's, whose portal has a name: iscsiadm reads it well.
 	h.write("etc/iscsi/nodes/iqn.2004-04.com.other:disk/storage,3260", "node.name = iqn.2004-04.com.other:disk\nnode.conn[0].address = storage\nnode.conn[0].port = 3260\n# END RECORD\n")
-	found, err := i.UnsoundRecords(t.Context())
-	want := []iscsi.UnsoundRecord{{IQN: iqnA, Path: h.path(ours)}, {IQN: iqnB, Path: h.path(others)}}
+	found, err := i.CorruptNodeRecords(t.Context())
+	want := []iscsi.CorruptNodeRecord{{IQN: iqnA, Path: h.path(ours)}, {IQN: iqnB, Path: h.path(others)}}
 	if diff := cmp.Diff(found, want); err != nil || diff != "" {
-		t.Fatalf("%v; unsound (-got +want):\n%s", err, diff)
+		t.Fatalf("%v; corrupt (-got +want):\n%s", err, diff)
 	}
-	moved, err := i.SetAside(t.Context(), iqnA)
+	moved, err := i.QuarantineNodeRecords(t.Context(), iqnA)
 	if err != nil || len(moved) != 1 {
 		t.Fatalf("moved %q, %v", moved, err)
 	}

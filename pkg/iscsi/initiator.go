@@ -47,12 +47,12 @@ type Config struct {
 // methods may be called in parallel; calls for one target wait for each other.
 // For one volume the caller keeps calls apart.
 type Initiator struct {
-	cfg     Config
-	sysfs   sysfs
-	admin   *admin
-	kernel  kernel
-	bounds  bounds
-	targets gates // by IQN: LUNs of one target share its sessions
+	cfg      Config
+	sysfs    sysfs
+	iscsiadm *iscsiadm
+	kernel   kernel
+	bounds   bounds
+	targets  gates // by IQN: LUNs of one target share its sessions
 
 	asking gates       // one question to multipath about a new disk at a time
 	tell   atomic.Bool // multipathd was seen to wait until it is told of a disk
@@ -75,10 +75,10 @@ func newInitiator(cfg Config, k kernel) *Initiator {
 	setDefault(&cfg.MapTimeout, 20*time.Second)
 	setDefault(&cfg.FlushTimeout, time.Minute)
 	return &Initiator{
-		cfg:    cfg,
-		sysfs:  sysfs{root: cfg.Sysfs, names: &targetNames{}},
-		admin:  &admin{host: cfg.Host, root: cfg.Root, records: records{root: cfg.Root}, models: models{root: cfg.Root}},
-		kernel: k,
+		cfg:      cfg,
+		sysfs:    sysfs{root: cfg.Sysfs, names: &targetNames{}},
+		iscsiadm: &iscsiadm{host: cfg.Host, root: cfg.Root, db: nodeDB{root: cfg.Root}, templates: recordTemplates{root: cfg.Root}},
+		kernel:   k,
 	}
 }
 

@@ -39,17 +39,17 @@ func TestRecordKeepsWhatWeDoNotSet(t *testing.T) {
 
 func TestRecordThatIsNotWhole(t *testing.T) {
 	t.Parallel()
-	if !iscsi.SoundRecord([]byte(realRecord), iqnA) {
-		t.Error("a real record is not sound")
+	if !iscsi.IntactNodeRecord([]byte(realRecord), iqnA) {
+		t.Error("a real record is not intact")
 	}
 	for n := range len(realRecord) - 1 {
 		cut := realRecord[:n]
-		if iscsi.SoundRecord([]byte(cut), iqnA) && !strings.Contains(cut, "# END RECORD") {
-			t.Errorf("cut after %d bytes is sound", n)
+		if iscsi.IntactNodeRecord([]byte(cut), iqnA) && !strings.Contains(cut, "# END RECORD") {
+			t.Errorf("cut after %d bytes is intact", n)
 		}
 	}
-	if iscsi.SoundRecord([]byte(realRecord), iqnB) {
-		t.Error("the record of another target is sound")
+	if iscsi.IntactNodeRecord([]byte(realRecord), iqnB) {
+		t.Error("the record of another target is intact")
 	}
 }
 

@@ -213,7 +213,7 @@ func unreadConf(err error) Finding {
 func (i *Initiator) inspectStartup() Finding {
 	const check = "node records"
 	var automatic []string
-	for _, base := range i.admin.records.databases() {
+	for _, base := range i.iscsiadm.db.databases() {
 		dirs, err := os.ReadDir(filepath.Join(base, "nodes"))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -222,8 +222,8 @@ func (i *Initiator) inspectStartup() Finding {
 			return Finding{Warning, check, err.Error(), "see that the plugin may read it"}
 		}
 		for _, d := range dirs {
-			all, err := i.admin.records.below(base, filepath.Join(base, "nodes", d.Name()))
-			if err == nil && slices.ContainsFunc(all, func(r record) bool { return value(r.text, "node.startup") == "automatic" }) {
+			all, err := i.iscsiadm.db.below(base, filepath.Join(base, "nodes", d.Name()))
+			if err == nil && slices.ContainsFunc(all, func(r nodeRecord) bool { return value(r.text, "node.startup") == "automatic" }) {
 				automatic = append(automatic, d.Name())
 			}
 		}

@@ -19,12 +19,12 @@ func (c connector) renew() error {
 	if c.auth == nil {
 		return nil // as the records have it
 	}
-	all, err := c.admin.records.list(c.target.IQN)
+	all, err := c.iscsiadm.db.list(c.target.IQN)
 	if err != nil {
 		return err
 	}
 	for _, r := range all {
-		if now := r.auth(); !r.sound(c.target.IQN) || now != nil && *now == *c.auth {
+		if now := r.auth(); !r.intact(c.target.IQN) || now != nil && *now == *c.auth {
 			continue
 		}
 		if err := r.replace(r.with(c.secrets())); err != nil {
@@ -37,12 +37,12 @@ func (c connector) renew() error {
 // outdated says that a session is down and that iscsid would log it in with other
 // secrets than those of its node record. No record and no secrets that the kernel
 // would tell are no evidence of that.
-func (s session) outdated(all []record) bool {
+func (s session) outdated(all []nodeRecord) bool {
 	if s.live() {
 		return false
 	}
 	portal := s.portal()
-	n := slices.IndexFunc(all, func(r record) bool { return r.sound(s.iqn) && r.portal == portal })
+	n := slices.IndexFunc(all, func(r nodeRecord) bool { return r.intact(s.iqn) && r.portal == portal })
 	if n < 0 {
 		return false
 	}
@@ -56,11 +56,11 @@ func (s session) outdated(all []record) bool {
 
 // recordsOfLost are the node records that outdated goes by; none when no session is
 // down, or when they cannot be read.
-func (i *Initiator) recordsOfLost(t Target, sessions []session) []record {
+func (i *Initiator) recordsOfLost(t Target, sessions []session) []nodeRecord {
 	if !slices.ContainsFunc(sessions, func(s session) bool { return !s.live() }) {
 		return nil
 	}
-	all, err := i.admin.records.list(t.IQN)
+	all, err := i.iscsiadm.db.list(t.IQN)
 	if err != nil {
 		return nil
 	}
@@ -107,7 +107,7 @@ func (i *Initiator) supersede(ctx context.Context, t Target, outdated []netip.Ad
 // back although the portal would let this host log in, so that the secrets are all
 // that is wrong, and nothing but a map with other paths needs its disks.
 func (i *Initiator) cannotReturn(ctx context.Context, t Target, portal netip.AddrPort) (*drainedSession, error) {
-	all, err := i.admin.records.list(t.IQN)
+	all, err := i.iscsiadm.db.list(t.IQN)
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ func (i *Initiator) Inspect(ctx context.Context, t Target) (Shape, error) {
 	if err := together(t.check(), ctx.Err()); err != nil {
 		return Shape{}, err
 	}
-	records, err := i.admin.records.list(t.IQN)
+	records, err := i.iscsiadm.db.list(t.IQN)
 	if err != nil {
 		return Shape{}, err
 	}

@@ -22,8 +22,8 @@ type Paths interface {
 	AskAdmission(ctx context.Context, t iscsi.Target) (iscsi.Refusal, error)
 	FailQueuedIO(ctx context.Context, t iscsi.Target) error
 	Attached(ctx context.Context, prefix string) ([]iscsi.Target, error)
-	UnsoundRecords(ctx context.Context) ([]iscsi.UnsoundRecord, error)
-	SetAside(ctx context.Context, iqn string) ([]string, error)
+	CorruptNodeRecords(ctx context.Context) ([]iscsi.CorruptNodeRecord, error)
+	QuarantineNodeRecords(ctx context.Context, iqn string) ([]string, error)
 }
 
 // ReconcileMode says what Reconcile does about what it finds.
@@ -254,21 +254,21 @@ func (p *pass) takeDownOnce(f Finding, what string, do func() error) {
 	p.found(f)
 }
 
-// nodeRecords sets unsound entries of open-iscsi's database aside when they are of
+// nodeRecords quarantines corrupt entries of open-iscsi's database when they are of
 // our targets, and names them when they are another's (FM 29).
 func (p *pass) nodeRecords(ctx context.Context) {
-	unsound, err := p.reconciler.paths.UnsoundRecords(ctx)
+	corrupt, err := p.reconciler.paths.CorruptNodeRecords(ctx)
 	if err != nil {
 		p.found(Finding{Reason: ReasonNodeRecord, Evidence: "the node records cannot be read", Outcome: Seen, Error: err.Error()})
 	}
-	for _, u := range unsound {
+	for _, u := range corrupt {
 		f := Finding{Reason: ReasonNodeRecord, Target: u.IQN, Evidence: "iscsiadm cannot read " + u.Path, Outcome: Seen}
 		switch {
 		case !p.ours(u.IQN):
 			f.Evidence += "; it is not of this plugin: look at it, and move it away"
 		case p.mode == ReconcileRepair:
 			f.Outcome = Done
-			moved, err := p.reconciler.paths.SetAside(ctx, u.IQN)
+			moved, err := p.reconciler.paths.QuarantineNodeRecords(ctx, u.IQN)
 			f.Evidence += fmt.Sprintf("; set aside: %q", moved)
 			if err != nil {
 				f.Outcome, f.Error = Failed, err.Error()

@@ -45,7 +45,7 @@ const (
 	ReasonLost       Reason = "DeviceLost"       // the volume is mounted, and nothing of its device is there
 	ReasonForgotten  Reason = "ForgottenVolume"  // staged, used by nobody, and the array does not admit this node
 	ReasonUnrecorded Reason = "UnrecordedVolume" // attached by this plugin or of its array, and without a record
-	ReasonNodeRecord Reason = "BadNodeRecord"    // an entry of open-iscsi's database is unsound, or lacking
+	ReasonNodeRecord Reason = "BadNodeRecord"    // an entry of open-iscsi's database is corrupt, or lacking
 	ReasonRecord     Reason = "BadRecord"        // a record of this plugin is unsound
 	ReasonUnclear    Reason = "Unclear"          // what there is contradicts itself
 )

@@ -326,7 +326,7 @@ func TestStrangersAreLeftAlone(t *testing.T) {
 	}
 }
 
-// FM 29: unsound node records are set aside when they are ours.
+// FM 29: corrupt node records are quarantined when they are ours.
 func TestUnsoundNodeRecordsOfOthersAreOnlyTold(t *testing.T) {
 	w := newWheel(t)
 	v := w.volume("a")
@@ -337,8 +337,8 @@ func TestUnsoundNodeRecordsOfOthersAreOnlyTold(t *testing.T) {
 	r := w.reconcile(node.ReconcileRepair, 0)
 	expect(t, r, node.ReasonNodeRecord, node.Done, 1)
 	expect(t, r, node.ReasonNodeRecord, node.Seen, 1)
-	if got := w.calls("set aside"); len(got) != 1 || !strings.HasSuffix(got[0], v.target.IQN) {
-		t.Errorf("set aside: %q", got)
+	if got := w.calls("quarantine"); len(got) != 1 || !strings.HasSuffix(got[0], v.target.IQN) {
+		t.Errorf("quarantined: %q", got)
 	}
 }
 

@@ -33,18 +33,18 @@ type Host struct {
 
 	dir string
 
-	mu      sync.Mutex
-	disks   map[lun]*Disk
-	mounts  []mounted
-	calls   []string
-	steps   int
-	crashAt int
-	dead    bool
-	faults  map[string][]error
-	hold    map[string]chan struct{}
-	fabric  *iscsi.Fabric           // nil: as the disks are
-	silent  map[netip.AddrPort]bool // portals that do not answer
-	unsound []iscsi.UnsoundRecord
+	mu             sync.Mutex
+	disks          map[lun]*Disk
+	mounts         []mounted
+	calls          []string
+	steps          int
+	crashAt        int
+	dead           bool
+	faults         map[string][]error
+	hold           map[string]chan struct{}
+	fabric         *iscsi.Fabric           // nil: as the disks are
+	silent         map[netip.AddrPort]bool // portals that do not answer
+	corruptRecords []iscsi.CorruptNodeRecord
 }
 
 // lun is what tells disks apart.

@@ -272,25 +272,25 @@ func (h *Host) Attached(_ context.Context, prefix string) ([]iscsi.Target, error
 	return found, nil
 }
 
-// UnsoundRecords is node.Paths'.
-func (h *Host) UnsoundRecords(context.Context) ([]iscsi.UnsoundRecord, error) {
+// CorruptNodeRecords is node.Paths'.
+func (h *Host) CorruptNodeRecords(context.Context) ([]iscsi.CorruptNodeRecord, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Clone(h.unsound), nil
+	return slices.Clone(h.corruptRecords), nil
 }
 
-// SpoilRecord cuts the node record of a target.
+// SpoilRecord corrupts the node record of a target.
 func (h *Host) SpoilRecord(iqn string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.unsound = append(h.unsound, iscsi.UnsoundRecord{IQN: iqn, Path: "/etc/iscsi/nodes/" + iqn})
+	h.corruptRecords = append(h.corruptRecords, iscsi.CorruptNodeRecord{IQN: iqn, Path: "/etc/iscsi/nodes/" + iqn})
 }
 
-// SetAside is node.Paths'.
-func (h *Host) SetAside(_ context.Context, iqn string) ([]string, error) {
+// QuarantineNodeRecords is node.Paths'.
+func (h *Host) QuarantineNodeRecords(_ context.Context, iqn string) ([]string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.done("set aside " + iqn)
-	h.unsound = slices.DeleteFunc(h.unsound, func(u iscsi.UnsoundRecord) bool { return u.IQN == iqn })
+	h.done("quarantine " + iqn)
+	h.corruptRecords = slices.DeleteFunc(h.corruptRecords, func(u iscsi.CorruptNodeRecord) bool { return u.IQN == iqn })
 	return []string{"/quarantine/" + iqn}, nil
 }

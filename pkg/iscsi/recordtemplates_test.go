@@ -29,7 +29,7 @@ func TestNodeRecordsAreMadeAfterTheFirst(t *testing.T) {
 	h.forget()
 	attach(t, i, targetB())
 	if ran := h.ran("-o new"); len(ran) > 0 {
-		t.Errorf("ran %q although there was a model", ran)
+		t.Errorf("ran %q although there was a template", ran)
 	}
 
 	alone := newHost(t).runMultipathd() // where the same records are the first

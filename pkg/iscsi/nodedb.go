@@ -11,21 +11,21 @@ import (
 	"time"
 )
 
-// records is open-iscsi's database of node records, a tree of small text files:
+// nodeDB is open-iscsi's database of node records, a tree of small text files:
 // nodes/IQN/ADDRESS,PORT or nodes/IQN/ADDRESS,PORT,TPGT/INTERFACE. What goes into
 // a record is iscsiadm's to know, so the first one is made by it and the others
-// after its model; the settings are written here, because a secret that iscsiadm
+// after that one; the settings are written here, because a secret that iscsiadm
 // is given as an argument can be read by every process of the host (FM 40). A
 // record is replaced as a whole, by rename.
-type records struct{ root string }
+type nodeDB struct{ root string }
 
 // Where distributions build open-iscsi to keep its database.
-func (r records) databases() []string {
-	return []string{filepath.Join(r.root, "etc/iscsi"), filepath.Join(r.root, "var/lib/iscsi")}
+func (d nodeDB) databases() []string {
+	return []string{filepath.Join(d.root, "etc/iscsi"), filepath.Join(d.root, "var/lib/iscsi")}
 }
 
-// record is one node record: how to log in to one portal of one target.
-type record struct {
+// nodeRecord is one node record: how to log in to one portal of one target.
+type nodeRecord struct {
 	path   string
 	base   string // the database it is in
 	portal netip.AddrPort
@@ -41,9 +41,9 @@ const temporaryRecords = ".node-record-*"
 
 // sweep removes what a crash left of records that were being written: secrets may be
 // in them (FM 40).
-func (r records) sweep(now time.Time) {
+func (d nodeDB) sweep(now time.Time) {
 	const writing = time.Hour // is long over by then
-	for _, base := range r.databases() {
+	for _, base := range d.databases() {
 		left, _ := filepath.Glob(filepath.Join(base, temporaryRecords)) // fails for a bad pattern only
 		for _, path := range left {
 			if info, err := os.Lstat(path); err == nil && now.Sub(info.ModTime()) > writing {
@@ -60,11 +60,11 @@ const (
 	keyPort    = "node.conn[0].port"
 )
 
-// list reads the records of a target, sound or not.
-func (r records) list(iqn string) ([]record, error) {
-	var found []record
-	for _, base := range r.databases() {
-		below, err := r.below(base, filepath.Join(base, "nodes", iqn))
+// list reads the records of a target, corrupt ones too.
+func (d nodeDB) list(iqn string) ([]nodeRecord, error) {
+	var found []nodeRecord
+	for _, base := range d.databases() {
+		below, err := d.below(base, filepath.Join(base, "nodes", iqn))
 		if err != nil {
 			return nil, fmt.Errorf("read the node records of %s: %w", iqn, err)
 		}
@@ -74,16 +74,16 @@ func (r records) list(iqn string) ([]record, error) {
 }
 
 // below reads the records in a directory and in its directories.
-func (r records) below(base, dir string) ([]record, error) {
+func (d nodeDB) below(base, dir string) ([]nodeRecord, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, ignoreGone(err)
 	}
-	var found []record
+	var found []nodeRecord
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		if e.IsDir() {
-			inside, err := r.below(base, path)
+			inside, err := d.below(base, path)
 			if err != nil {
 				return nil, err
 			}
@@ -98,7 +98,7 @@ func (r records) below(base, dir string) ([]record, error) {
 			return nil, err
 		}
 		portal := parsePortal(value(text, keyAddress), value(text, keyPort))
-		found = append(found, record{path: path, base: base, portal: portal, text: text})
+		found = append(found, nodeRecord{path: path, base: base, portal: portal, text: text})
 	}
 	return found, nil
 }
@@ -106,16 +106,16 @@ func (r records) below(base, dir string) ([]record, error) {
 // linked says that something else in the database may point to the record: one
 // that a discovery brought, or that names its portal group, is a tree of its own
 // and has a link beside it. Such a one is iscsiadm's to delete.
-func (r record) linked() bool {
+func (r nodeRecord) linked() bool {
 	return filepath.Dir(filepath.Dir(r.path)) != filepath.Join(r.base, "nodes")
 }
 
-// sound says that the record is whole. One that was cut by a crash makes
+// intact says that iscsiadm can read the record. One that a crash corrupted makes
 // iscsiadm fail in several ways, and iscsiadm cannot delete it (FM 29).
-func (r record) sound(iqn string) bool { return r.whole(iqn) && r.portal.IsValid() }
+func (r nodeRecord) intact(iqn string) bool { return r.complete(iqn) && r.portal.IsValid() }
 
-// whole is sound for a record that may be another's, whose portal may have a name.
-func (r record) whole(iqn string) bool {
+// complete is intact for a record that may be another's, whose portal may have a name.
+func (r nodeRecord) complete(iqn string) bool {
 	return value(r.text, keyName) == iqn && value(r.text, keyAddress) != "" && bytes.Contains(r.text, []byte("\n"+recordEnd))
 }
 
@@ -130,7 +130,7 @@ func value(text []byte, key string) string {
 }
 
 // with returns the record's text with the settings in it.
-func (r record) with(settings []setting) []byte {
+func (r nodeRecord) with(settings []setting) []byte {
 	var out bytes.Buffer
 	for line := range bytes.Lines(r.text) {
 		if string(bytes.TrimSpace(line)) == recordEnd {
@@ -155,7 +155,7 @@ func (r record) with(settings []setting) []byte {
 // replace writes the text in place of the record. The temporary file lies beside
 // the tree of records, not in it, because iscsiadm takes every file in the tree
 // for a record.
-func (r record) replace(text []byte) (err error) {
+func (r nodeRecord) replace(text []byte) (err error) {
 	f, err := os.CreateTemp(r.base, temporaryRecords) // mode 0600
 	if err != nil {
 		return fmt.Errorf("write a node record: %w", err)
@@ -177,7 +177,7 @@ func (r record) replace(text []byte) (err error) {
 
 // remove deletes a record that iscsiadm cannot, with the directories it leaves
 // empty.
-func (r record) remove() error {
+func (r nodeRecord) remove() error {
 	if err := ignoreGone(os.Remove(r.path)); err != nil {
 		return fmt.Errorf("remove node record: %w", err)
 	}

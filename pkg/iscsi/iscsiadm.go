@@ -15,15 +15,15 @@ import (
 	"time"
 )
 
-// admin changes the initiator's state with the host's iscsiadm, and only
+// iscsiadm changes the initiator's state with the host's iscsiadm, and only
 // changes it. It never runs a discovery, because that would bring the records of
 // every target of the array to this host (FM 27).
-type admin struct {
-	host    Runner
-	records records
-	models  models
-	root    string
-	gate    gates // one writer to the database in this process; the lock file keeps other processes apart
+type iscsiadm struct {
+	host      Runner
+	db        nodeDB
+	templates recordTemplates
+	root      string
+	gate      gates // one writer to the database in this process; the lock file keeps other processes apart
 }
 
 // iscsiadm's exit status (iscsiadm(8) and open-iscsi's iscsi_err.h).
@@ -110,7 +110,7 @@ const (
 // patient runs iscsiadm to its end although the caller gives up, but not for
 // ever: killed half way it leaves a lock, half a record, or a login that iscsid
 // goes on with unseen.
-func (a *admin) patient(ctx context.Context, limit time.Duration, args ...string) error {
+func (a *iscsiadm) patient(ctx context.Context, limit time.Duration, args ...string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -142,21 +142,21 @@ func retry(ctx context.Context, fn func() error) error {
 
 // create makes the record of one portal as iscsid.conf of this host has it, with
 // the settings on top.
-func (a *admin) create(ctx context.Context, iqn string, portal netip.AddrPort, settings []setting) error {
+func (a *iscsiadm) create(ctx context.Context, iqn string, portal netip.AddrPort, settings []setting) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	all, err := a.records.list(iqn)
+	all, err := a.db.list(iqn)
 	if err != nil {
 		return err
 	}
-	if r, ok := a.models.copyFor(iqn, portal, all); ok {
+	if r, ok := a.templates.copyFor(iqn, portal, all); ok {
 		return r.replace(r.with(settings))
 	}
 	if err = a.newRecord(ctx, iqn, portal); err != nil {
 		return err
 	}
-	if all, err = a.records.list(iqn); err != nil {
+	if all, err = a.db.list(iqn); err != nil {
 		return err
 	}
 	written := false
@@ -164,7 +164,7 @@ func (a *admin) create(ctx context.Context, iqn string, portal netip.AddrPort, s
 		if r.portal != portal {
 			continue
 		}
-		a.models.learn(iqn, r)
+		a.templates.learn(iqn, r)
 		if err := r.replace(r.with(settings)); err != nil {
 			return err
 		}
@@ -172,22 +172,22 @@ func (a *admin) create(ctx context.Context, iqn string, portal netip.AddrPort, s
 	}
 	if !written {
 		return fmt.Errorf("%w: iscsiadm made no node record for %s at %s below %s; is that where the host keeps them, seen from here?",
-			ErrNotReady, iqn, portal, strings.Join(a.records.databases(), " or "))
+			ErrNotReady, iqn, portal, strings.Join(a.db.databases(), " or "))
 	}
 	return nil
 }
 
-func (a *admin) newRecord(ctx context.Context, iqn string, portal netip.AddrPort) error {
+func (a *iscsiadm) newRecord(ctx context.Context, iqn string, portal netip.AddrPort) error {
 	unlock, err := a.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	all, err := a.records.list(iqn)
+	all, err := a.db.list(iqn)
 	if err != nil {
 		return err
 	}
-	if err = discard(all, func(r record) bool { return !r.sound(iqn) }); err != nil {
+	if err = discard(all, func(r nodeRecord) bool { return !r.intact(iqn) }); err != nil {
 		return err
 	}
 	err = retry(ctx, func() error {
@@ -201,7 +201,7 @@ func (a *admin) newRecord(ctx context.Context, iqn string, portal netip.AddrPort
 
 // login logs in to one portal. A session that exists already is success; the
 // caller looks at it.
-func (a *admin) login(ctx context.Context, iqn string, portal netip.AddrPort, timeout time.Duration) error {
+func (a *iscsiadm) login(ctx context.Context, iqn string, portal netip.AddrPort, timeout time.Duration) error {
 	err := a.loginWhere(ctx, timeout, "-T", iqn, "-p", portal.String(), "-I", "default")
 	if err != nil {
 		return fmt.Errorf("log in to %s at %s: %w", iqn, portal, err)
@@ -212,7 +212,7 @@ func (a *admin) login(ctx context.Context, iqn string, portal netip.AddrPort, ti
 // loginAll logs in to every portal of a target that has a node record, all at the
 // same time. An error says that not every login went well; the sessions tell which
 // did.
-func (a *admin) loginAll(ctx context.Context, iqn string, timeout time.Duration) error {
+func (a *iscsiadm) loginAll(ctx context.Context, iqn string, timeout time.Duration) error {
 	if err := a.loginWhere(ctx, timeout, "-T", iqn); err != nil {
 		return fmt.Errorf("log in to %s: %w", iqn, err)
 	}
@@ -220,7 +220,7 @@ func (a *admin) loginAll(ctx context.Context, iqn string, timeout time.Duration)
 }
 
 // loginWhere logs in by the node records that the arguments choose.
-func (a *admin) loginWhere(ctx context.Context, timeout time.Duration, which ...string) error {
+func (a *iscsiadm) loginWhere(ctx context.Context, timeout time.Duration, which ...string) error {
 	err := retry(ctx, func() error {
 		return a.patient(ctx, timeout+databaseTimeout, slices.Concat([]string{"-m", "node"}, which, []string{"--login"})...)
 	})
@@ -233,7 +233,7 @@ func (a *admin) loginWhere(ctx context.Context, timeout time.Duration, which ...
 const logoutTimeout = 60 * time.Second
 
 // logoutAll ends every session of a target that has a node record.
-func (a *admin) logoutAll(ctx context.Context, iqn string) error {
+func (a *iscsiadm) logoutAll(ctx context.Context, iqn string) error {
 	return a.patient(ctx, logoutTimeout, "-m", "node", "-T", iqn, "--logout")
 }
 
@@ -242,7 +242,7 @@ func (a *admin) logoutAll(ctx context.Context, iqn string) error {
 var errUnknownSession = errors.New("iscsid does not know the session")
 
 // logout ends one session. The error is errUnknownSession when iscsid has none.
-func (a *admin) logout(ctx context.Context, s session) error {
+func (a *iscsiadm) logout(ctx context.Context, s session) error {
 	err := retry(ctx, func() error {
 		return a.patient(ctx, logoutTimeout, "-m", "session", "-r", strconv.Itoa(s.id), "--logout")
 	})
@@ -256,17 +256,17 @@ func (a *admin) logout(ctx context.Context, s session) error {
 }
 
 // forget deletes every record of a target; none is success.
-func (a *admin) forget(ctx context.Context, iqn string) error {
+func (a *iscsiadm) forget(ctx context.Context, iqn string) error {
 	unlock, err := a.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	all, err := a.records.list(iqn)
+	all, err := a.db.list(iqn)
 	if err != nil || len(all) == 0 {
 		return err
 	}
-	if slices.ContainsFunc(all, record.linked) {
+	if slices.ContainsFunc(all, nodeRecord.linked) {
 		err = retry(ctx, func() error {
 			return a.patient(ctx, databaseTimeout, "-m", "node", "-T", iqn, "-o", "delete")
 		})
@@ -276,14 +276,14 @@ func (a *admin) forget(ctx context.Context, iqn string) error {
 	}
 	// What iscsiadm says about a delete says little about the files. A record that
 	// is still there is one that it was not asked to delete, or cannot read.
-	if discardErr := discard(all, func(record) bool { return true }); discardErr != nil {
+	if discardErr := discard(all, func(nodeRecord) bool { return true }); discardErr != nil {
 		return together(discardErr, err)
 	}
 	return nil
 }
 
 // discard removes those of the records that are there still.
-func discard(all []record, which func(record) bool) error {
+func discard(all []nodeRecord, which func(nodeRecord) bool) error {
 	for _, r := range all {
 		if !which(r) {
 			continue
@@ -298,7 +298,7 @@ func discard(all []record, which func(record) bool) error {
 // lock admits one writer to the record database, of this process and of any
 // other that uses the same lock file. iscsiadm's own lock does not cover its
 // walks through the tree: parallel deletes fail with exit 6 (measured).
-func (a *admin) lock(ctx context.Context) (unlock func(), err error) {
+func (a *iscsiadm) lock(ctx context.Context) (unlock func(), err error) {
 	leave, err := a.gate.lock(ctx, "")
 	if err != nil {
 		return nil, fmt.Errorf("wait for the node records: %w", err)
@@ -308,14 +308,14 @@ func (a *admin) lock(ctx context.Context) (unlock func(), err error) {
 		leave()
 		return nil, fmt.Errorf("lock the node records: %w", err)
 	}
-	a.records.sweep(time.Now())
+	a.db.sweep(time.Now())
 	return func() {
 		_ = f.Close() // which also unlocks it
 		leave()
 	}, nil
 }
 
-func (a *admin) lockFile(ctx context.Context) (*os.File, error) {
+func (a *iscsiadm) lockFile(ctx context.Context) (*os.File, error) {
 	dir := filepath.Join(a.root, "run/lock")
 	if _, err := os.Stat(dir); err != nil {
 		dir = filepath.Join(a.root, "run")
