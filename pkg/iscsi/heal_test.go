@@ -3,6 +3,7 @@ package iscsi_test
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -372,6 +373,21 @@ func TestOnlyARefusalIsARefusal(t *testing.T) {
 				t.Errorf("got %+v, %v, want final %v, gone %v", got, err, c.final, c.gone)
 			}
 		})
+	}
+}
+
+// Logs and reports are read, and searched, by these words.
+func TestARefusalInWords(t *testing.T) {
+	t.Parallel()
+	r := iscsi.Refusal{
+		netip.MustParseAddrPort("192.0.2.1:3260"): {Verdict: iscsi.Refused},
+		netip.MustParseAddrPort("192.0.2.2:3260"): {Verdict: iscsi.Admitted},
+		netip.MustParseAddrPort("192.0.2.3:3260"): {Verdict: iscsi.NoTarget},
+		netip.MustParseAddrPort("192.0.2.4:3260"): {Detail: "no answer"},
+	}
+	const want = "not admitted, says [192.0.2.1:3260], others map[192.0.2.2:3260:it would let this host log in 192.0.2.3:3260:it does not serve the target 192.0.2.4:3260:no answer]"
+	if got := fmt.Sprintf("%v", r); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

@@ -119,7 +119,7 @@ func (i *Initiator) cannotReturn(ctx context.Context, t Target, portal netip.Add
 	if err != nil {
 		return nil, err
 	}
-	if i.askPortal(ctx, portal, name, t.IQN) != Admitted || i.awaitLive(ctx, s) == nil || ctx.Err() != nil {
+	if i.askPortal(ctx, portal, name, t.IQN).Verdict != Admitted || i.awaitLive(ctx, s) == nil || ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
 	disks, err := i.sysfs.disks(s)

@@ -202,9 +202,9 @@ func (p *pass) forgotten(ctx context.Context, op *operation, rec *record, s iscs
 	what := "forgotten " + rec.Volume + " " + rec.Target.Serial
 	evident := refusal.Final() || refusal.Gone() && p.begun(what) || nothingToLose(s, refusal)
 	if !evident {
-		return false, fmt.Sprintf("nobody uses it, but nothing says that this node is not admitted: %v", refusal.Others), nil
+		return false, fmt.Sprintf("nobody uses it, but nothing says that this node is not admitted: %v", refusal.Others()), nil
 	}
-	f := p.about(rec, ReasonForgotten, "", fmt.Sprintf("no session works; not admitted, says %v, others %v; not mounted but on its staging path; no device is built on it", refusal.Refused, refusal.Others))
+	f := p.about(rec, ReasonForgotten, "", fmt.Sprintf("no session works; %v; not mounted but on its staging path; no device is built on it", refusal))
 	if !s.Attached() {
 		f.Evidence += "; nothing of it is attached"
 	}
@@ -335,7 +335,7 @@ func (p *pass) stranger(ctx context.Context, t iscsi.Target) error {
 		return nil
 	}
 	f := Finding{Reason: ReasonUnrecorded, Outcome: Seen, Target: t.IQN,
-		Evidence: fmt.Sprintf("LUN %d of the array, which no record speaks of; no session works, nobody uses it; not admitted, says %v, others %v", t.LUN, refusal.Refused, refusal.Others)}
+		Evidence: fmt.Sprintf("LUN %d of the array, which no record speaks of; no session works, nobody uses it; %v", t.LUN, refusal)}
 	p.takeDownOnce(f, what, func() error {
 		if holder, err := p.records.holderOf(t, ""); err != nil || holder != "" {
 			return err // staged meanwhile

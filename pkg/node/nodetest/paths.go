@@ -176,10 +176,10 @@ func (h *Host) Heal(_ context.Context, t iscsi.Target, portals []netip.AddrPort)
 func (h *Host) AskAdmission(_ context.Context, t iscsi.Target) (iscsi.Refusal, error) {
 	leave, err := h.enter("ask")
 	if err != nil {
-		return iscsi.Refusal{}, err
+		return nil, err
 	}
 	defer leave()
-	r := iscsi.Refusal{Others: map[netip.AddrPort]string{}}
+	r := iscsi.Refusal{}
 	d, err := h.disk(t)
 	if err != nil {
 		return r, err
@@ -187,13 +187,13 @@ func (h *Host) AskAdmission(_ context.Context, t iscsi.Target) (iscsi.Refusal, e
 	for _, p := range t.Portals {
 		switch {
 		case h.silent[p]:
-			r.Others[p] = "no answer"
+			r[p] = iscsi.Admission{Detail: "no answer"}
 		case d.deleted:
-			r.Others[p] = "it does not serve the target"
+			r[p] = iscsi.Admission{Verdict: iscsi.NoTarget}
 		case d.refused:
-			r.Refused = append(r.Refused, p)
+			r[p] = iscsi.Admission{Verdict: iscsi.Refused}
 		default:
-			r.Others[p] = iscsi.Admitted
+			r[p] = iscsi.Admission{Verdict: iscsi.Admitted}
 		}
 	}
 	return r, nil

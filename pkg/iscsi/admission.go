@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -13,40 +14,87 @@ import (
 	"time"
 )
 
-// Refusal is what the portals of a target say about this host.
-type Refusal struct {
-	Refused []netip.AddrPort          // it is not admitted there
-	Others  map[netip.AddrPort]string // anything else, in words: it would be admitted, or there is no answer
+// Verdict is what a portal says of a login by this host.
+type Verdict int
+
+// The verdicts.
+const (
+	Unknown  Verdict = iota // none: no answer, or one that says nothing of this host
+	Admitted                // the portal would let this host log in
+	Refused                 // this host is not admitted there
+	NoTarget                // the portal does not serve the target
+)
+
+// Admission is the answer of one portal.
+type Admission struct {
+	Verdict Verdict
+	Detail  string // of Unknown: what came instead of a verdict
 }
+
+func (a Admission) String() string {
+	switch a.Verdict {
+	case Admitted:
+		return "it would let this host log in"
+	case Refused:
+		return "it does not admit this host"
+	case NoTarget:
+		return "it does not serve the target"
+	default:
+		return a.Detail
+	}
+}
+
+// Refusal is what the portals of a target say about this host.
+type Refusal map[netip.AddrPort]Admission
 
 // Final says that the target does not admit this host: a portal says so and none
 // says otherwise. Silence is no evidence either way.
 func (r Refusal) Final() bool {
-	return len(r.Refused) > 0 && !r.Admits()
+	return r.has(Refused) && !r.Admits()
 }
 
 // Admits says that a portal would let this host in.
-func (r Refusal) Admits() bool { return slices.Contains(mapValues(r.Others), Admitted) }
+func (r Refusal) Admits() bool { return r.has(Admitted) }
 
 // Gone says that a portal answers that it does not serve the target, and none that
 // it would let this host in. By itself it is no refusal: an array that starts or
 // takes a volume offline says so too. After a refusal it is what a deletion looks like.
 func (r Refusal) Gone() bool {
-	return slices.Contains(mapValues(r.Others), noTarget) && !r.Admits()
+	return r.has(NoTarget) && !r.Admits()
 }
 
-func mapValues(m map[netip.AddrPort]string) []string {
-	all := make([]string, 0, len(m))
-	for _, v := range m {
-		all = append(all, v)
+func (r Refusal) has(v Verdict) bool {
+	for _, a := range r {
+		if a.Verdict == v {
+			return true
+		}
 	}
+	return false
+}
+
+// RefusedBy are the portals that do not admit this host, in order.
+func (r Refusal) RefusedBy() []netip.AddrPort {
+	var all []netip.AddrPort
+	for portal, a := range r {
+		if a.Verdict == Refused {
+			all = append(all, portal)
+		}
+	}
+	slices.SortFunc(all, netip.AddrPort.Compare)
 	return all
 }
 
-// Admitted is how Refusal words that a portal would let this host log in.
-const Admitted = "it would let this host log in"
+// Others are the portals that say anything else, or nothing.
+func (r Refusal) Others() map[netip.AddrPort]Admission {
+	others := maps.Clone(r)
+	maps.DeleteFunc(others, func(_ netip.AddrPort, a Admission) bool { return a.Verdict == Refused })
+	return others
+}
 
-const noTarget = "it does not serve the target"
+// String is the evidence that speaks for taking this host for refused.
+func (r Refusal) String() string {
+	return fmt.Sprintf("not admitted, says %v, others %v", r.RefusedBy(), r.Others())
+}
 
 // AskAdmission begins a login at every portal of the target and leaves after the
 // first answer, which says whether the target admits this host's name at all: that
@@ -59,21 +107,17 @@ const noTarget = "it does not serve the target"
 // target's sessions have: those go on under it after the host was given another.
 func (i *Initiator) AskAdmission(ctx context.Context, t Target) (Refusal, error) {
 	if err := t.check(); err != nil {
-		return Refusal{}, err
+		return nil, err
 	}
 	name, err := i.nameAt(t.IQN)
 	if err != nil {
-		return Refusal{}, err
+		return nil, err
 	}
 	portals := t.portals()
-	answers := eachOf(portals, func(p netip.AddrPort) string { return i.askPortal(ctx, p, name, t.IQN) })
-	r := Refusal{Others: make(map[netip.AddrPort]string)}
+	answers := eachOf(portals, func(p netip.AddrPort) Admission { return i.askPortal(ctx, p, name, t.IQN) })
+	r := make(Refusal, len(portals))
 	for n, p := range portals {
-		if answers[n] == "" {
-			r.Refused = append(r.Refused, p)
-			continue
-		}
-		r.Others[p] = answers[n]
+		r[p] = answers[n]
 	}
 	return r, nil
 }
@@ -93,8 +137,8 @@ func (i *Initiator) nameAt(iqn string) (string, error) {
 	return i.Name()
 }
 
-// askPortal answers "" when the portal refuses this host, and else what it does.
-func (i *Initiator) askPortal(ctx context.Context, portal netip.AddrPort, initiator, target string) string {
+// askPortal begins a login at one portal.
+func (i *Initiator) askPortal(ctx context.Context, portal netip.AddrPort, initiator, target string) Admission {
 	const limit = 3 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -103,18 +147,18 @@ func (i *Initiator) askPortal(ctx context.Context, portal netip.AddrPort, initia
 		return d.DialContext(ctx, "tcp", portal.String())
 	})
 	if err != nil {
-		return err.Error()
+		return Admission{Detail: err.Error()}
 	}
 	defer conn.Close()                                                               //nolint:errcheck // whatever it says, nobody waits for it
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })() // ends what waits
 	if _, err := conn.Write(loginRequest(initiator, target)); err != nil {
-		return err.Error()
+		return Admission{Detail: err.Error()}
 	}
 	answer := make([]byte, headerBytes)
 	if _, err := io.ReadFull(conn, answer); err != nil {
-		return err.Error()
+		return Admission{Detail: err.Error()}
 	}
-	return verdict(answer)
+	return readAdmission(answer)
 }
 
 const (
@@ -139,8 +183,8 @@ func loginRequest(initiator, target string) []byte {
 	return pdu
 }
 
-// verdict reads the status of a login answer (RFC 7143, 11.13.5).
-func verdict(answer []byte) string {
+// readAdmission reads the status of a login answer (RFC 7143, 11.13.5).
+func readAdmission(answer []byte) Admission {
 	const (
 		success, initiatorError, targetError = 0, 2, 3 // classes
 		forbidden, notFound, removed         = 2, 3, 4 // details of initiatorError
@@ -149,13 +193,13 @@ func verdict(answer []byte) string {
 	class, detail := answer[36], answer[37]
 	switch {
 	case answer[0]&0x3f != opLoginAnswer:
-		return fmt.Sprintf("it does not speak iSCSI: opcode %#x", answer[0])
+		return Admission{Detail: fmt.Sprintf("it does not speak iSCSI: opcode %#x", answer[0])}
 	case class == success:
-		return Admitted
+		return Admission{Verdict: Admitted}
 	case class == initiatorError && detail == forbidden:
-		return ""
+		return Admission{Verdict: Refused}
 	case class == initiatorError && (detail == notFound || detail == removed), class == targetError && detail == unavailable:
-		return noTarget
+		return Admission{Verdict: NoTarget}
 	}
-	return fmt.Sprintf("it answers the login with status %#02x%02x", class, detail)
+	return Admission{Detail: fmt.Sprintf("it answers the login with status %#02x%02x", class, detail)}
 }
