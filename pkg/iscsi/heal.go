@@ -16,8 +16,8 @@ import (
 // is left, and only that record knew whether a secret is needed, and which.
 var ErrNoRecord = errors.New("no node record of the target is left to log in by")
 
-// Mended is what Heal did, and what it could not do.
-type Mended struct {
+// Healed is what Heal did, and what it could not do.
+type Healed struct {
 	LoggedIn []netip.AddrPort
 	Failed   map[netip.AddrPort]error // logins
 	Scanned  []netip.AddrPort         // sessions that were made to show the LUN
@@ -35,20 +35,20 @@ type Mended struct {
 // and that is found anew. Without a map only disks that the kernel gave up are revived.
 //
 // The secrets of a login are those of the node records that Attach made.
-func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort) (Mended, error) {
+func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort) (Healed, error) {
 	if err := t.checkPromise(); err != nil {
-		return Mended{}, err
+		return Healed{}, err
 	}
 	unlock, err := i.targets.lock(ctx, t.IQN)
 	if err != nil {
-		return Mended{}, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+		return Healed{}, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
 	}
 	defer unlock()
 	before, err := i.Inspect(ctx, t)
-	if err != nil || !before.Mendable() {
-		return Mended{}, err
+	if err != nil || !before.Healable() {
+		return Healed{}, err
 	}
-	var done Mended
+	var done Healed
 	reviveErr := i.revive(ctx, t, &done)
 	if before.Map == nil {
 		return done, reviveErr
@@ -61,7 +61,7 @@ func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort
 
 // revive lets the kernel use disks again that it gave up after errors, now that
 // their session works. Multipathd asks a path before it sends anything down it.
-func (i *Initiator) revive(ctx context.Context, t Target, done *Mended) error {
+func (i *Initiator) revive(ctx context.Context, t Target, done *Healed) error {
 	disks, _, err := i.liveDisks(t)
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func (i *Initiator) revive(ctx context.Context, t Target, done *Mended) error {
 }
 
 // resume resumes a map that stays suspended.
-func (i *Initiator) resume(ctx context.Context, t Target, seen MapCondition, done *Mended) error {
+func (i *Initiator) resume(ctx context.Context, t Target, seen MapCondition, done *Healed) error {
 	if !seen.Suspended {
 		return nil
 	}
@@ -139,7 +139,7 @@ func (i *Initiator) resumeStuckMap(ctx context.Context, t Target, m dmap) (resum
 }
 
 // rejoin logs in to portals by the node records that are there.
-func (i *Initiator) rejoin(ctx context.Context, t Target, portals []netip.AddrPort, done *Mended) {
+func (i *Initiator) rejoin(ctx context.Context, t Target, portals []netip.AddrPort, done *Healed) {
 	errs := eachOf(portals, func(p netip.AddrPort) error { return i.relogin(ctx, t, p) })
 	for n, p := range portals {
 		if errs[n] == nil {
@@ -184,21 +184,21 @@ func (r nodeRecord) auth() *CHAP {
 }
 
 // show makes live sessions show the LUN, and nothing else.
-func (i *Initiator) show(ctx context.Context, t Target, done *Mended) error {
-	_, blind, err := i.liveDisks(t)
-	if err != nil || len(blind) == 0 {
+func (i *Initiator) show(ctx context.Context, t Target, done *Healed) error {
+	_, withoutLUN, err := i.liveDisks(t)
+	if err != nil || len(withoutLUN) == 0 {
 		return err
 	}
-	if err = i.scan(ctx, blind, t.LUN); err != nil {
+	if err = i.scan(ctx, withoutLUN, t.LUN); err != nil {
 		return err
 	}
 	var still []session
 	_, err = until(ctx, i.cfg.DiskTimeout/4, func() (bool, error) {
 		var lookErr error
-		_, still, lookErr = i.refreshDisks(blind, t.LUN)
+		_, still, lookErr = i.refreshDisks(withoutLUN, t.LUN)
 		return len(still) == 0, lookErr
 	})
-	for _, s := range blind {
+	for _, s := range withoutLUN {
 		if slices.ContainsFunc(still, func(x session) bool { return x.id == s.id }) {
 			err = together(err, fmt.Errorf("%w: %s shows no LUN %d of %s", ErrUnavailable, s, t.LUN, t.IQN))
 			continue
@@ -212,12 +212,12 @@ func (i *Initiator) show(ctx context.Context, t Target, done *Mended) error {
 // that answers as another LUN is reported and left alone; one that is the LUN, and that
 // the kernel does not know as such because its session broke when it was found, is
 // found anew.
-func (i *Initiator) combine(ctx context.Context, t Target, done *Mended) error {
+func (i *Initiator) combine(ctx context.Context, t Target, done *Healed) error {
 	before, err := i.Inspect(ctx, t)
 	if err != nil {
 		return err
 	}
-	if len(before.Apart()) == 0 {
+	if len(before.OutsideMap()) == 0 {
 		return nil
 	}
 	paths, err := i.identifyAllBut(ctx, t, before.slaves())

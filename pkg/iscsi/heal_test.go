@@ -53,7 +53,7 @@ func TestHealAddsThePathOfAPortalThatIsBack(t *testing.T) {
 	h := newHost(t).runMultipathd()
 	i := h.initiator()
 	degraded(t, h, i, nil)
-	if s := inspect(t, i); !s.Mendable() || !slices.Equal(s.Missing(), portals()[1:]) {
+	if s := inspect(t, i); !s.Healable() || !slices.Equal(s.Missing(), portals()[1:]) {
 		t.Fatalf("a degraded LUN shows as %+v", s)
 	}
 	h.forget()
@@ -61,11 +61,11 @@ func TestHealAddsThePathOfAPortalThatIsBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := iscsi.Mended{LoggedIn: portals()[1:], Scanned: portals()[1:]}
-	if diff := cmp.Diff(got, want, portalsAsValues(), cmpopts.IgnoreFields(iscsi.Mended{}, "Joined")); diff != "" {
+	want := iscsi.Healed{LoggedIn: portals()[1:], Scanned: portals()[1:]}
+	if diff := cmp.Diff(got, want, portalsAsValues(), cmpopts.IgnoreFields(iscsi.Healed{}, "Joined")); diff != "" {
 		t.Errorf("mended (-got +want):\n%s", diff)
 	}
-	if s := inspect(t, i); s.Mendable() || len(s.Live()) != 2 || len(s.Disks()) != 2 {
+	if s := inspect(t, i); s.Healable() || len(s.Live()) != 2 || len(s.Disks()) != 2 {
 		t.Errorf("after it was mended it shows as %+v", s)
 	}
 	if len(h.glob("sys/block/dm-0/slaves/*")) != 2 {
@@ -76,7 +76,7 @@ func TestHealAddsThePathOfAPortalThatIsBack(t *testing.T) {
 	}
 	h.forget()
 	again, err := i.Heal(t.Context(), targetA(), portals())
-	if err != nil || !cmp.Equal(again, iscsi.Mended{}) || len(h.ran()) > 0 {
+	if err != nil || !cmp.Equal(again, iscsi.Healed{}) || len(h.ran()) > 0 {
 		t.Errorf("a second time: %+v, %v, ran %q", again, err, h.ran())
 	}
 }
@@ -137,7 +137,7 @@ func TestHealAddsNoPathWithoutAMap(t *testing.T) {
 	h.fail(iqnA, portals()[0])
 	h.forget()
 	got, err := i.Heal(t.Context(), targetA(), portals())
-	if err != nil || !cmp.Equal(got, iscsi.Mended{}) || len(h.ran()) > 0 {
+	if err != nil || !cmp.Equal(got, iscsi.Healed{}) || len(h.ran()) > 0 {
 		t.Errorf("got %+v, %v, ran %q", got, err, h.ran())
 	}
 }
@@ -218,7 +218,7 @@ func TestHealFindsADiskAnewThatTheKernelCouldNotIdentify(t *testing.T) {
 	if err != nil || len(got.Joined) != 1 {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	if s := inspect(t, i); len(s.Apart()) > 0 || len(s.Disks()) != 2 {
+	if s := inspect(t, i); len(s.OutsideMap()) > 0 || len(s.Disks()) != 2 {
 		t.Errorf("left %+v", s)
 	}
 }
@@ -234,7 +234,7 @@ func TestADiskThatOnlyUdevCouldIdentifyIsAPathOfItsMap(t *testing.T) {
 	if _, err := i.Heal(t.Context(), targetA(), portals()); err != nil {
 		t.Fatal(err)
 	}
-	if s := inspect(t, i); len(s.Apart()) > 0 || len(s.Disks()) != 2 {
+	if s := inspect(t, i); len(s.OutsideMap()) > 0 || len(s.Disks()) != 2 {
 		t.Errorf("it shows as %+v", s)
 	}
 	if d, err := i.Find(t.Context(), targetA()); err != nil || len(d.Paths) != 2 {

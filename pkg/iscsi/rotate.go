@@ -86,7 +86,7 @@ func (s session) auth() (CHAP, error) {
 // supersede makes outdated sessions anew, one after the other, so that the map
 // always keeps a path. It is the one time that a session ends whose disk has a
 // holder: it was found that it cannot come back by itself.
-func (i *Initiator) supersede(ctx context.Context, t Target, outdated []netip.AddrPort, done *Mended) error {
+func (i *Initiator) supersede(ctx context.Context, t Target, outdated []netip.AddrPort, done *Healed) error {
 	for _, portal := range outdated {
 		lost, err := i.cannotReturn(ctx, t, portal)
 		if err != nil || lost == nil {

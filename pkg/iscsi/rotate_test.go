@@ -94,7 +94,7 @@ func TestANewSecretIsForTheNextLogin(t *testing.T) {
 					}
 				}
 			}
-			if s := inspect(t, i); len(s.Outdated()) > 0 || s.Mendable() {
+			if s := inspect(t, i); len(s.Outdated()) > 0 || s.Healable() {
 				t.Errorf("sessions that run show as %+v", s)
 			}
 		})
@@ -120,7 +120,7 @@ func TestASessionThatCannotComeBackIsMadeAnew(t *testing.T) {
 			attachWith(t, i, target, newSecret)
 			h.lose(target.Portals[:lost]...)
 			s, err := i.Inspect(t.Context(), target)
-			if err != nil || !sameAddrs(s.Outdated(), target.Portals[:lost]) || !s.Mendable() {
+			if err != nil || !sameAddrs(s.Outdated(), target.Portals[:lost]) || !s.Healable() {
 				t.Fatalf("it shows as %+v, %v", s, err)
 			}
 			h.forget()
@@ -131,7 +131,7 @@ func TestASessionThatCannotComeBackIsMadeAnew(t *testing.T) {
 				t.Fatalf("mended %+v, %v", done, err)
 			}
 			s, err = i.Inspect(t.Context(), target)
-			if err != nil || len(s.Live()) != 2 || len(s.Disks()) != 2 || s.Mendable() {
+			if err != nil || len(s.Live()) != 2 || len(s.Disks()) != 2 || s.Healable() {
 				t.Errorf("after it was mended it shows as %+v, %v", s, err)
 			}
 			if n := len(h.glob("sys/block/dm-0/slaves/*")); n != 2 || fewest < 1 {

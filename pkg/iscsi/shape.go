@@ -60,8 +60,8 @@ func (c Condition) Missing() []netip.AddrPort {
 	return portalsWhere(c, func(p PathCondition) bool { return p.Session == "" })
 }
 
-// Blind are the portals whose session works and does not show the LUN.
-func (c Condition) Blind() []netip.AddrPort {
+// WithoutLUN are the portals whose session works and does not show the LUN.
+func (c Condition) WithoutLUN() []netip.AddrPort {
 	return portalsWhere(c, func(p PathCondition) bool { return p.loggedIn() && p.Disk == "" })
 }
 
@@ -76,8 +76,8 @@ func (c Condition) Offline() []string {
 	return disksWhere(c, func(p PathCondition) bool { return p.loggedIn() && p.State == stateOffline })
 }
 
-// Apart are the disks behind sessions that work which the map lacks.
-func (c Condition) Apart() []string {
+// OutsideMap are the disks behind sessions that work which the map lacks.
+func (c Condition) OutsideMap() []string {
 	return disksWhere(c, func(p PathCondition) bool { return p.loggedIn() && c.Map != nil && !p.InMap })
 }
 
@@ -94,13 +94,13 @@ func (c Condition) Attached() bool {
 	return c.Map != nil || slices.ContainsFunc(c.Paths, func(p PathCondition) bool { return p.Session != "" })
 }
 
-// Mendable says that Heal has something to do. Without a map nothing is added: a
+// Healable says that Heal has something to do. Without a map nothing is added: a
 // second disk that is the same LUN would only be a danger (FM 28).
-func (c Condition) Mendable() bool {
+func (c Condition) Healable() bool {
 	if c.Map == nil {
 		return len(c.Offline()) > 0
 	}
-	return len(c.Missing())+len(c.Blind())+len(c.Offline())+len(c.Apart())+len(c.Outdated()) > 0 || c.Suspended()
+	return len(c.Missing())+len(c.WithoutLUN())+len(c.Offline())+len(c.OutsideMap())+len(c.Outdated()) > 0 || c.Suspended()
 }
 
 func portalsWhere(c Condition, is func(PathCondition) bool) []netip.AddrPort {

@@ -18,7 +18,7 @@ import (
 // is one.
 type Paths interface {
 	Inspect(ctx context.Context, t iscsi.Target) (iscsi.Shape, error)
-	Heal(ctx context.Context, t iscsi.Target, portals []netip.AddrPort) (iscsi.Mended, error)
+	Heal(ctx context.Context, t iscsi.Target, portals []netip.AddrPort) (iscsi.Healed, error)
 	AskAdmission(ctx context.Context, t iscsi.Target) (iscsi.Refusal, error)
 	FailQueuedIO(ctx context.Context, t iscsi.Target) error
 	Attached(ctx context.Context, prefix string) ([]iscsi.Target, error)

@@ -39,7 +39,7 @@ const (
 	ReasonOutdated   Reason = "OutdatedSecrets"    // iscsid cannot bring a session back, for its secrets have changed
 	ReasonNoPaths    Reason = "NoPaths"            // no session of an attached volume works
 	ReasonNotShown   Reason = "LUNNotShown"        // a session works and does not show the LUN
-	ReasonApart      Reason = "PathOutsideMap"     // a disk works and its map does not have it
+	ReasonOutsideMap Reason = "PathOutsideMap"     // a disk works and its map does not have it
 	ReasonOffline    Reason = "PathOffline"        // the kernel gave a disk up
 	ReasonSuspended  Reason = "MapSuspended"
 	ReasonLost       Reason = "DeviceLost"       // the volume is mounted, and nothing of its device is there

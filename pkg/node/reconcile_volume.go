@@ -83,11 +83,11 @@ func (p *pass) lacks(rec *record, s iscsi.Shape) []lack {
 		if s.NodeRecords == 0 {
 			add(false, ReasonNodeRecord, "", "the target has no node record left; a session that ends does not come back before the volume is staged again", nil)
 		}
-		for _, disk := range s.Apart() {
-			add(true, ReasonApart, "", fmt.Sprintf("map %s does not have %s", s.Map.Name, disk), func(s iscsi.Shape) bool { return slices.Contains(s.Apart(), disk) })
+		for _, disk := range s.OutsideMap() {
+			add(true, ReasonOutsideMap, "", fmt.Sprintf("map %s does not have %s", s.Map.Name, disk), func(s iscsi.Shape) bool { return slices.Contains(s.OutsideMap(), disk) })
 		}
-		for _, portal := range s.Blind() {
-			add(true, ReasonNotShown, portal.String(), "the session does not show the LUN", func(s iscsi.Shape) bool { return slices.Contains(s.Blind(), portal) })
+		for _, portal := range s.WithoutLUN() {
+			add(true, ReasonNotShown, portal.String(), "the session does not show the LUN", func(s iscsi.Shape) bool { return slices.Contains(s.WithoutLUN(), portal) })
 		}
 	}
 	for _, portal := range s.Outdated() {
@@ -114,7 +114,7 @@ func (p *pass) lacks(rec *record, s iscsi.Shape) []lack {
 
 // mend adds what the volume lacks, and looks whether it lacks it still.
 func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []lack) error {
-	if p.mode != ReconcileRepair || !before.Mendable() {
+	if p.mode != ReconcileRepair || !before.Healable() {
 		for _, l := range all {
 			if l.mending {
 				l.Outcome = Would
@@ -123,8 +123,8 @@ func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []
 		}
 		return nil
 	}
-	mended, healErr := p.reconciler.paths.Heal(ctx, rec.target(), p.worthTrying(before.Missing()))
-	p.heard(mended)
+	healed, healErr := p.reconciler.paths.Heal(ctx, rec.target(), p.worthTrying(before.Missing()))
+	p.heard(healed)
 	after, err := p.reconciler.paths.Inspect(ctx, rec.target())
 	if err != nil {
 		return errors.Join(healErr, err)
@@ -132,9 +132,9 @@ func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []
 	for _, l := range all {
 		switch portal, _ := netip.ParseAddrPort(l.Portal); {
 		case !l.mending:
-		case mended.Failed[portal] != nil:
-			l.Outcome, l.Error = Failed, mended.Failed[portal].Error()
-		case l.Reason == ReasonApart && healErr != nil: // the disk may have gone instead
+		case healed.Failed[portal] != nil:
+			l.Outcome, l.Error = Failed, healed.Failed[portal].Error()
+		case l.Reason == ReasonOutsideMap && healErr != nil: // the disk may have gone instead
 			l.Outcome, l.Error = Failed, healErr.Error()
 		case !l.still(after):
 			l.Outcome = Done
@@ -143,7 +143,7 @@ func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []
 		case l.Reason == ReasonDegraded:
 			l.Outcome, l.Evidence = Waits, l.Evidence+"; it does not answer other volumes either"
 		default:
-			l.Outcome, l.Error = Failed, whyNot(mended, healErr)
+			l.Outcome, l.Error = Failed, whyNot(healed, healErr)
 		}
 		p.found(l.Finding)
 	}
@@ -151,7 +151,7 @@ func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []
 }
 
 // whyNot says why something is as it was although Heal was at it.
-func whyNot(m iscsi.Mended, healErr error) string {
+func whyNot(m iscsi.Healed, healErr error) string {
 	errs := []error{healErr}
 	for _, portal := range slices.SortedFunc(maps.Keys(m.Failed), netip.AddrPort.Compare) {
 		errs = append(errs, m.Failed[portal])
@@ -172,7 +172,7 @@ func (p *pass) worthTrying(portals []netip.AddrPort) []netip.AddrPort {
 }
 
 // heard notes which portals answered.
-func (p *pass) heard(m iscsi.Mended) {
+func (p *pass) heard(m iscsi.Healed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, portal := range m.LoggedIn {

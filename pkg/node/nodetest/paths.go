@@ -133,13 +133,13 @@ func (h *Host) Inspect(_ context.Context, t iscsi.Target) (iscsi.Shape, error) {
 }
 
 // Heal is node.Paths'.
-func (h *Host) Heal(_ context.Context, t iscsi.Target, portals []netip.AddrPort) (iscsi.Mended, error) {
+func (h *Host) Heal(_ context.Context, t iscsi.Target, portals []netip.AddrPort) (iscsi.Healed, error) {
 	leave, err := h.enter("heal")
 	if err != nil {
-		return iscsi.Mended{}, err
+		return iscsi.Healed{}, err
 	}
 	defer leave()
-	done := iscsi.Mended{Failed: map[netip.AddrPort]error{}}
+	done := iscsi.Healed{Failed: map[netip.AddrPort]error{}}
 	d := h.disks[lun{t.IQN, t.LUN}]
 	if d == nil || d.number == (node.Number{}) {
 		return done, nil
