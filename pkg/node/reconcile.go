@@ -60,7 +60,7 @@ type reconciler struct {
 
 	mu    sync.Mutex
 	known map[volumeLUN]iscsi.Target // every LUN that this process saw a record of
-	since map[string]time.Time       // from when on something has looked ripe to be taken down
+	since map[string]time.Time       // from when on something has been suspected of being left over
 	told  map[Finding]bool           // by the last pass, so that a finding is logged when it is new
 }
 
@@ -105,7 +105,7 @@ func (s *Server) Reconcile(ctx context.Context, mode ReconcileMode) Report {
 	}
 	r.one.Lock()
 	defer r.one.Unlock()
-	p := &pass{Server: s, mode: mode, report: Report{Mode: mode, Start: s.clock().UTC()}, silent: make(map[netip.AddrPort]int), since: make(map[string]time.Time)}
+	p := &pass{Server: s, mode: mode, report: Report{Mode: mode, Start: s.clock().UTC()}, unanswered: make(map[netip.AddrPort]int), since: make(map[string]time.Time)}
 	all, errs := s.records.list()
 	for _, err := range errs {
 		p.found(Finding{Reason: ReasonRecord, Evidence: "a record cannot be read, so its volume is left alone", Outcome: Seen, Error: err.Error()})
@@ -121,12 +121,12 @@ func (s *Server) Reconcile(ctx context.Context, mode ReconcileMode) Report {
 	}
 	p.report.Volumes = len(all)
 	p.report.Took = s.clock().Sub(p.report.Start)
-	r.close(ctx, p)
+	r.finish(ctx, p)
 	return p.report
 }
 
-// close remembers what the next pass must know, and logs what is new.
-func (r *reconciler) close(ctx context.Context, p *pass) {
+// finish remembers what the next pass must know, and logs what is new.
+func (r *reconciler) finish(ctx context.Context, p *pass) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.since = p.since
@@ -146,11 +146,11 @@ type pass struct {
 	*Server
 	mode ReconcileMode
 
-	mu       sync.Mutex
-	report   Report
-	silent   map[netip.AddrPort]int // logins in vain, by portal
-	since    map[string]time.Time
-	takeouts int
+	mu         sync.Mutex
+	report     Report
+	unanswered map[netip.AddrPort]int // logins in vain, by portal
+	since      map[string]time.Time
+	takeouts   int
 }
 
 func (p *pass) found(f ...Finding) {
@@ -174,7 +174,7 @@ func (p *pass) each(ctx context.Context, all []*record) {
 		slots <- struct{}{}
 		wait.Go(func() {
 			defer func() { <-slots }()
-			p.hold(ctx, rec.Volume, func(ctx context.Context, op *operation) error { return p.volume(ctx, op, rec) })
+			p.hold(ctx, rec.Volume, func(ctx context.Context, op *operation) error { return p.reconcileVolume(ctx, op, rec) })
 		})
 	}
 	wait.Wait()
@@ -202,9 +202,9 @@ func (p *pass) hold(ctx context.Context, volume string, fn func(context.Context,
 	}
 }
 
-// ripe says for how long something has looked ripe to be taken down, and whether
+// suspectedFor says for how long something has been suspected of being left over, and whether
 // that is long enough. What is not asked about in a pass begins anew.
-func (p *pass) ripe(what string) (age time.Duration, long bool) {
+func (p *pass) suspectedFor(what string) (age time.Duration, long bool) {
 	r := &p.reconciler
 	r.mu.Lock()
 	from, before := r.since[what]
@@ -220,19 +220,19 @@ func (p *pass) ripe(what string) (age time.Duration, long bool) {
 	return age, before && age >= r.grace
 }
 
-// begun says whether something looked ripe in the pass before.
-func (p *pass) begun(what string) bool {
+// suspectedBefore says whether something was suspected in the pass before.
+func (p *pass) suspectedBefore(what string) bool {
 	p.reconciler.mu.Lock()
 	defer p.reconciler.mu.Unlock()
 	_, before := p.reconciler.since[what]
 	return before
 }
 
-// takeDownOnce finishes a finding about something that is ripe: it is waited for,
+// takeDownOnce finishes a finding about something that is left over: it is waited for,
 // told, put off, or done.
 func (p *pass) takeDownOnce(f Finding, what string, do func() error) {
 	const mostInAPass = 1
-	age, long := p.ripe(what)
+	age, long := p.suspectedFor(what)
 	f.Evidence += fmt.Sprintf("; since %s", age.Round(time.Second))
 	p.mu.Lock()
 	off := p.takeouts >= mostInAPass

@@ -13,8 +13,8 @@ import (
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
-// volume looks at one recorded volume, whose lock is held.
-func (p *pass) volume(ctx context.Context, op *operation, listed *record) error {
+// reconcileVolume looks at one recorded volume, whose lock is held.
+func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *record) error {
 	rec, err := p.records.load(listed.Volume)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // unstaged meanwhile
@@ -38,40 +38,47 @@ func (p *pass) volume(ctx context.Context, op *operation, listed *record) error 
 		// After a reboot, or between two stages: kubelet stages it again or unstages it, unless the orchestrator
 		// gave this node up for dead and started the pod elsewhere. Then there is no mount that would tell kubelet
 		// of the volume, and nobody else takes the record and its node records away (FM 25).
-		_, _, err = p.forgotten(ctx, op, rec, shape, mounts)
+		why, refusal, err := p.whyNotForgotten(ctx, rec, shape, mounts)
+		if err == nil && why == "" {
+			p.takeDownForgotten(ctx, op, rec, shape, refusal)
+		}
 		return err
 	}
 	p.mu.Lock()
 	p.report.Attached++
 	p.mu.Unlock()
-	all := p.lacks(rec, shape)
+	all := p.defects(rec, shape)
 	if len(shape.Live()) == 0 {
-		forgotten, why, err := p.forgotten(ctx, op, rec, shape, mounts)
-		if err != nil || forgotten {
+		why, refusal, err := p.whyNotForgotten(ctx, rec, shape, mounts)
+		if err != nil {
 			return err
+		}
+		if why == "" {
+			p.takeDownForgotten(ctx, op, rec, shape, refusal)
+			return nil
 		}
 		all[0].Evidence += "; " + why
 	}
-	return p.mend(ctx, rec, shape, all)
+	return p.heal(ctx, rec, shape, all)
 }
 
 func (p *pass) about(rec *record, reason Reason, portal, evidence string) Finding {
 	return Finding{Reason: reason, Outcome: Seen, Volume: rec.Volume, Target: rec.Target.IQN, Portal: portal, Evidence: evidence}
 }
 
-// lack is a finding and how to see whether it is still so.
-type lack struct {
+// defect is a finding and how to see whether it is still so.
+type defect struct {
 	Finding
 
-	still   func(iscsi.Shape) bool
-	mending bool // Heal does something about it
+	still    func(iscsi.Shape) bool
+	healable bool // Heal does something about it
 }
 
-// lacks says what an attached volume lacks.
-func (p *pass) lacks(rec *record, s iscsi.Shape) []lack {
-	var all []lack
-	add := func(mending bool, reason Reason, portal, evidence string, still func(iscsi.Shape) bool) {
-		all = append(all, lack{Finding: p.about(rec, reason, portal, evidence), still: still, mending: mending})
+// defects says what an attached volume lacks.
+func (p *pass) defects(rec *record, s iscsi.Shape) []defect {
+	var all []defect
+	add := func(healable bool, reason Reason, portal, evidence string, still func(iscsi.Shape) bool) {
+		all = append(all, defect{Finding: p.about(rec, reason, portal, evidence), still: still, healable: healable})
 	}
 	if len(s.Live()) == 0 {
 		add(s.Map != nil && len(s.Missing())+len(s.Outdated()) > 0, ReasonNoPaths, "", fmt.Sprintf("no session works; down: %v, without one: %v", s.Down(), s.Missing()), func(s iscsi.Shape) bool { return len(s.Live()) == 0 })
@@ -112,40 +119,40 @@ func (p *pass) lacks(rec *record, s iscsi.Shape) []lack {
 	return all
 }
 
-// mend adds what the volume lacks, and looks whether it lacks it still.
-func (p *pass) mend(ctx context.Context, rec *record, before iscsi.Shape, all []lack) error {
+// heal adds what the volume lacks, and looks whether it lacks it still.
+func (p *pass) heal(ctx context.Context, rec *record, before iscsi.Shape, all []defect) error {
 	if p.mode != ReconcileRepair || !before.Healable() {
-		for _, l := range all {
-			if l.mending {
-				l.Outcome = Would
+		for _, d := range all {
+			if d.healable {
+				d.Outcome = Would
 			}
-			p.found(l.Finding)
+			p.found(d.Finding)
 		}
 		return nil
 	}
 	healed, healErr := p.reconciler.paths.Heal(ctx, rec.target(), p.worthTrying(before.Missing()))
-	p.heard(healed)
+	p.noteAnswers(healed)
 	after, err := p.reconciler.paths.Inspect(ctx, rec.target())
 	if err != nil {
 		return errors.Join(healErr, err)
 	}
-	for _, l := range all {
-		switch portal, _ := netip.ParseAddrPort(l.Portal); {
-		case !l.mending:
+	for _, d := range all {
+		switch portal, _ := netip.ParseAddrPort(d.Portal); {
+		case !d.healable:
 		case healed.Failed[portal] != nil:
-			l.Outcome, l.Error = Failed, healed.Failed[portal].Error()
-		case l.Reason == ReasonOutsideMap && healErr != nil: // the disk may have gone instead
-			l.Outcome, l.Error = Failed, healErr.Error()
-		case !l.still(after):
-			l.Outcome = Done
-		case l.Reason == ReasonOutdated && healErr == nil:
-			l.Outcome, l.Evidence = Waits, l.Evidence+"; the portal does not let this host log in, or it is the map's last path"
-		case l.Reason == ReasonDegraded:
-			l.Outcome, l.Evidence = Waits, l.Evidence+"; it does not answer other volumes either"
+			d.Outcome, d.Error = Failed, healed.Failed[portal].Error()
+		case d.Reason == ReasonOutsideMap && healErr != nil: // the disk may have gone instead
+			d.Outcome, d.Error = Failed, healErr.Error()
+		case !d.still(after):
+			d.Outcome = Done
+		case d.Reason == ReasonOutdated && healErr == nil:
+			d.Outcome, d.Evidence = Waits, d.Evidence+"; the portal does not let this host log in, or it is the map's last path"
+		case d.Reason == ReasonDegraded:
+			d.Outcome, d.Evidence = Waits, d.Evidence+"; it does not answer other volumes either"
 		default:
-			l.Outcome, l.Error = Failed, whyNot(healed, healErr)
+			d.Outcome, d.Error = Failed, whyNot(healed, healErr)
 		}
-		p.found(l.Finding)
+		p.found(d.Finding)
 	}
 	return nil
 }
@@ -168,48 +175,55 @@ func (p *pass) worthTrying(portals []netip.AddrPort) []netip.AddrPort {
 	const tries = 2
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(portals), func(portal netip.AddrPort) bool { return p.silent[portal] >= tries })
+	return slices.DeleteFunc(slices.Clone(portals), func(portal netip.AddrPort) bool { return p.unanswered[portal] >= tries })
 }
 
-// heard notes which portals answered.
-func (p *pass) heard(m iscsi.Healed) {
+// noteAnswers notes which portals answered.
+func (p *pass) noteAnswers(m iscsi.Healed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, portal := range m.LoggedIn {
-		delete(p.silent, portal)
+		delete(p.unanswered, portal)
 	}
 	for portal, err := range m.Failed {
 		if errors.Is(err, iscsi.ErrUnavailable) {
-			p.silent[portal]++
+			p.unanswered[portal]++
 		}
 	}
 }
 
-// forgotten looks at a volume no session of which works, and says why it
-// is not one that kubelet has forgotten. While it is used, or the array may still
-// admit this node, it is not: iscsid brings the sessions back when the network or
-// the array is. It is when nobody uses it and the array has taken this node out of
-// its ACL: the orchestrator holds it to be detached, and what has not been written
-// can be written no more (FM 6).
-func (p *pass) forgotten(ctx context.Context, op *operation, rec *record, s iscsi.Shape, mounts []Mount) (is bool, why string, err error) {
+// whyNotForgotten looks at a volume no session of which works, and says why it
+// is not one that kubelet has forgotten; "" when it is, by what the portals say. While
+// it is used, or the array may still admit this node, it is not: iscsid brings the
+// sessions back when the network or the array is. It is when nobody uses it and the
+// array has taken this node out of its ACL: the orchestrator holds it to be detached,
+// and what has not been written can be written no more (FM 6).
+func (p *pass) whyNotForgotten(ctx context.Context, rec *record, s iscsi.Shape, mounts []Mount) (why string, refusal iscsi.Refusal, err error) {
 	if used := p.usedFor(rec, s, mounts); used != "" {
-		return false, "it is in use: " + used, nil
+		return "it is in use: " + used, nil, nil
 	}
-	refusal, err := p.reconciler.paths.AskAdmission(ctx, rec.target())
+	refusal, err = p.reconciler.paths.AskAdmission(ctx, rec.target())
 	if err != nil {
-		return false, "", err
+		return "", nil, err
 	}
-	what := "forgotten " + rec.Volume + " " + rec.Target.Serial
-	evident := refusal.Final() || refusal.Gone() && p.begun(what) || nothingToLose(s, refusal)
+	evident := refusal.Final() || refusal.Gone() && p.suspectedBefore(forgotten(rec)) || nothingToLose(s, refusal)
 	if !evident {
-		return false, fmt.Sprintf("nobody uses it, but nothing says that this node is not admitted: %v", refusal.Others()), nil
+		return fmt.Sprintf("nobody uses it, but nothing says that this node is not admitted: %v", refusal.Others()), nil, nil
 	}
+	return "", refusal, nil
+}
+
+// forgotten is the suspicion that a volume is, as passes remember it.
+func forgotten(rec *record) string { return "forgotten " + rec.Volume + " " + rec.Target.Serial }
+
+// takeDownForgotten tells of a forgotten volume, and takes it down when it has been one
+// for long enough.
+func (p *pass) takeDownForgotten(ctx context.Context, op *operation, rec *record, s iscsi.Shape, refusal iscsi.Refusal) {
 	f := p.about(rec, ReasonForgotten, "", fmt.Sprintf("no session works; %v; not mounted but on its staging path; no device is built on it", refusal))
 	if !s.Attached() {
 		f.Evidence += "; nothing of it is attached"
 	}
-	p.takeDownOnce(f, what, func() error { return p.abandon(ctx, op, rec) })
-	return true, "", nil
+	p.takeDownOnce(f, forgotten(rec), func() error { return p.abandon(ctx, op, rec) })
 }
 
 // nothingToLose says that only a record and node records would go, which the next
@@ -331,7 +345,7 @@ func (p *pass) stranger(ctx context.Context, t iscsi.Target) error {
 		return err
 	}
 	what := fmt.Sprintf("stranger %s %d", t.IQN, t.LUN)
-	if !refusal.Final() && (!refusal.Gone() || !p.begun(what)) {
+	if !refusal.Final() && (!refusal.Gone() || !p.suspectedBefore(what)) {
 		return nil
 	}
 	f := Finding{Reason: ReasonUnrecorded, Outcome: Seen, Target: t.IQN,
