@@ -136,9 +136,9 @@ func (b blkid) String() string {
 	return "something without a name"
 }
 
-// probe asks blkid. Its exit code 2 means nothing found as well as not readable;
+// runBlkid asks blkid. Its exit code 2 means nothing found as well as not readable;
 // the caller has read the device before and knows which.
-func (s *Server) probe(ctx context.Context, device string) (blkid, error) {
+func (s *Server) runBlkid(ctx context.Context, device string) (blkid, error) {
 	const nothing, ambiguous = 2, 8
 	out, err := s.runner.Run(ctx, "blkid", "-p", "-o", "export", device)
 	var exit *iscsi.ExitError
@@ -177,7 +177,7 @@ func (s *Server) look(ctx context.Context, device iscsi.Device, least int64) (c 
 	if c, err = readContent(disk, device.Bytes); err != nil {
 		return content{}, blkid{}, fmt.Errorf("read %s: %w", device.Path, err)
 	}
-	if b, err = s.probe(ctx, device.Path); err != nil {
+	if b, err = s.runBlkid(ctx, device.Path); err != nil {
 		return content{}, blkid{}, err
 	}
 	return c, b, nil

@@ -140,7 +140,7 @@ func TestBlkidExitCodes(t *testing.T) {
 			}
 			return []byte(c.out), &iscsi.ExitError{Tool: "blkid", Code: c.code}
 		})}
-		got, err := s.probe(t.Context(), "/dev/sdb")
+		got, err := s.runBlkid(t.Context(), "/dev/sdb")
 		if got != c.want || (err == nil) != c.fine {
 			t.Errorf("%q, code %d: got %+v, %v, want %+v, fine %v", c.out, c.code, got, err, c.want, c.fine)
 		}
@@ -206,7 +206,7 @@ func TestRealToolsAreUnderstood(t *testing.T) {
 			if c.Empty || c.Name != name || !c.Complete || c.InProgress || c.Bytes > size || c.Bytes+slack < size {
 				t.Fatalf("%s of %d bytes reads as %+v", fs, size, c)
 			}
-			b, err := s.probe(t.Context(), path)
+			b, err := s.runBlkid(t.Context(), path)
 			if err != nil || b.Type != fs {
 				t.Errorf("%s: blkid finds %+v, %v", fs, b, err)
 			}
@@ -277,7 +277,7 @@ func TestRealToolsMakeWhatAClassAsksFor(t *testing.T) {
 					t.Errorf("it has %s:\n%s", word, out)
 				}
 			}
-			b, err := s.probe(t.Context(), path)
+			b, err := s.runBlkid(t.Context(), path)
 			if v, why := decide(evidence{Asked: c.fs, Content: contentOf(t, path), Blkid: b, Bytes: 4 * gib}); v != mountIt || err != nil {
 				t.Errorf("got verdict %d, %v, %v, want to mount it", v, why, err)
 			}
@@ -319,7 +319,7 @@ func TestARealMkfsInProgressIsRecognised(t *testing.T) {
 		} else {
 			wipe(t, path, 1024, 1024)
 		}
-		b, err := s.probe(t.Context(), path)
+		b, err := s.runBlkid(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -79,8 +79,7 @@ func (s *Server) target(d *diagnosis, rec *record, numbers map[Number]bool, ther
 	if len(there) > 1 {
 		d.Add(health.Degraded, "StackedMounts", fmt.Sprintf("%d mounts are stacked on %s; the pod must be deleted, so that all are taken off", len(there), path))
 	}
-	p := publication{record: rec, numbers: numbers}
-	if m := there[len(there)-1]; len(numbers) > 0 && !p.shows(s, m) {
+	if m := there[len(there)-1]; len(numbers) > 0 && !s.showsVolume(rec, numbers, m) {
 		d.Add(health.Inaccessible, "ForeignMount", fmt.Sprintf("%s is a mount of %s (device %s), which is not the volume's device; delete the pod, so that it is published anew", path, m.Source, m.Device))
 	}
 }

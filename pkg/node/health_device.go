@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/datera-csi/datera-csi/internal/health"
-	"github.com/datera-csi/datera-csi/internal/mountinfo"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -63,21 +62,4 @@ func (d *diagnosis) device(rec *record, c iscsi.Condition) {
 	if c.Map.Bytes > 0 && c.Map.Bytes < min(promised, smallest) {
 		d.Add(health.Inaccessible, "MapTooSmall", fmt.Sprintf("map %s has %d bytes, its paths have %d and the volume %d: multipathd resize map %s", c.Map.Name, c.Map.Bytes, smallest, promised, c.Map.Alias))
 	}
-}
-
-// numbersOf are the numbers of the volume's device and of the paths beneath it,
-// as numbers of Server reads them, from sysfs alone.
-func numbersOf(c iscsi.Condition) map[Number]bool {
-	set := map[Number]bool{}
-	for _, p := range c.Paths {
-		if n, ok := mountinfo.ParseNumber(p.Number); ok {
-			set[n] = true
-		}
-	}
-	if c.Map != nil {
-		if n, ok := mountinfo.ParseNumber(c.Map.Number); ok {
-			set[n] = true
-		}
-	}
-	return set
 }

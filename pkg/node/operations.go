@@ -30,7 +30,7 @@ type operation struct {
 	doing   string        // for those who find the volume taken; guarded by all.mu
 	repair  bool          // it is Reconcile's, which no caller knows of
 	over    chan struct{} // closed at the end
-	holders atomic.Int32
+	refs    atomic.Int32
 	endTurn func() // nil: it has none
 }
 
@@ -62,8 +62,8 @@ func (o *operations) begin(ctx context.Context, volume, what string) (*operation
 	}
 }
 
-// holder is who has a volume when another call wants it.
-type holder struct {
+// busyWith is what has a volume when another call wants it.
+type busyWith struct {
 	doing  string
 	repair bool
 	over   <-chan struct{}
@@ -71,19 +71,19 @@ type holder struct {
 
 // take is begin that never waits. It answers the operation, or else who holds the
 // volume.
-func (o *operations) take(volume, what string, repair bool) (*operation, holder) {
+func (o *operations) take(volume, what string, repair bool) (*operation, busyWith) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if other, taken := o.held[volume]; taken {
-		return nil, holder{doing: other.doing, repair: other.repair, over: other.over}
+		return nil, busyWith{doing: other.doing, repair: other.repair, over: other.over}
 	}
 	op := &operation{all: o, volume: volume, doing: what, repair: repair, over: make(chan struct{})}
-	op.holders.Store(1)
+	op.refs.Store(1)
 	if o.held == nil {
 		o.held = make(map[string]*operation)
 	}
 	o.held[volume] = op
-	return op, holder{}
+	return op, busyWith{}
 }
 
 // takeTurn waits for the operation's turn, which lasts no longer than its hold.
@@ -101,7 +101,7 @@ func (op *operation) now(what string) {
 }
 
 func (op *operation) release() {
-	if op.holders.Add(-1) > 0 {
+	if op.refs.Add(-1) > 0 {
 		return
 	}
 	if op.endTurn != nil {
@@ -113,13 +113,13 @@ func (op *operation) release() {
 	close(op.over)
 }
 
-// own runs a step that may take longer than the caller waits. The step gets a
+// runDetached runs a step that may take longer than the caller waits. The step gets a
 // ctx with the caller's values that does not end with the caller; when the caller
-// is gone first, own returns its ctx's error, the step goes on, and the volume
+// is gone first, runDetached returns its ctx's error, the step goes on, and the volume
 // stays locked until the step is over.
-func (op *operation) own(ctx context.Context, what string, step func(context.Context) error) error {
+func (op *operation) runDetached(ctx context.Context, what string, step func(context.Context) error) error {
 	op.now(what)
-	op.holders.Add(1)
+	op.refs.Add(1)
 	done := make(chan error, 1)
 	op.all.enter()
 	go func() {
@@ -166,8 +166,8 @@ func (o *operations) leave() {
 	o.idle = nil
 }
 
-// idleness returns a channel that is closed when no step runs.
-func (o *operations) idleness() <-chan struct{} {
+// drained returns a channel that is closed when no step runs.
+func (o *operations) drained() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	c := make(chan struct{})
@@ -194,7 +194,7 @@ func (o *operations) doing() map[string]string {
 // What is cut short then, a record tells the next process.
 func (s *Server) Drain(ctx context.Context) error {
 	select {
-	case <-s.operations.idleness():
+	case <-s.operations.drained():
 		return nil
 	case <-ctx.Done():
 		doing := s.operations.doing()

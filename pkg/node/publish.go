@@ -52,7 +52,7 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 		return err
 	}
 	p := &publication{record: rec, device: device, numbers: numbers, at: published{Path: target, ReadOnly: r.ReadOnly || rec.ReadOnly}, oneTarget: r.Capability.OneTarget}
-	return s.own(ctx, op, rec, "binding the target path", func(context.Context) error { return s.ensurePublished(p) })
+	return s.runWatched(ctx, op, rec, "binding the target path", func(context.Context) error { return s.ensurePublished(p) })
 }
 
 // stagedRecord returns the record of a staged volume that fits the request. When
@@ -163,7 +163,7 @@ func (s *Server) limitBlock(rec *record, device iscsi.Device) error {
 // read-only, is taken off; nothing used it yet, for no publish answered OK.
 func (s *Server) publishedAlready(p *publication, there []Mount) (bool, error) {
 	for _, m := range there {
-		if !p.shows(s, m) {
+		if !s.showsVolume(p.record, p.numbers, m) {
 			return false, fmt.Errorf("%w: %s is a mount of %s (device %s); unmount it, or use another path", errForeign, p.at.Path, m.Source, m.Device)
 		}
 	}
@@ -180,14 +180,6 @@ func (s *Server) publishedAlready(p *publication, there []Mount) (bool, error) {
 		return false, s.unmount(p.at.Path)
 	}
 	return false, fmt.Errorf("%w: %s is published read-only: %v, and asked for read-only: %v", errIncompatible, p.at.Path, there[0].ReadOnly(), p.at.ReadOnly)
-}
-
-// shows says whether a mount is one of the volume.
-func (p *publication) shows(s *Server, m Mount) bool {
-	if p.record.Mode == modeBlock {
-		return s.isBound(m, p.numbers)
-	}
-	return p.numbers[m.Device] && m.Root == "/"
 }
 
 // bind mounts the volume on the target path, and looks whether it did.
@@ -213,7 +205,7 @@ func (s *Server) bind(p *publication) error {
 		return err
 	}
 	there := at(mounts, p.at.Path)
-	if len(there) != 1 || !p.shows(s, there[0]) || p.at.ReadOnly && !there[0].ReadOnly() {
+	if len(there) != 1 || !s.showsVolume(p.record, p.numbers, there[0]) || p.at.ReadOnly && !there[0].ReadOnly() {
 		return fmt.Errorf("%w: %s was bound on %s, but the mount table shows %d mounts there and not that", errForeign, source, p.at.Path, len(there))
 	}
 	return nil

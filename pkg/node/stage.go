@@ -80,7 +80,7 @@ func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stage
 	if err = ensureDir(rec.Staging); err != nil {
 		return device, err
 	}
-	err = s.own(ctx, op, rec, "preparing and mounting the file system", func(ctx context.Context) error {
+	err = s.runWatched(ctx, op, rec, "preparing and mounting the file system", func(ctx context.Context) error {
 		if rec.Mode == modeBlock {
 			return s.limitBlock(rec, device)
 		}

@@ -45,7 +45,7 @@ func (s *Server) unpublish(ctx context.Context, op *operation, r unpublishReques
 		if err != nil {
 			return err
 		}
-		err = op.own(ctx, "unmounting the target path", func(context.Context) error { return s.takeOffTarget(rec, numbers, target) })
+		err = op.runDetached(ctx, "unmounting the target path", func(context.Context) error { return s.takeOffTarget(rec, numbers, target) })
 		if err != nil {
 			return err
 		}
@@ -58,21 +58,6 @@ func (s *Server) unpublish(ctx context.Context, op *operation, r unpublishReques
 		return nil
 	}
 	return s.records.save(rec.without(target))
-}
-
-// knownNumbers are the numbers of the recorded volume's device and of its paths, by
-// where they are in sysfs; none when it is not attached or has no record. What is taken
-// down needs no proof of identity: a disk that cannot say who it is, or that says it is
-// another, may be mounted all the same.
-func (s *Server) knownNumbers(ctx context.Context, rec *record) (map[Number]bool, error) {
-	if rec == nil {
-		return nil, nil //nolint:nilnil // an empty set
-	}
-	c, err := s.attacher.Condition(ctx, rec.target())
-	if err != nil {
-		return nil, fmt.Errorf("find the device: %w", err)
-	}
-	return numbersOf(c), nil
 }
 
 // takeOffTarget unmounts what a publish bound, however often, and removes the

@@ -69,7 +69,7 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 // takeDown unmounts the staging path and detaches the volume, whose device has
 // these numbers; its record stays.
 func (s *Server) takeDown(ctx context.Context, op *operation, rec *record, staging string, numbers map[Number]bool) error {
-	err := s.own(ctx, op, rec, "unmounting", func(ctx context.Context) error { return s.takeOff(ctx, rec, staging, numbers) })
+	err := s.runWatched(ctx, op, rec, "unmounting", func(ctx context.Context) error { return s.takeOff(ctx, rec, staging, numbers) })
 	if errors.Is(err, errUnwritten) {
 		s.toldLoss(rec.Volume)
 	}

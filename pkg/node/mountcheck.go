@@ -141,6 +141,15 @@ func (s *Server) usesOf(mounts []Mount, numbers map[Number]bool, but ...string) 
 	return paths
 }
 
+// showsVolume says whether a mount is one of the volume, whose device and paths have
+// these numbers.
+func (s *Server) showsVolume(rec *record, numbers map[Number]bool, m Mount) bool {
+	if rec.Mode == modeBlock {
+		return s.isBound(m, numbers)
+	}
+	return numbers[m.Device] && m.Root == "/"
+}
+
 // isBound says whether a mount is a device file, bound onto another path, of one
 // of these devices. Such a mount shows the number of the file system the file
 // lives in, so the file itself is asked; only those of memory are, because asking
@@ -151,23 +160,4 @@ func (s *Server) isBound(m Mount, numbers map[Number]bool) bool {
 	}
 	n, err := s.devices.Number(m.Path)
 	return err == nil && numbers[n]
-}
-
-// numbers of a device: of what is mounted, and of the paths beneath it. A path
-// may come or go meanwhile, and then has no number; the device must have one.
-func (s *Server) numbers(device iscsi.Device) (map[Number]bool, error) {
-	own, err := s.devices.Number(device.Path)
-	if err != nil {
-		return nil, err
-	}
-	set := map[Number]bool{own: true}
-	for _, path := range device.Paths {
-		n, err := s.devices.Number(path)
-		if err == nil {
-			set[n] = true
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	return set, nil
 }
