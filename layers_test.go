@@ -58,10 +58,10 @@ func arrows() map[string][]string {
 		"internal/faultpoint/points": {}, // test support
 		"internal/health":            {csiSpec},
 		"internal/keylock":           {},
-		"internal/mountinfo":         {"internal/filesystem"},
+		"internal/mountinfo":         {},
 		"internal/namesakes":         {"internal/durable", klog},
 		"internal/kube":              {"internal/namesakes", klog},
-		"internal/filesystem":        {},
+		"internal/filesystem":        {"internal/mountinfo"},
 		"internal/publishctx":        {"internal/filesystem", "pkg/iscsi"},
 		"internal/topology":          {},
 		"internal/rpc":               {csiSpec, csiLib, grpcModule, klog, protobuf},

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/datera-csi/datera-csi/internal/mountinfo"
 )
 
 // maxMountFlag is the length of one mount flag (CSI v1.13: 4 KiB for all).
@@ -30,7 +32,7 @@ func checkMountFlag(flag string) error {
 	if strings.Count(flag, `"`)%2 != 0 {
 		return fmt.Errorf("mount flag %q has an open quote", flag)
 	}
-	for _, o := range SplitMountFlags(flag) {
+	for _, o := range mountinfo.SplitOptions(flag) {
 		name, value, _ := strings.Cut(strings.ToLower(o), "=")
 		switch {
 		case name == "":
@@ -54,21 +56,4 @@ func ofDriver() []string {
 		"shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable", "runbindable", "nofail", "source",
 		"logdev", "rtdev", "journal_path", "journal_dev", "sb", "norecovery", "noload",
 	}
-}
-
-// SplitMountFlags splits at the commas that are outside quotes: an SELinux context
-// holds commas.
-func SplitMountFlags(s string) []string {
-	var parts []string
-	quoted, from := false, 0
-	for i, r := range s {
-		switch {
-		case r == '"':
-			quoted = !quoted
-		case r == ',' && !quoted:
-			parts = append(parts, s[from:i])
-			from = i + 1
-		}
-	}
-	return append(parts, s[from:])
 }

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/datera-csi/datera-csi/internal/filesystem"
 )
 
 // Number is the major and minor number of a block device.
@@ -96,11 +94,28 @@ func parseLine(line string) (Mount, error) {
 		Device:  device,
 		Root:    unescape(fields[3]),
 		Path:    unescape(fields[4]),
-		Options: filesystem.SplitMountFlags(fields[5]),
+		Options: SplitOptions(fields[5]),
 		Type:    unescape(rest[0]),
 		Source:  unescape(rest[1]),
-		Super:   filesystem.SplitMountFlags(unescape(rest[2])),
+		Super:   SplitOptions(unescape(rest[2])),
 	}, nil
+}
+
+// SplitOptions splits a mount's options at the commas that are outside quotes: an
+// SELinux context holds commas.
+func SplitOptions(s string) []string {
+	var parts []string
+	quoted, from := false, 0
+	for i, r := range s {
+		switch {
+		case r == '"':
+			quoted = !quoted
+		case r == ',' && !quoted:
+			parts = append(parts, s[from:i])
+			from = i + 1
+		}
+	}
+	return append(parts, s[from:])
 }
 
 // unescape undoes the kernel's \ooo for space, tab, newline, backslash and #.

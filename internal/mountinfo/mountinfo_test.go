@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/datera-csi/datera-csi/internal/filesystem"
 )
 
 func TestMountinfoIsReadAsTheKernelWritesIt(t *testing.T) {
@@ -96,7 +94,7 @@ func FuzzMountLine(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []Mount{{Device: Number{major, minor}, Root: root, Path: path, Type: kind, Source: source, Options: filesystem.SplitMountFlags(options), Super: filesystem.SplitMountFlags(options)}}
+		want := []Mount{{Device: Number{major, minor}, Root: root, Path: path, Type: kind, Source: source, Options: SplitOptions(options), Super: SplitOptions(options)}}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%q is read differently (-want +got):\n%s", line, diff)
 		}

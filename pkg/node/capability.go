@@ -9,6 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/datera-csi/datera-csi/internal/filesystem"
+	"github.com/datera-csi/datera-csi/internal/mountinfo"
 )
 
 // mode is how a volume is used: as a file system or as a raw device.
@@ -69,7 +70,7 @@ func parseMount(m *csi.VolumeCapability_MountVolume) (capability, error) {
 	if err := filesystem.CheckMountFlags(c.Flags); err != nil {
 		return capability{}, fmt.Errorf("volume_capability: %w", err)
 	}
-	c.ReadOnly = slices.Contains(filesystem.SplitMountFlags(strings.Join(c.Flags, ",")), "ro")
+	c.ReadOnly = slices.Contains(mountinfo.SplitOptions(strings.Join(c.Flags, ",")), "ro")
 	return c, nil
 }
 
