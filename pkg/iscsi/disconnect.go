@@ -42,8 +42,8 @@ func (i *Initiator) disconnect(ctx context.Context, t Target) error {
 	return i.iscsiadm.forget(ctx, t.IQN)
 }
 
-// drainedSession is a session behind which nothing is used any more: its disks, which are
-// all it had, were removed or are about to go with it.
+// drainedSession is a session behind which nothing is used any more: its disks, which
+// are all it had, were removed or are about to go with it.
 type drainedSession struct {
 	session
 	disks []disk

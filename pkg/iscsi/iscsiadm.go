@@ -35,7 +35,6 @@ const (
 	exitDatabase        = 6
 	exitInvalid         = 7
 	exitTimeout         = 8
-	exitInternal        = 9
 	exitPDUTimeout      = 11
 	exitNoTransport     = 12
 	exitAccess          = 13

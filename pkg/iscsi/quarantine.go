@@ -47,9 +47,9 @@ func (i *Initiator) CorruptNodeRecords(ctx context.Context) ([]CorruptNodeRecord
 	return found, nil
 }
 
-// QuarantineNodeRecords moves the corrupt node records of a target, which must be the caller's
-// own, out of iscsiadm's sight, and returns where they are now. Iscsiadm does not
-// write its files in one piece, so a record counts only when it is corrupt twice.
+// QuarantineNodeRecords moves the corrupt node records of a target, which must be the
+// caller's own, out of iscsiadm's sight, and returns where they are now. Iscsiadm does
+// not write its files in one piece, so a record counts only when it is corrupt twice.
 func (i *Initiator) QuarantineNodeRecords(ctx context.Context, iqn string) ([]string, error) {
 	const between = 200 * time.Millisecond
 	if err := (Target{IQN: iqn}).check(); err != nil {

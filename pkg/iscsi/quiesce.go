@@ -205,13 +205,13 @@ func (i *Initiator) flush(ctx context.Context, b blockDevice) error {
 	return err
 }
 
-// quiesceWithoutPaths is the end of a device that has no path left. Without a map the kernel may
-// wait for the session still, and with it whoever has the device open: then it must
-// take what is buffered, or say that it cannot. What is queued in a map must fail, or
-// the map could not be removed. Where nobody has the device open that
-// loses nothing: the kernel wrote out or dropped what it buffered when the last one
-// closed it. Who has it open waits for that, so the map goes on queueing as long as
-// the array may come back.
+// quiesceWithoutPaths is the end of a device that has no path left. Without a map the
+// kernel may wait for the session still, and with it whoever has the device open: then
+// it must take what is buffered, or say that it cannot. What is queued in a map must
+// fail, or the map could not be removed. Where nobody has the device open that loses
+// nothing: the kernel wrote out or dropped what it buffered when the last one closed
+// it. Who has it open waits for that, so the map goes on queueing as long as the array
+// may come back.
 func (i *Initiator) quiesceWithoutPaths(ctx context.Context, t Target, s stack) error {
 	if len(s.disks) == 0 {
 		return nil

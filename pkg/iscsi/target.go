@@ -31,7 +31,7 @@ type Device struct {
 	Bytes int64    // capacity of Path, read from the device
 }
 
-// CHAP holds the secrets of a login. In is empty for one-way CHAP.
+// CHAP holds the secrets of a login. UserIn and PasswordIn are empty for one-way CHAP.
 type CHAP struct {
 	User, Password     string // what the initiator presents
 	UserIn, PasswordIn string // what the target must present back

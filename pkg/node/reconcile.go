@@ -202,8 +202,8 @@ func (p *pass) hold(ctx context.Context, volume string, fn func(context.Context,
 	}
 }
 
-// suspectedFor says for how long something has been suspected of being left over, and whether
-// that is long enough. What is not asked about in a pass begins anew.
+// suspectedFor says for how long something has been suspected of being left over, and
+// whether that is long enough. What is not asked about in a pass begins anew.
 func (p *pass) suspectedFor(what string) (age time.Duration, long bool) {
 	r := &p.reconciler
 	r.mu.Lock()

@@ -41,7 +41,7 @@ var codeOf = []struct {
 	code codes.Code
 }{
 	{errPending, codes.Aborted},
-	{errLeft, codes.Unavailable}, // first: it must not be final
+	{errLeft, codes.Unavailable}, // before the kinds that it comes with: it must not be final
 	{errUnwritten, codes.DataLoss},
 	{errUnfit, codes.FailedPrecondition},
 	{errNotFound, codes.NotFound},

@@ -7,11 +7,11 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// runWatched is operation.runDetached for a step that may wait for the volume's device. Without a
-// path it waits for as long as multipath says, which may be for ever. As long as it
-// lasts it is looked whether the map stays suspended, and whether the array has taken
-// this node out of the volume's ACL: then nothing comes back and nothing can be written
-// any more (FM 21).
+// runWatched is operation.runDetached for a step that may wait for the volume's device.
+// Without a path it waits for as long as multipath says, which may be for ever. As long
+// as it lasts it is looked whether the map stays suspended, and whether the array has
+// taken this node out of the volume's ACL: then nothing comes back and nothing can be
+// written any more (FM 21).
 func (s *Server) runWatched(ctx context.Context, op *operation, rec *record, what string, step func(context.Context) error) error {
 	return op.runDetached(ctx, what, func(ctx context.Context) error {
 		watch, stop := context.WithCancel(ctx)
