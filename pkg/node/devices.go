@@ -80,7 +80,7 @@ func (d hostDevices) SetReadOnly(path string, readOnly bool) (err error) {
 		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, want)
 	}
 	if err != nil {
-		return fmt.Errorf("make %s read-only, %v: %w", path, readOnly, err)
+		return fmt.Errorf("set read-only of %s to %v: %w", path, readOnly, err)
 	}
 	return nil
 }

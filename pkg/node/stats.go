@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -71,7 +70,7 @@ func (m *measurements[T]) do(ctx context.Context, key string, limit time.Duratio
 	case r := <-result:
 		measured, ok := r.Val.(T)
 		if r.Err == nil && !ok {
-			return none, errors.New("measurement of another kind")
+			return none, fmt.Errorf("measured a %T, not a %T", r.Val, none)
 		}
 		return measured, r.Err
 	case <-timer.C:
