@@ -62,6 +62,8 @@ type reconciler struct {
 	known map[volumeLUN]iscsi.Target // every LUN that this process saw a record of
 	since map[string]time.Time       // from when on something has been suspected of being left over
 	told  map[Finding]bool           // by the last pass, so that a finding is logged when it is new
+
+	numbers string // of the last pass, as they were logged
 }
 
 // volumeLUN is a LUN and the volume it was recorded for.
@@ -139,6 +141,11 @@ func (r *reconciler) finish(ctx context.Context, p *pass) {
 		}
 	}
 	r.told = told
+	p.report.Counts = p.report.counts()
+	if numbers := fmt.Sprint(p.report.Volumes, p.report.Attached, p.report.Counts); numbers != r.numbers {
+		klog.FromContext(ctx).Info("Reconcile has new numbers", "volumes", p.report.Volumes, "attached", p.report.Attached, "busy", p.report.Busy, "found", p.report.Counts)
+		r.numbers = numbers
+	}
 }
 
 // pass is one Reconcile.

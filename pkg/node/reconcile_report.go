@@ -16,6 +16,8 @@ type Report struct {
 	Attached int           `json:"attached"` // of them, those of which anything is on this host
 	Busy     int           `json:"busy"`     // passed over, because a call was at work on them
 	Findings []Finding     `json:"findings"` // by volume and target
+
+	Counts map[Reason]map[Outcome]int `json:"counts"` // of the findings
 }
 
 // Count counts the findings of a reason that came out like this; an empty word
@@ -28,6 +30,18 @@ func (r Report) Count(reason Reason, outcome Outcome) int {
 		}
 	}
 	return n
+}
+
+// counts are the findings by reason and outcome.
+func (r Report) counts() map[Reason]map[Outcome]int {
+	counts := make(map[Reason]map[Outcome]int)
+	for _, f := range r.Findings {
+		if counts[f.Reason] == nil {
+			counts[f.Reason] = make(map[Outcome]int)
+		}
+		counts[f.Reason][f.Outcome]++
+	}
+	return counts
 }
 
 // Reason is a stable word for what is wrong.

@@ -54,6 +54,9 @@ func TestReconcileHealsADegradedVolume(t *testing.T) {
 	ok(t, v.stage(), v.publish())
 	r := w.reconcile(node.ReconcileRepair, 0)
 	expect(t, r, node.ReasonDegraded, node.Failed, 1)
+	if r.Counts[node.ReasonDegraded][node.Failed] != 1 {
+		t.Errorf("numbers: %v", r.Counts)
+	}
 	if f := r.Findings[0]; f.Volume != v.id || f.Portal != dead.String() || f.Error == "" {
 		t.Errorf("the finding does not say which volume, portal and why: %+v", f)
 	}

@@ -219,8 +219,8 @@ func (l *lab) checkClean(t *testing.T, volumes map[string]bool, mounts []node.Mo
 	if d := cmp.Diff(l.mounts(t), mounts); d != "" {
 		t.Errorf("mounts of the host after (-) and before (+):\n%s", d)
 	}
-	records, err := os.ReadDir(l.records)
-	if err != nil && !errors.Is(err, os.ErrNotExist) || len(records) > 0 {
+	records, err := filepath.Glob(filepath.Join(l.records, "*.json")) // what is known of file systems stays
+	if err != nil || len(records) > 0 {
 		t.Errorf("records left on the host: %v (%v)", records, err)
 	}
 	attached := 0
