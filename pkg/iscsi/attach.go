@@ -264,9 +264,9 @@ func (i *Initiator) giveUpAllBut(ctx context.Context, t Target, keep session) er
 		}
 		ours := slices.DeleteFunc(slices.Clone(disks), func(d disk) bool { return d.lun != t.LUN })
 		for _, d := range ours {
-			users, err := i.users(d.blockDevice())
-			if err != nil {
-				return err
+			users, usersErr := i.users(d.blockDevice())
+			if usersErr != nil {
+				return usersErr
 			}
 			if len(users) > 0 {
 				return fmt.Errorf("%w: a second path to the LUN is in use: %s", ErrBusy, strings.Join(users, ", "))

@@ -122,11 +122,11 @@ func (i *Initiator) Resume(ctx context.Context, t Target) error {
 func (i *Initiator) resumeStuckMap(ctx context.Context, t Target, m dmap) (resumed bool, err error) {
 	const moment = 3 * time.Second
 	ok, err := until(ctx, min(moment, i.cfg.MapTimeout/2), func() (bool, error) {
-		now, err := readMap(m.dir)
-		if err == nil {
+		now, readErr := readMap(m.dir)
+		if readErr == nil {
 			m = now
 		}
-		return err == nil && !now.suspended || gone(err), ignoreGone(err)
+		return readErr == nil && !now.suspended || gone(readErr), ignoreGone(readErr)
 	})
 	if err != nil || ok {
 		return false, err

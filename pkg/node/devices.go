@@ -100,11 +100,11 @@ func (d hostDevices) FilesystemBytes(fsType, device, path string) (n int64, err 
 	if _, err := io.ReadFull(f, head); err != nil {
 		return 0, fmt.Errorf("read the superblock of %s: %w: %w", device, errUnreadable, err)
 	}
-	found := recognise(head)
-	if found.Name != nameExt {
+	ext := recognise(head)
+	if ext.Name != nameExt {
 		return 0, fmt.Errorf("%s: %w: no ext4 superblock, but mounted as one", device, errForeign)
 	}
-	return found.Bytes, nil
+	return ext.Bytes, nil
 }
 
 func (d hostDevices) Usage(path string) (Usage, error) {
