@@ -211,6 +211,20 @@ func TestOneDiskIsLeftWithoutAMap(t *testing.T) {
 	}
 }
 
+// A map that is going away has lost its paths in sysfs before they have lost it.
+func TestAMapWithoutItsPathsIsNoDevice(t *testing.T) {
+	t.Parallel()
+	h, i := attachedHost(t)
+	for _, path := range h.glob("sys/block/dm-0/slaves/*") {
+		if err := os.Remove(h.path(path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d, err := i.Find(t.Context(), targetA()); !errors.Is(err, iscsi.ErrUnavailable) {
+		t.Errorf("found %+v, %v", d, err)
+	}
+}
+
 // FM 28: a multipath that was killed has not said that it does not want the disk.
 func TestAMultipathThatIsKilledIsNoReasonForOnePath(t *testing.T) {
 	t.Parallel()

@@ -31,6 +31,9 @@ func (i *Initiator) Find(ctx context.Context, t Target) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
+	if mapped && len(m.slaves) == 0 { // it loses them just now, and the disks have not noticed
+		return Device{}, fmt.Errorf("%w: map %s of LUN %d of %s has lost its paths", ErrUnavailable, m.name, t.LUN, t.IQN)
+	}
 	if mapped {
 		return i.describe(m.blockDevice, wwid, m.slaves)
 	}

@@ -87,7 +87,7 @@ func readMap(dir string) (dmap, error) {
 	m.suspended = suspended == "1"
 	slaves, err := os.ReadDir(filepath.Join(dir, "slaves"))
 	if err != nil {
-		return dmap{}, ignoreGone(err)
+		return dmap{}, err // gone, too, when the map goes just now
 	}
 	for _, s := range slaves {
 		m.slaves = append(m.slaves, s.Name())
