@@ -154,8 +154,12 @@ func (s *Server) ensurePublished(p *publication) error {
 // it: the bind of a device file may be as read-only as it likes, the kernel takes
 // writes through it all the same.
 func (s *Server) limitBlock(rec *record, device iscsi.Device) error {
-	writable := len(rec.Targets) == 0 || slices.ContainsFunc(rec.Targets, func(p published) bool { return !p.ReadOnly })
-	return s.devices.SetReadOnly(device.Path, rec.ReadOnly || !writable)
+	return s.devices.SetReadOnly(device.Path, !rec.writable())
+}
+
+// writable says whether somebody here may write to a raw volume, or may yet.
+func (r *record) writable() bool {
+	return !r.ReadOnly && (len(r.Targets) == 0 || slices.ContainsFunc(r.Targets, func(p published) bool { return !p.ReadOnly }))
 }
 
 // publishedAlready says whether the target path is the bind it should be. A bind

@@ -345,6 +345,26 @@ func TestUnsoundNodeRecordsOfOthersAreOnlyTold(t *testing.T) {
 	}
 }
 
+// FM 18: a map that got a path takes writes again, with the kernels of before 5.12.
+func TestAReadersDeviceIsKeptReadOnly(t *testing.T) {
+	w := newWheel(t)
+	reader, writes := w.volume("reader"), w.volume("writer")
+	for _, v := range []*volume{reader, writes} {
+		v.cap = blockCap(writer)
+	}
+	reader.ro = true
+	ok(t, reader.stage(), reader.publish(), writes.stage(), writes.publish())
+	ok(t, w.SetReadOnly(reader.disk().Path(), false)) // the reload of a map
+	w.reconcile(node.ReconcileObserve, 0)
+	if reader.disk().ReadOnly() {
+		t.Error("a dry run changed it")
+	}
+	w.reconcile(node.ReconcileRepair, 0)
+	if !reader.disk().ReadOnly() || writes.disk().ReadOnly() {
+		t.Errorf("read-only: the reader's %v, the writer's %v", reader.disk().ReadOnly(), writes.disk().ReadOnly())
+	}
+}
+
 // FM 38: a volume that a call is at work on is passed over.
 func TestReconcilePassesOverABusyVolume(t *testing.T) {
 	w := newWheel(t)

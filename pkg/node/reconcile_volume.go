@@ -58,8 +58,25 @@ func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *recor
 			return nil
 		}
 		all[0].Evidence += "; " + why
+		return p.heal(ctx, rec, shape, all)
 	}
-	return p.heal(ctx, rec, shape, all)
+	return errors.Join(p.heal(ctx, rec, shape, all), p.keepReadOnly(ctx, rec))
+}
+
+// keepReadOnly makes the device of a raw volume that nobody here may write to read-only
+// again: before Linux 5.12 a map that gets a path, or grows, takes writes anew (FM 18).
+func (p *pass) keepReadOnly(ctx context.Context, rec *record) error {
+	if rec.Mode != modeBlock || rec.writable() || p.mode != ReconcileRepair {
+		return nil
+	}
+	device, err := p.attacher.Find(ctx, rec.target())
+	if errors.Is(err, iscsi.ErrNotAttached) {
+		return nil // a stage is needed first
+	}
+	if err != nil {
+		return fmt.Errorf("find the device: %w", err)
+	}
+	return p.limitBlock(rec, device)
 }
 
 func (p *pass) about(rec *record, reason Reason, portal, evidence string) Finding {
