@@ -167,6 +167,7 @@ func TestASuspendedMapIsResumedForWhoWaits(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		h.slowResumes = 1 // it is asked again
 		if err := i.Resume(t.Context(), targetA()); err != nil || h.read("sys/block/dm-0/dm/suspended") != "0" {
 			t.Errorf("%s: %v, suspended %s", name, err, h.read("sys/block/dm-0/dm/suspended"))
 		}

@@ -44,6 +44,7 @@ type host struct {
 	byName   map[string]string        // map by alias
 
 	greedy        bool                // multipathd makes maps unasked
+	slowResumes   int                 // resumes of the kernel that take too long
 	opened        map[string][]string // who has a device open, by number
 	unheard       bool                // and has not heard of the second path of a LUN
 	mute          bool                // the next disk is found without the pages that say who it is
@@ -802,6 +803,10 @@ func (h *host) Resume(uuid string) error {
 	dm := h.mapNamed(strings.TrimPrefix(uuid, "mpath-"))
 	if dm == "" {
 		return syscall.ENXIO
+	}
+	if h.slowResumes > 0 {
+		h.slowResumes--
+		return context.DeadlineExceeded
 	}
 	h.write("sys/block/"+dm+"/dm/suspended", "0\n")
 	return nil

@@ -201,8 +201,16 @@ func (i *Initiator) resumeOnce(ctx context.Context, m dmap) error {
 	limit, cancel := context.WithTimeout(ctx, mapperTimeout)
 	defer cancel()
 	_, err = bounded(limit, &i.bounds, "resume map "+m.name, func() (struct{}, error) { return struct{}{}, i.kernel.Resume(mapUUID + m.wwid) })
+	if ctx.Err() == nil && (errors.Is(err, errWaits) || errors.Is(err, context.DeadlineExceeded)) {
+		return notYet{err}
+	}
 	return ignoreGone(err)
 }
+
+// notYet is an error that a repeat may cure.
+type notYet struct{ error }
+
+func (e notYet) Unwrap() error { return e.error }
 
 // deleteMap asks the daemon, or the tool when no daemon runs.
 func (i *Initiator) deleteMap(ctx context.Context, m dmap) error {
@@ -220,7 +228,7 @@ func (i *Initiator) deleteMap(ctx context.Context, m dmap) error {
 // the tool itself.
 func fatal(err error) error {
 	var exit *ExitError
-	if errors.As(err, &exit) && exit.Code != exitNoSuchTool {
+	if errors.As(err, &exit) && exit.Code != exitNoSuchTool || errors.As(err, &notYet{}) {
 		return nil
 	}
 	return err

@@ -26,7 +26,7 @@ func (i *Initiator) checkUnopened(ctx context.Context, b blockDevice) error {
 		return len(openers) == 0, nil
 	})
 	if err == nil && len(openers) > 0 {
-		err = fmt.Errorf("%w: %s is open in %s", ErrBusy, b.name, strings.Join(openers, ", "))
+		err = fmt.Errorf("%w: %w: %s is open in %s", ErrBusy, ErrOpen, b.name, strings.Join(openers, ", "))
 	}
 	return err
 }

@@ -54,4 +54,5 @@ var (
 	ErrNotReady    = errors.New("the host's iSCSI initiator is not ready") // iscsid, modules, initiator name
 	ErrForeign     = errors.New("the device is not the one promised")      // serial, WWID or size differ
 	ErrBusy        = errors.New("the device is in use")                    // holders, mounts, open files
+	ErrOpen        = errors.New("a program has it open")                   // beside ErrBusy
 )

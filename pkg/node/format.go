@@ -64,7 +64,7 @@ func decideExisting(e evidence) (verdict, error) {
 }
 
 func decideEmpty(e evidence) (verdict, error) {
-	begun := e.Format.State == formatStarted && e.Format.Serial == e.Serial && e.UsedBytes <= footprint(e.Bytes)
+	begun := e.Format.State == formatStarted && e.Format.Serial == e.Serial && e.UsedBytes <= invisible(e.Format.FSType, e.Bytes)
 	switch {
 	case !e.Blkid.Nothing:
 		return refuse, fmt.Errorf("%w: every sample of the device is zero, but blkid finds %s", errRefused, e.Blkid)
@@ -113,6 +113,16 @@ func decideUnknown(e evidence) (verdict, error) {
 // is at most 2 GiB and about 1/2048, the headers of groups and inode tables are
 // less.
 func footprint(bytes int64) int64 { return 256*mib + bytes/512 }
+
+// invisible is more than a mkfs writes before the samples show something: mkfs.xfs
+// wipes a few places and begins with the superblock; mke2fs may have zeroed the journal
+// and tables, and writes its superblock last.
+func invisible(fsType string, bytes int64) int64 {
+	if fsType == fsXFS {
+		return 4 * mib
+	}
+	return footprint(bytes)
+}
 
 // blkid is what blkid -p says of a device.
 type blkid struct {

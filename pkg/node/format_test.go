@@ -50,6 +50,8 @@ func TestDecide(t *testing.T) {
 		"from a source":                      {func(e *evidence) { e.FromSource = true }, refuse, errRefused},
 		"the array holds data":               {func(e *evidence) { e.UsedBytes = 1 }, refuse, errRefused},
 		"the array holds a begun format":     {func(e *evidence) { e.UsedBytes = 1; e.Format = started(fsXFS, "s1") }, makeNew, nil},
+		"some data after a begun xfs":        {func(e *evidence) { e.UsedBytes = 100 << 20; e.Format = started(fsXFS, "s1") }, refuse, errRefused},
+		"a begun ext4 has zeroed a journal":  {func(e *evidence) { e.Asked = fsExt4; e.UsedBytes = 100 << 20; e.Format = started(fsExt4, "s1") }, makeNew, nil},
 		"much data after a begun format":     {func(e *evidence) { e.UsedBytes = gib; e.Format = started(fsXFS, "s1") }, refuse, errRefused},
 		"the array holds data, other device": {func(e *evidence) { e.UsedBytes = 1; e.Format = started(fsXFS, "s0") }, refuse, errRefused},
 		"read-only":                          {func(e *evidence) { e.ReadOnly = true }, refuse, errRefused},

@@ -57,6 +57,8 @@ func (r *records) format(serial string) (known format, file string, err error) {
 	if err := json.Unmarshal(data, &f); err != nil || f.Serial != serial || f.State != formatStarted && f.State != formatFinished {
 		return format{}, "", errors.Join(fmt.Errorf("%w: %s does not say what file system was made on the LUN with serial number %s; remove it if the volume has one", errRecord, path, serial), err)
 	}
+	now := time.Now()
+	_ = os.Chtimes(path, now, now) // the longest unused goes first; which that is, is no matter of data
 	return f, path, nil
 }
 
@@ -65,7 +67,7 @@ func (r *records) saveFormat(f format) error {
 	path := r.formatPath(f.Serial)
 	data, err := json.Marshal(f)
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(path), 0o700)
+		err = r.makeMemory()
 	}
 	if err == nil {
 		err = durable.Replace(path, append(data, '\n'))
@@ -76,7 +78,19 @@ func (r *records) saveFormat(f format) error {
 	return r.forgetOldest(filepath.Dir(path))
 }
 
-// forgetOldest keeps the newest of the files in a directory, mostFormats of them.
+// makeMemory makes the directory, durably.
+func (r *records) makeMemory() error {
+	dir := filepath.Join(r.dir, "filesystems")
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return durable.SyncDir(r.dir)
+}
+
+// forgetOldest keeps those of the files that were used last in a directory, mostFormats of them.
 func (r *records) forgetOldest(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) <= mostFormats {

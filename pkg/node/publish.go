@@ -120,8 +120,10 @@ func (s *Server) ensurePublished(p *publication) error {
 		if err = s.checkMount(p.record, p.numbers, there); err != nil {
 			return err
 		}
-		if err = s.checkWritable(p.record, there[0]); err != nil {
-			return err
+		if !p.at.ReadOnly { // who only reads may take from it what is left
+			if err = s.checkWritable(p.record, there[0]); err != nil {
+				return err
+			}
 		}
 	}
 	done, err := s.publishedAlready(p, at(mounts, p.at.Path))

@@ -257,6 +257,9 @@ func TestAnExt4ThatStoppedIsNotTakenForTheVolume(t *testing.T) {
 	v.disk().Err(node.FilesystemErrors{Count: 1, Where: "ext4_journal_check_start", Time: time.Now()})
 	want(t, v.stage(), codes.FailedPrecondition, "lets nobody write", "delete the volume's pods")
 	want(t, v.publishAt(v.path+" too"), codes.FailedPrecondition, "lets nobody write")
+	rescue := *v
+	rescue.ro, rescue.path = true, v.path+" rescue"
+	ok(t, rescue.publish(), rescue.unpublish())
 	ok(t, v.unpublish(), v.unstage())
 	m.nothingLeft()
 }

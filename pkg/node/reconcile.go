@@ -157,7 +157,8 @@ type pass struct {
 	report     Report
 	unanswered map[netip.AddrPort]int // logins in vain, by portal
 	since      map[string]time.Time
-	takeouts   int
+	takeouts   int // things taken down
+	inVain     int // and those that could not be
 }
 
 func (p *pass) found(f ...Finding) {
@@ -238,11 +239,11 @@ func (p *pass) suspectedBefore(what string) bool {
 // takeDownOnce finishes a finding about something that is left over: it is waited for,
 // told, put off, or done.
 func (p *pass) takeDownOnce(f Finding, what string, do func() error) {
-	const mostInAPass = 1
+	const mostInAPass, mostInVain = 1, 3 // what fails keeps the place of others for a pass no longer than this
 	age, long := p.suspectedFor(what)
 	f.Evidence += fmt.Sprintf("; since %s", age.Round(time.Second))
 	p.mu.Lock()
-	off := p.takeouts >= mostInAPass
+	off := p.takeouts >= mostInAPass || p.inVain >= mostInVain
 	if long && !off && p.mode == ReconcileRepair {
 		p.takeouts++
 	}
@@ -256,6 +257,9 @@ func (p *pass) takeDownOnce(f Finding, what string, do func() error) {
 		f.Outcome = Done
 		if err := do(); err != nil {
 			f.Outcome, f.Error = Failed, err.Error()
+			p.mu.Lock()
+			p.takeouts, p.inVain = p.takeouts-1, p.inVain+1
+			p.mu.Unlock()
 		}
 	}
 	p.found(f)

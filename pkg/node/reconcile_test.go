@@ -293,7 +293,11 @@ func TestALUNWithoutARecordGoesOnceTheArrayRefusesIt(t *testing.T) {
 		"admitted":            {prefix, true, func(*wheel, *volume) {}, false},
 		"silent":              {prefix, true, func(w *wheel, v *volume) { w.Cut(v.target.Portals[0]); w.Cut(v.target.Portals[1]) }, false},
 		"refused and mounted": {prefix, false, func(_ *wheel, v *volume) { v.disk().Admit(false) }, false},
-		"another's array":     {"iqn.2001-01.org.example:", true, func(_ *wheel, v *volume) { v.disk().Admit(false) }, false},
+		"refused and staged meanwhile": {prefix, true, func(w *wheel, v *volume) {
+			v.disk().Admit(false)
+			w.OnFailQueuedIO(func() { v.disk().Admit(true) })
+		}, false},
+		"another's array": {"iqn.2001-01.org.example:", true, func(_ *wheel, v *volume) { v.disk().Admit(false) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWheel(t, func(cfg *node.Config) { cfg.TargetPrefix = c.prefix })
@@ -359,6 +363,13 @@ func TestAReadersDeviceIsKeptReadOnly(t *testing.T) {
 	if reader.disk().ReadOnly() {
 		t.Error("a dry run changed it")
 	}
+	// The kernel may wait for a path before it does so, and nobody else waits with it.
+	release := w.Hold("setro")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	w.server.Reconcile(ctx, node.ReconcileRepair)
+	release()
+	eventually(t, "the step's end", func() bool { return w.server.Doing(reader.id) == "" })
 	w.reconcile(node.ReconcileRepair, 0)
 	if !reader.disk().ReadOnly() || writes.disk().ReadOnly() {
 		t.Errorf("read-only: the reader's %v, the writer's %v", reader.disk().ReadOnly(), writes.disk().ReadOnly())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -60,23 +61,20 @@ func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *recor
 		all[0].Evidence += "; " + why
 		return p.heal(ctx, rec, shape, all)
 	}
-	return errors.Join(p.heal(ctx, rec, shape, all), p.keepReadOnly(ctx, rec))
+	return errors.Join(p.heal(ctx, rec, shape, all), p.keepReadOnly(ctx, op, rec))
 }
 
 // keepReadOnly makes the device of a raw volume that nobody here may write to read-only
 // again: before Linux 5.12 a map that gets a path, or grows, takes writes anew (FM 18).
-func (p *pass) keepReadOnly(ctx context.Context, rec *record) error {
+func (p *pass) keepReadOnly(ctx context.Context, op *operation, rec *record) error {
 	if rec.Mode != modeBlock || rec.writable() || p.mode != ReconcileRepair {
 		return nil
 	}
 	device, err := p.attacher.Find(ctx, rec.target())
-	if errors.Is(err, iscsi.ErrNotAttached) {
-		return nil // a stage is needed first
-	}
 	if err != nil {
-		return fmt.Errorf("find the device: %w", err)
+		return nil //nolint:nilerr // whether it is there, and itself, others tell
 	}
-	return p.limitBlock(rec, device)
+	return p.runWatched(ctx, op, rec, "keeping the device read-only", func(context.Context) error { return p.limitBlock(rec, device) })
 }
 
 func (p *pass) about(rec *record, reason Reason, portal, evidence string) Finding {
@@ -341,6 +339,7 @@ func (p *pass) strangers(ctx context.Context, recorded []*record) {
 		p.found(Finding{Reason: ReasonUnclear, Evidence: "the sessions of this host cannot be read", Outcome: Seen, Error: err.Error()})
 		return
 	}
+	rand.Shuffle(len(attached), func(i, j int) { attached[i], attached[j] = attached[j], attached[i] }) //nolint:gosec // no secret
 	for _, t := range attached {
 		if p.ours(t.IQN) || slices.ContainsFunc(recorded, func(rec *record) bool { return rec.Target.IQN == t.IQN }) {
 			continue
@@ -368,10 +367,16 @@ func (p *pass) stranger(ctx context.Context, t iscsi.Target) error {
 	f := Finding{Reason: ReasonUnrecorded, Outcome: Seen, Target: t.IQN,
 		Evidence: fmt.Sprintf("LUN %d of the array, which no record speaks of; no session works, nobody uses it; %v", t.LUN, refusal)}
 	p.takeDownOnce(f, what, func() error {
-		if holder, err := p.records.holderOf(t, ""); err != nil || holder != "" {
+		if refusal.Final() { // else whether somebody waits for its map is Detach's to find
+			if err := p.reconciler.paths.FailQueuedIO(ctx, t); err != nil {
+				return err
+			}
+		}
+		holder, err := p.records.holderOf(t, "")
+		if err != nil || holder != "" {
 			return err // staged meanwhile
 		}
-		if err := p.reconciler.paths.FailQueuedIO(ctx, t); err != nil { // or whatever waits in its map would hold it open for ever
+		if s, err = p.reconciler.paths.Inspect(ctx, t); err != nil || len(s.Live()) > 0 {
 			return err
 		}
 		return p.attacher.Detach(ctx, t)

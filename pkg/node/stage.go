@@ -108,7 +108,8 @@ func (s *Server) giveUp(ctx context.Context, op *operation, rec *record, device 
 	if err == nil {
 		err = s.records.remove(rec.Volume)
 	}
-	if err == nil || errors.Is(err, errInUse) || errors.Is(err, iscsi.ErrBusy) {
+	inUse := errors.Is(err, errInUse) || errors.Is(err, iscsi.ErrBusy) && !errors.Is(err, iscsi.ErrOpen) // who looks into a new disk will close it
+	if err == nil || inUse {
 		return cause
 	}
 	return fmt.Errorf("%w; %w: %w", cause, errLeft, err)

@@ -191,6 +191,17 @@ func TestAStageThatMaySucceedLaterKeepsWhatItHas(t *testing.T) {
 	m.nothingLeft()
 }
 
+// A disk that udev still looks into is not one that somebody used before.
+func TestAStageWhoseDiskIsOpenForAMomentIsNotOver(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	m.Fail("blkid", &iscsi.ExitError{Tool: "blkid", Code: 127})
+	m.Fail("detach", fmt.Errorf("%w: %w: sdb", iscsi.ErrBusy, iscsi.ErrOpen))
+	want(t, v.stage(), codes.Unavailable, "not taken down yet")
+	ok(t, v.unstage())
+	m.nothingLeft()
+}
+
 func TestAStageThatCannotBeTakenDownIsNotOver(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")
@@ -264,6 +275,8 @@ func TestANodesMemoryOfFileSystems(t *testing.T) {
 		touch(t, path)
 		ok(t, os.Chtimes(path, time.Time{}, time.Now().Add(-time.Hour-time.Duration(n)*time.Second)))
 	}
+	long := time.Now().Add(-24 * time.Hour) // ours is the oldest, and is met again
+	ok(t, os.Chtimes(ours, long, long), v.stage(), v.unstage())
 	b := m.volume("b")
 	ok(t, b.stage(), b.unstage())
 	if files, err = os.ReadDir(dir); err != nil || len(files) != 4096 || !exists(ours) || exists(filepath.Join(dir, "4095")) || !exists(filepath.Join(dir, "0")) {

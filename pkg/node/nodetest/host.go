@@ -42,6 +42,7 @@ type Host struct {
 	dead           bool
 	faults         map[string][]error
 	hold           map[string]chan struct{}
+	onFailQueuedIO func()
 	fabric         *iscsi.Fabric           // nil: as the disks are
 	silent         map[netip.AddrPort]bool // portals that do not answer
 	corruptRecords []iscsi.CorruptNodeRecord

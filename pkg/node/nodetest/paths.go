@@ -243,8 +243,21 @@ func (h *Host) Resume(_ context.Context, t iscsi.Target) error {
 	return nil
 }
 
+// OnFailQueuedIO makes something happen whenever FailQueuedIO is asked for.
+func (h *Host) OnFailQueuedIO(do func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.onFailQueuedIO = do
+}
+
 // FailQueuedIO is node.Paths'; it notes that there was a disk.
 func (h *Host) FailQueuedIO(_ context.Context, t iscsi.Target) error {
+	h.mu.Lock()
+	also := h.onFailQueuedIO
+	h.mu.Unlock()
+	if also != nil {
+		also()
+	}
 	leave, err := h.enter("failQueuedIO")
 	if err != nil {
 		return err
