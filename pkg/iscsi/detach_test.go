@@ -437,9 +437,27 @@ func TestADiskThatAProgramHasOpenIsKept(t *testing.T) {
 	i := h.initiator()
 	d := attach(t, i, targetA())
 	dev := h.read("sys/block/" + filepath.Base(d.Path) + "/dev")
-	h.opened = map[string][]string{dev: {"process 4712 qemu-system-x86"}}
-	wantRefused(t, h, i, iscsi.ErrBusy, "is open in process 4712 qemu-system-x86")
+	for _, writes := range []bool{true, false} {
+		h.opened = map[string][]iscsi.Opener{dev: {iscsi.NewOpener("process 4712 qemu-system-x86", writes)}}
+		wantRefused(t, h, i, iscsi.ErrBusy, "is open in process 4712 qemu-system-x86")
+	}
 	h.opened = nil
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
+}
+
+// FM 21: udev reads a disk whose session has just been lost, and waits for as long as the
+// kernel does.
+func TestADeadDiskThatIsOnlyReadGoes(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	d := attach(t, i, targetA())
+	dev := h.read("sys/block/" + filepath.Base(d.Path) + "/dev")
+	h.write(h.diskDir(filepath.Base(d.Path))+"/state", "transport-offline\n")
+	h.opened = map[string][]iscsi.Opener{dev: {iscsi.NewOpener("process 4712 writer", true)}}
+	wantRefused(t, h, i, iscsi.ErrBusy, "process 4712 writer")
+	h.opened = map[string][]iscsi.Opener{dev: {iscsi.NewOpener("process 4713 (udev-worker)", false)}}
 	detach(t, i, targetA())
 	wantNothingLeft(t, h, i)
 }

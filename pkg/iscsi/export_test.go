@@ -14,6 +14,10 @@ type Identity = identity
 
 type Kernel = kernel
 
+type Opener = opener
+
+func NewOpener(who string, writes bool) Opener { return opener{who: who, writes: writes} }
+
 func NewWithKernel(cfg Config, k Kernel) *Initiator { return newInitiator(cfg, k) }
 
 // HostWith is Direct, with multipathd on another socket and in another network

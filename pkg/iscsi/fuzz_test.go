@@ -40,12 +40,12 @@ func (h *spoiled) Identify(string) (iscsi.Identity, error) {
 	return iscsi.Identity{}, syscall.EIO
 }
 
-func (h *spoiled) Claim(string) error                   { return nil }
-func (h *spoiled) Flush(string, bool) error             { return nil }
-func (h *spoiled) Table(string) (iscsi.MapTable, error) { return iscsi.MapTable{}, syscall.ENXIO }
-func (h *spoiled) FailIfNoPath(string) error            { return syscall.ENXIO }
-func (h *spoiled) Openers(string, []string) []string    { return nil }
-func (h *spoiled) Resume(string) error                  { return syscall.ENXIO }
+func (h *spoiled) Claim(string) error                      { return nil }
+func (h *spoiled) Flush(string, bool) error                { return nil }
+func (h *spoiled) Table(string) (iscsi.MapTable, error)    { return iscsi.MapTable{}, syscall.ENXIO }
+func (h *spoiled) FailIfNoPath(string) error               { return syscall.ENXIO }
+func (h *spoiled) Openers(string, []string) []iscsi.Opener { return nil }
+func (h *spoiled) Resume(string) error                     { return syscall.ENXIO }
 
 // tree unpacks a tree of files: one whose content begins with "-> " is a link to
 // another place in it.

@@ -43,12 +43,12 @@ type host struct {
 	dirs     map[string]string        // disk to its SCSI device's directory
 	byName   map[string]string        // map by alias
 
-	greedy        bool                // multipathd makes maps unasked
-	slowResumes   int                 // resumes of the kernel that take too long
-	opened        map[string][]string // who has a device open, by number
-	unheard       bool                // and has not heard of the second path of a LUN
-	mute          bool                // the next disk is found without the pages that say who it is
-	overlooked    bool                // and multipathd does not take it up either
+	greedy        bool                      // multipathd makes maps unasked
+	slowResumes   int                       // resumes of the kernel that take too long
+	opened        map[string][]iscsi.Opener // who has a device open, by number
+	unheard       bool                      // and has not heard of the second path of a LUN
+	mute          bool                      // the next disk is found without the pages that say who it is
+	overlooked    bool                      // and multipathd does not take it up either
 	blacklisted   bool
 	multipathConf string // what multipath -t prints
 	multipathRuns string // what the running multipathd goes by; "": the same
@@ -813,10 +813,10 @@ func (h *host) Resume(uuid string) error {
 }
 
 // Openers is the kernel's.
-func (h *host) Openers(_ string, devs []string) []string {
+func (h *host) Openers(_ string, devs []string) []iscsi.Opener {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var found []string
+	var found []iscsi.Opener
 	for _, dev := range devs {
 		found = append(found, h.opened[dev]...)
 	}

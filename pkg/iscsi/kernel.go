@@ -24,8 +24,8 @@ type kernel interface {
 	// device or a program has claimed path for itself.
 	Claim(path string) error
 
-	// Openers names the processes in proc that have one of these block devices open.
-	Openers(proc string, devs []string) []string
+	// Openers are the processes in proc that have one of these block devices open.
+	Openers(proc string, devs []string) []opener
 
 	// Flush writes out what the kernel buffers for the device; alone claims it
 	// meanwhile.

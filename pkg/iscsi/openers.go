@@ -13,28 +13,46 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// opener is a program that has a block device open.
+type opener struct {
+	who    string // its process id and name, in words
+	writes bool   // it may write
+}
+
 // checkUnopened refuses a disk without a map that a program has open. Of a map the
 // kernel tells how many have it open, and of a claim who else claims; of a disk that was
 // only opened, as by a program on a raw volume, nothing but the programs' own
 // descriptors tells, and what it writes after the disk is gone is dropped (FM 3, 21).
-// Udev and its like look into a disk for a moment.
-func (i *Initiator) checkUnopened(ctx context.Context, b blockDevice) error {
+// Udev and its like look into a disk for a moment, or, when it is dead, for as long as
+// the kernel waits for its session: of a dead disk only who may write counts.
+func (i *Initiator) checkUnopened(ctx context.Context, b blockDevice, dead bool) error {
 	const patience = 3 * time.Second
-	var openers []string
+	var openers []opener
 	_, err := untilSlowly(ctx, patience, 50*time.Millisecond, time.Second, func() (bool, error) {
 		openers = i.openers(b)
+		if dead {
+			openers = slices.DeleteFunc(openers, func(o opener) bool { return !o.writes })
+		}
 		return len(openers) == 0, nil
 	})
 	if err == nil && len(openers) > 0 {
-		err = fmt.Errorf("%w: %w: %s is open in %s", ErrBusy, ErrOpen, b.name, strings.Join(openers, ", "))
+		err = fmt.Errorf("%w: %w: %s is open in %s", ErrBusy, ErrOpen, b.name, openersInWords(openers))
 	}
 	return err
 }
 
-// openers names the programs that have a device or a partition of it open, as far as
+func openersInWords(openers []opener) string {
+	words := make([]string, len(openers))
+	for n, o := range openers {
+		words[n] = o.who
+	}
+	return strings.Join(words, ", ")
+}
+
+// openers are the programs that have a device or a partition of it open, as far as
 // their descriptors can be seen from here; a plugin that does not share the host's
 // process ids sees its own only.
-func (i *Initiator) openers(b blockDevice) []string {
+func (i *Initiator) openers(b blockDevice) []opener {
 	parts, err := b.parts()
 	if err != nil {
 		parts = []blockDevice{b}
@@ -46,27 +64,51 @@ func (i *Initiator) openers(b blockDevice) []string {
 	return i.kernel.Openers(filepath.Join(i.cfg.Root, "proc"), numbers)
 }
 
-// Openers looks at the descriptors of all processes but this one. A descriptor is asked
-// what it is without asking the file system behind it, which may be a dead server's.
-func (linux) Openers(proc string, devs []string) []string {
-	var found []string
+// Openers looks at the descriptors of all processes but this one.
+func (linux) Openers(proc string, devs []string) []opener {
+	var found []opener
 	own := strconv.Itoa(os.Getpid())
 	for _, pid := range numbered(proc) {
 		if pid == own {
 			continue
 		}
-		for _, fd := range numbered(filepath.Join(proc, pid, "fd")) {
-			var st unix.Statx_t
-			err := unix.Statx(unix.AT_FDCWD, filepath.Join(proc, pid, "fd", fd), unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
-			if err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK || !slices.Contains(devs, fmt.Sprintf("%d:%d", st.Rdev_major, st.Rdev_minor)) {
-				continue
+		dir := filepath.Join(proc, pid)
+		open, writes := false, false
+		for _, fd := range numbered(filepath.Join(dir, "fd")) {
+			if isBlockDevice(filepath.Join(dir, "fd", fd), devs) {
+				open, writes = true, writes || mayWrite(filepath.Join(dir, "fdinfo", fd))
 			}
-			comm, _ := attribute(filepath.Join(proc, pid), "comm")
-			found = append(found, strings.TrimSpace("process "+pid+" "+comm))
-			break
+		}
+		if open {
+			comm, _ := attribute(dir, "comm")
+			found = append(found, opener{who: strings.TrimSpace("process " + pid + " " + comm), writes: writes})
 		}
 	}
 	return found
+}
+
+// isBlockDevice asks a descriptor what it is, and not the file system behind it, which
+// may be a dead server's.
+func isBlockDevice(fd string, devs []string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, fd, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && slices.Contains(devs, fmt.Sprintf("%d:%d", st.Rdev_major, st.Rdev_minor))
+}
+
+// mayWrite reads the flags of a descriptor (proc(5), fdinfo); one that does not tell
+// may.
+func mayWrite(fdinfo string) bool {
+	text, err := os.ReadFile(fdinfo)
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(text)) {
+		if octal, is := strings.CutPrefix(line, "flags:"); is {
+			flags, err := strconv.ParseUint(strings.TrimSpace(octal), 8, 64)
+			return err != nil || flags&unix.O_ACCMODE != unix.O_RDONLY
+		}
+	}
+	return true
 }
 
 // numbered lists the names in a directory that are numbers; none if it cannot be read.

@@ -28,12 +28,13 @@ func (i *Initiator) quiesce(ctx context.Context, t Target) error {
 	if err = each(s.tops(), func(b blockDevice) error { return i.checkUnclaimed(ctx, b) }); err != nil {
 		return err
 	}
+	dead := !slices.ContainsFunc(s.disks, disk.running)
 	if !s.mapped {
-		if err = each(s.tops(), func(b blockDevice) error { return i.checkUnopened(ctx, b) }); err != nil {
+		if err = each(s.tops(), func(b blockDevice) error { return i.checkUnopened(ctx, b, dead) }); err != nil {
 			return err
 		}
 	}
-	if !slices.ContainsFunc(s.disks, disk.running) {
+	if dead {
 		return i.quiesceWithoutPaths(ctx, t, s)
 	}
 	if err = i.checkAnyPathAnswers(ctx, s.disks); err != nil {
@@ -249,7 +250,7 @@ func (i *Initiator) checkNoQueuedWriters(ctx context.Context, t Target, m dmap) 
 	}
 	who := "somebody"
 	if openers := i.openers(m.blockDevice); len(openers) > 0 {
-		who = strings.Join(openers, ", ")
+		who = openersInWords(openers)
 	}
 	return fmt.Errorf("%w: no path leads to map %s, which %s has open and which keeps what was written until a path is back, or for as long as no_path_retry says", ErrBusy, m.name, who)
 }
