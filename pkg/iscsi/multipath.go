@@ -202,15 +202,15 @@ func (i *Initiator) resumeOnce(ctx context.Context, m dmap) error {
 	defer cancel()
 	_, err = bounded(limit, &i.bounds, "resume map "+m.name, func() (struct{}, error) { return struct{}{}, i.kernel.Resume(mapUUID + m.wwid) })
 	if ctx.Err() == nil && (errors.Is(err, errWaits) || errors.Is(err, context.DeadlineExceeded)) {
-		return notYet{err}
+		return lateError{err}
 	}
 	return ignoreGone(err)
 }
 
-// notYet is an error that a repeat may cure.
-type notYet struct{ error }
+// lateError is an error of what took too long; a repeat may cure it.
+type lateError struct{ error }
 
-func (e notYet) Unwrap() error { return e.error }
+func (e lateError) Unwrap() error { return e.error }
 
 // deleteMap asks the daemon, or the tool when no daemon runs.
 func (i *Initiator) deleteMap(ctx context.Context, m dmap) error {
@@ -228,7 +228,7 @@ func (i *Initiator) deleteMap(ctx context.Context, m dmap) error {
 // the tool itself.
 func fatal(err error) error {
 	var exit *ExitError
-	if errors.As(err, &exit) && exit.Code != exitNoSuchTool || errors.As(err, &notYet{}) {
+	if errors.As(err, &exit) && exit.Code != exitNoSuchTool || errors.As(err, &lateError{}) {
 		return nil
 	}
 	return err
