@@ -162,7 +162,7 @@ setsid sh /run/holder.sh `+device+` >/dev/null 2>&1 </dev/null & timeout 20 sh -
 		if err == nil {
 			t.Fatal("the volume was unstaged under what waited for a path")
 		}
-		if strings.Contains(err.Error(), "somebody has open") {
+		if strings.Contains(err.Error(), "has open and which keeps") {
 			break
 		}
 		t.Logf("while the sessions are not lost yet: %v", err)
