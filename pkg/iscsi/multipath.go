@@ -160,8 +160,10 @@ func (i *Initiator) removeMap(ctx context.Context, m dmap) error {
 		return together(fmt.Errorf("remove map %s (%s): %w", m.name, m.wwid, err), last)
 	}
 	users, err := i.users(m.blockDevice)
-	if openers := i.openers(m.blockDevice); len(users) == 0 && len(openers) > 0 {
-		users = []string{openersInWords(openers)}
+	if len(users) == 0 {
+		for _, o := range i.openers(m.blockDevice) {
+			users = append(users, o.who)
+		}
 	}
 	return together(fmt.Errorf("%w: map %s (%s) cannot be removed: %s", ErrBusy, m.name, m.wwid, inWords(users)), last, err)
 }

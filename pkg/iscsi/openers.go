@@ -68,13 +68,15 @@ func (i *Initiator) openers(b blockDevice) []opener {
 func (linux) Openers(proc string, devs []string) []opener {
 	var found []opener
 	own := strconv.Itoa(os.Getpid())
-	for _, pid := range numbered(proc) {
+	pids, _ := numbered(proc) // what cannot be seen is not named
+	for _, pid := range pids {
 		if pid == own {
 			continue
 		}
 		dir := filepath.Join(proc, pid)
 		open, writes := false, false
-		for _, fd := range numbered(filepath.Join(dir, "fd")) {
+		fds, _ := numbered(filepath.Join(dir, "fd"))
+		for _, fd := range fds {
 			if isBlockDevice(filepath.Join(dir, "fd", fd), devs) {
 				open, writes = true, writes || mayWrite(filepath.Join(dir, "fdinfo", fd))
 			}
@@ -109,19 +111,4 @@ func mayWrite(fdinfo string) bool {
 		}
 	}
 	return true
-}
-
-// numbered lists the names in a directory that are numbers; none if it cannot be read.
-func numbered(dir string) []string {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, e := range entries {
-		if _, err := strconv.ParseUint(e.Name(), 10, 31); err == nil {
-			names = append(names, e.Name())
-		}
-	}
-	return names
 }

@@ -3,6 +3,7 @@ package iscsi
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -11,25 +12,32 @@ import (
 // name and suits; "" when nothing does.
 func (i *Initiator) process(name string, suits func(dir string) bool) (string, error) {
 	proc := filepath.Join(i.cfg.Root, "proc")
-	dir, err := os.Open(proc)
-	if err != nil {
-		return "", err
-	}
-	defer dir.Close() //nolint:errcheck // opened for reading
-	pids, err := dir.Readdirnames(-1)
+	pids, err := numbered(proc)
 	if err != nil {
 		return "", err
 	}
 	for _, pid := range pids {
-		if _, err := strconv.ParseUint(pid, 10, 31); err != nil {
-			continue
-		}
 		found := filepath.Join(proc, pid)
 		if comm, err := attribute(found, "comm"); err == nil && comm == name && suits(found) {
 			return found, nil
 		}
 	}
 	return "", nil
+}
+
+// numbered lists the names in a directory that are numbers, as those of processes and
+// descriptors are, in no order.
+func numbered(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close() //nolint:errcheck // opened for reading
+	names, err := d.Readdirnames(-1)
+	return slices.DeleteFunc(names, func(name string) bool {
+		_, notNumber := strconv.ParseUint(name, 10, 31)
+		return notNumber != nil
+	}), err
 }
 
 // runs says whether something runs under a name on the host. Where it was seen last
