@@ -179,18 +179,24 @@ func parseBlkid(out string) blkid {
 
 // look reads the device and asks blkid.
 func (s *Server) look(ctx context.Context, device iscsi.Device, least int64) (c content, b blkid, err error) {
+	err = s.whileClaimed(device, least, func(disk Disk) error {
+		if c, err = readContent(disk, device.Bytes); err != nil {
+			return fmt.Errorf("read %s: %w", device.Path, err)
+		}
+		b, err = s.runBlkid(ctx, device.Path)
+		return err
+	})
+	return c, b, err
+}
+
+// whileClaimed runs fn on a device that nothing else uses meanwhile, see claim.
+func (s *Server) whileClaimed(device iscsi.Device, least int64, fn func(Disk) error) (err error) {
 	disk, err := s.claim(device, least)
 	if err != nil {
-		return content{}, blkid{}, err
+		return err
 	}
-	defer func() { err = errors.Join(err, disk.Close()) }()
-	if c, err = readContent(disk, device.Bytes); err != nil {
-		return content{}, blkid{}, fmt.Errorf("read %s: %w", device.Path, err)
-	}
-	if b, err = s.runBlkid(ctx, device.Path); err != nil {
-		return content{}, blkid{}, err
-	}
-	return c, b, nil
+	defer func() { err = errors.Join(err, disk.Close()) }() // after a panic, too
+	return fn(disk)
 }
 
 // claim opens a device that is as large as it was when it was attached, and no
@@ -290,22 +296,19 @@ func (s *Server) makeFilesystem(ctx context.Context, argv []string) error {
 
 // checkMade looks again: what mkfs said is not yet what the device holds. It reads
 // for itself; a second opinion is wanted only before something may be overwritten.
-func (s *Server) checkMade(rec *record, device iscsi.Device) (err error) {
-	disk, err := s.claim(device, rec.Target.Bytes)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, disk.Close()) }()
-	c, err := readContent(disk, device.Bytes)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", device.Path, err)
-	}
-	name := rec.FSType
-	if name == fsExt4 {
-		name = nameExt
-	}
-	if !c.Complete || c.Name != name || c.Bytes > device.Bytes {
-		return fmt.Errorf("%w: %s was made on %s, but the device does not show it; look at the array", errUnhealthy, rec.FSType, device.Path)
-	}
-	return nil
+func (s *Server) checkMade(rec *record, device iscsi.Device) error {
+	return s.whileClaimed(device, rec.Target.Bytes, func(disk Disk) error {
+		c, err := readContent(disk, device.Bytes)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", device.Path, err)
+		}
+		name := rec.FSType
+		if name == fsExt4 {
+			name = nameExt
+		}
+		if !c.Complete || c.Name != name || c.Bytes > device.Bytes {
+			return fmt.Errorf("%w: %s was made on %s, but the device does not show it; look at the array", errUnhealthy, rec.FSType, device.Path)
+		}
+		return nil
+	})
 }

@@ -62,16 +62,13 @@ func (s *Server) mountAgain(rec *record, device iscsi.Device, mount func() error
 }
 
 // readable reads samples of a device; one that fails is errUnreadable.
-func (s *Server) readable(rec *record, device iscsi.Device) (err error) {
-	disk, err := s.claim(device, rec.Target.Bytes)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, disk.Close()) }()
-	if _, err := firstNonZero(disk, pieces(samples(device.Bytes), mib)); err != nil {
-		return fmt.Errorf("read %s: %w", device.Path, err)
-	}
-	return nil
+func (s *Server) readable(rec *record, device iscsi.Device) error {
+	return s.whileClaimed(device, rec.Target.Bytes, func(disk Disk) error {
+		if _, err := firstNonZero(disk, pieces(samples(device.Bytes), mib)); err != nil {
+			return fmt.Errorf("read %s: %w", device.Path, err)
+		}
+		return nil
+	})
 }
 
 // fsck runs the checker and says what it found. mended says that it repaired what

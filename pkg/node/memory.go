@@ -17,7 +17,6 @@ import (
 type formatState string
 
 const (
-	formatNone     formatState = ""
 	formatStarted  formatState = "started"
 	formatFinished formatState = "finished"
 )
@@ -37,8 +36,11 @@ type format struct {
 // mostFormats is how many LUNs a node remembers, the latest: far more than it ever has.
 const mostFormats = 4096
 
+// memory is where a node keeps what it knows of file systems, beside the records.
+func (r *records) memory() string { return filepath.Join(r.dir, "filesystems") }
+
 func (r *records) formatPath(serial string) string {
-	return filepath.Join(r.dir, "filesystems", fileName(serial))
+	return filepath.Join(r.memory(), fileName(serial))
 }
 
 // format is what is known of the LUN with this serial number, and the file that says
@@ -75,24 +77,23 @@ func (r *records) saveFormat(f format) error {
 	if err != nil {
 		return fmt.Errorf("write what is known of the volume's file system: %w", err)
 	}
-	return r.forgetOldest(filepath.Dir(path))
+	return r.forgetOldest()
 }
 
 // makeMemory makes the directory, durably.
 func (r *records) makeMemory() error {
-	dir := filepath.Join(r.dir, "filesystems")
-	if _, err := os.Stat(dir); err == nil {
+	if _, err := os.Stat(r.memory()); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(r.memory(), 0o700); err != nil {
 		return err
 	}
 	return durable.SyncDir(r.dir)
 }
 
-// forgetOldest keeps those of the files that were used last in a directory, mostFormats of them.
-func (r *records) forgetOldest(dir string) error {
-	entries, err := os.ReadDir(dir)
+// forgetOldest keeps mostFormats of the files, those that were used last.
+func (r *records) forgetOldest() error {
+	entries, err := os.ReadDir(r.memory())
 	if err != nil || len(entries) <= mostFormats {
 		return err
 	}
@@ -105,7 +106,7 @@ func (r *records) forgetOldest(dir string) error {
 	}
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return age(a).Compare(age(b)) })
 	for _, e := range entries[:len(entries)-mostFormats] {
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(filepath.Join(r.memory(), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

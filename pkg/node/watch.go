@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
 // runWatched is operation.runDetached for a step that may wait for the volume's device.
@@ -44,16 +46,19 @@ func (s *Server) watch(ctx context.Context, rec *record) {
 
 // resume lets the volume's map work again, if it stays suspended.
 func (s *Server) resume(ctx context.Context, rec *record) {
-	err := survive(ctx, func(ctx context.Context) error { return s.attacher.Resume(ctx, rec.target()) })
-	if err != nil && ctx.Err() == nil {
-		klog.FromContext(ctx).Info("The volume's map cannot be resumed", "volume", rec.Volume, "target", rec.Target.IQN, "err", err)
-	}
+	s.ease(ctx, rec, s.attacher.Resume, "The volume's map cannot be resumed")
 }
 
 // failRefusedIO lets what waits for the volume's device fail, if the array refuses this node.
 func (s *Server) failRefusedIO(ctx context.Context, rec *record) {
-	err := survive(ctx, func(ctx context.Context) error { return s.attacher.FailRefusedIO(ctx, rec.target()) })
+	s.ease(ctx, rec, s.attacher.FailRefusedIO, "Cannot tell whether the array still admits this node")
+}
+
+// ease does something for whoever waits for the volume's device. That it fails is logged,
+// unless ctx has ended: then nobody waits any more.
+func (s *Server) ease(ctx context.Context, rec *record, do func(context.Context, iscsi.Target) error, failure string) {
+	err := survive(ctx, func(ctx context.Context) error { return do(ctx, rec.target()) })
 	if err != nil && ctx.Err() == nil {
-		klog.FromContext(ctx).Info("Cannot tell whether the array still admits this node", "volume", rec.Volume, "target", rec.Target.IQN, "err", err)
+		klog.FromContext(ctx).Info(failure, "volume", rec.Volume, "target", rec.Target.IQN, "err", err)
 	}
 }
