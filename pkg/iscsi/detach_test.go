@@ -446,6 +446,37 @@ func TestADiskThatAProgramHasOpenIsKept(t *testing.T) {
 	wantNothingLeft(t, h, i)
 }
 
+// FM 13, 21: multipathd has every path open that it watches, and makes the map in its own
+// time; a stage that was refused meanwhile takes all down at once.
+func TestADiskThatMultipathdLooksIntoGoes(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	d := attach(t, i, targetA())
+	dev := h.read("sys/block/" + filepath.Base(d.Path) + "/dev")
+	h.opened = map[string][]iscsi.Opener{dev: {iscsi.NewKeeper("process 119 multipathd"), iscsi.NewOpener("process 4712 dd", false)}}
+	wantRefused(t, h, i, iscsi.ErrBusy, "is open in process 4712 dd")
+	h.opened = map[string][]iscsi.Opener{dev: {iscsi.NewKeeper("process 119 multipathd")}}
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
+}
+
+// FM 13, 21: the map comes while the disk is looked at.
+func TestAMapThatAppearsDuringADetachGoes(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	d := attach(t, i, targetA())
+	disk := filepath.Base(d.Path)
+	h.opened = map[string][]iscsi.Opener{h.read("sys/block/" + disk + "/dev"): {iscsi.NewKeeper("process 4711 multipathd")}}
+	h.meanwhile = func() {
+		h.runMultipathd().takeUp(disk)
+		h.claimed[disk] = true
+	}
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
+}
+
 // FM 21: udev reads a disk whose session has just been lost, and waits for as long as the
 // kernel does.
 func TestADeadDiskThatIsOnlyReadGoes(t *testing.T) {

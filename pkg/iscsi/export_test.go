@@ -18,6 +18,8 @@ type Opener = opener
 
 func NewOpener(who string, writes bool) Opener { return opener{who: who, writes: writes} }
 
+func NewKeeper(who string) Opener { return opener{who: who, keeper: true} }
+
 func NewWithKernel(cfg Config, k Kernel) *Initiator { return newInitiator(cfg, k) }
 
 // HostWith is Direct, with multipathd on another socket and in another network

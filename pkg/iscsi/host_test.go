@@ -46,6 +46,7 @@ type host struct {
 	greedy        bool                      // multipathd makes maps unasked
 	slowResumes   int                       // resumes of the kernel that take too long
 	opened        map[string][]iscsi.Opener // who has a device open, by number
+	meanwhile     func()                    // happens when somebody asks for that
 	unheard       bool                      // and has not heard of the second path of a LUN
 	mute          bool                      // the next disk is found without the pages that say who it is
 	overlooked    bool                      // and multipathd does not take it up either
@@ -816,6 +817,9 @@ func (h *host) Resume(uuid string) error {
 func (h *host) Openers(_ string, devs []string) []iscsi.Opener {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.meanwhile != nil {
+		h.meanwhile()
+	}
 	var found []iscsi.Opener
 	for _, dev := range devs {
 		found = append(found, h.opened[dev]...)

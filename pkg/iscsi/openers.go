@@ -17,14 +17,21 @@ import (
 type opener struct {
 	who    string // its process id and name, in words
 	writes bool   // it may write
+	keeper bool   // it is one of the host's keepers of devices, and only reads
 }
+
+// keepers look into every disk of a host, multipathd for as long as it watches a path,
+// and let go of one that is removed.
+var keepers = []string{"multipathd", "(udev-worker)", "systemd-udevd"}
 
 // checkUnopened refuses a disk without a map that a program has open. Of a map the
 // kernel tells how many have it open, and of a claim who else claims; of a disk that was
 // only opened, as by a program on a raw volume, nothing but the programs' own
 // descriptors tells, and what it writes after the disk is gone is dropped (FM 3, 21).
 // Udev and its like look into a disk for a moment, or, when it is dead, for as long as
-// the kernel waits for its session: of a dead disk only who may write counts.
+// the kernel waits for its session: of a dead disk only who may write counts, and the
+// host's keepers of devices are waited for, no more. Over a disk that multipathd has
+// open a map may appear, whose own count holds from then on.
 func (i *Initiator) checkUnopened(ctx context.Context, b blockDevice, dead bool) error {
 	const patience = 3 * time.Second
 	var openers []opener
@@ -33,8 +40,13 @@ func (i *Initiator) checkUnopened(ctx context.Context, b blockDevice, dead bool)
 		if dead {
 			openers = slices.DeleteFunc(openers, func(o opener) bool { return !o.writes })
 		}
-		return len(openers) == 0, nil
+		if len(openers) == 0 {
+			return true, nil
+		}
+		holders, err := b.holders()
+		return len(holders) > 0 && !slices.ContainsFunc(openers, func(o opener) bool { return !o.keeper }), err
 	})
+	openers = slices.DeleteFunc(openers, func(o opener) bool { return o.keeper })
 	if err == nil && len(openers) > 0 {
 		err = fmt.Errorf("%w: %w: %s is open in %s", ErrBusy, ErrOpen, b.name, openersInWords(openers))
 	}
@@ -83,7 +95,10 @@ func (linux) Openers(proc string, devs []string) []opener {
 		}
 		if open {
 			comm, _ := attribute(dir, "comm")
-			found = append(found, opener{who: strings.TrimSpace("process " + pid + " " + comm), writes: writes})
+			found = append(found, opener{
+				who: strings.TrimSpace("process " + pid + " " + comm), writes: writes,
+				keeper: !writes && slices.Contains(keepers, comm),
+			})
 		}
 	}
 	return found

@@ -13,13 +13,27 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// quiesce proves that nothing uses the device and writes out what is buffered.
+// quiesce proves that nothing uses the device and writes out what is buffered. A map
+// that multipathd lays over new disks meanwhile is no user: it is what is to be taken
+// down.
 func (i *Initiator) quiesce(ctx context.Context, t Target) error {
 	s, err := i.stack(t)
 	if err != nil {
 		return err
 	}
-	if err = i.checkNoUsers(s); err != nil {
+	err = i.quiesceStack(ctx, t, s)
+	if s.mapped || !errors.Is(err, ErrBusy) {
+		return err
+	}
+	if now, changed := i.stack(t); changed == nil && now.mapped {
+		return i.quiesceStack(ctx, t, now)
+	}
+	return err
+}
+
+func (i *Initiator) quiesceStack(ctx context.Context, t Target, s stack) error {
+	err := i.checkNoUsers(s)
+	if err != nil {
 		return err
 	}
 	if err = i.resumeMap(ctx, s.dmap); err != nil {
