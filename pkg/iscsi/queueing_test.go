@@ -69,7 +69,7 @@ func TestWhatWaitsFailsOnlyWhenTheArrayRefusesThisHost(t *testing.T) {
 }
 
 // A host where nothing of the LUN is has nothing that could fail.
-func TestNothingToRenounce(t *testing.T) {
+func TestNothingToFail(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).runMultipathd()
 	if err := h.initiator().FailRefusedIO(t.Context(), targetA()); err != nil || len(h.ran()) > 0 {

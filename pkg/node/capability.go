@@ -29,6 +29,7 @@ const (
 type capability struct {
 	Mode       mode
 	FSType     string // of modeMount
+	AnyFSType  bool   // none was asked for: FSType is for a volume that has none, and what is there is mounted
 	Flags      []string
 	ReadOnly   bool // the access mode or a flag says so
 	ManyReader bool // other nodes may have it mounted at the same time
@@ -59,10 +60,10 @@ func parseMount(m *csi.VolumeCapability_MountVolume) (capability, error) {
 	c := capability{Mode: modeMount, FSType: m.GetFsType(), Flags: m.GetMountFlags()}
 	switch c.FSType {
 	case "":
-		c.FSType = filesystem.Default
+		c.FSType, c.AnyFSType = filesystem.Default, true
 	case fsXFS, fsExt4:
 	default:
-		return capability{}, fmt.Errorf("volume_capability: fs_type %q is not supported; use xfs or ext4, empty means xfs", c.FSType)
+		return capability{}, fmt.Errorf("volume_capability: fs_type %q is not supported; use xfs or ext4; empty means what the volume holds, and xfs for a new one", c.FSType)
 	}
 	if m.GetVolumeMountGroup() != "" {
 		return capability{}, errors.New("volume_capability: volume_mount_group is not supported; the driver does not advertise VOLUME_MOUNT_GROUP")

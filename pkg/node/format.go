@@ -15,6 +15,7 @@ import (
 // evidence is all that decides whether a file system is made on a device.
 type evidence struct {
 	Asked   string  // xfs or ext4
+	Any     bool    // nobody asked: Asked is for an empty device
 	Content content // as read from the device
 	Blkid   blkid   // as blkid sees it
 
@@ -55,10 +56,10 @@ func decideExisting(e evidence) (verdict, error) {
 	switch {
 	case !agree:
 		return refuse, fmt.Errorf("%w: the device begins like %s, but blkid finds %s; look at it before anything is written", errForeign, own, other)
-	case other.Type != e.Asked:
+	case other.Type != e.Asked && (!e.Any || other.Type != fsXFS && other.Type != fsExt4):
 		return refuse, fmt.Errorf("%w: the device holds %s, and %s was asked for; ask for %s, or for another volume", errOtherFS, other.Type, e.Asked, other.Type)
 	case e.Content.Bytes > e.Bytes:
-		return refuse, fmt.Errorf("%w: the %s on the device has %d bytes, the device only %d; was the volume shrunk?", errForeign, e.Asked, e.Content.Bytes, e.Bytes)
+		return refuse, fmt.Errorf("%w: the %s on the device has %d bytes, the device only %d; was the volume shrunk?", errForeign, other.Type, e.Content.Bytes, e.Bytes)
 	}
 	return mountIt, nil
 }
@@ -230,7 +231,7 @@ func (s *Server) ensureFilesystem(ctx context.Context, rec *record, device iscsi
 		return err
 	}
 	v, err := decide(evidence{
-		Asked: rec.FSType, Content: c, Blkid: b,
+		Asked: rec.FSType, Any: rec.AnyFSType, Content: c, Blkid: b,
 		Serial: rec.Target.Serial, Bytes: device.Bytes, Format: known, KnownFrom: file,
 		FromSource: r.Context.FromSource, UsedBytes: r.Context.UsedBytes, ReadOnly: rec.ReadOnly,
 	})
@@ -238,6 +239,12 @@ func (s *Server) ensureFilesystem(ctx context.Context, rec *record, device iscsi
 		return fmt.Errorf("%s: %w", device.Path, err)
 	}
 	if v == mountIt {
+		if rec.FSType != b.Type { // that was only the default
+			rec.FSType = b.Type
+			if err := s.records.save(rec); err != nil {
+				return err
+			}
+		}
 		if known.State == formatFinished && known.FSType == rec.FSType {
 			return nil
 		}

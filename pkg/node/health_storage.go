@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -25,11 +26,8 @@ func (s *Server) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorage
 	if err != nil {
 		return nil, statusOf(fmt.Errorf("health of this node's storage: %w", err))
 	}
-	records, err := s.records.all()
-	if err != nil {
-		return nil, statusOf(fmt.Errorf("health of this node's storage: %w", err))
-	}
-	return &csi.NodeGetStorageHealthResponse{BackendHealth: storageHealth(fabric, records)}, nil
+	records, unread := s.records.list()
+	return &csi.NodeGetStorageHealthResponse{BackendHealth: storageHealth(fabric, records, unread)}, nil
 }
 
 const (
@@ -37,8 +35,9 @@ const (
 	storageUnreachable = csi.StorageHealthErrorType_STORAGE_UNREACHABLE
 )
 
-// storageHealth compares the sessions there are with those the records want.
-func storageHealth(f iscsi.Fabric, records []*record) []*csi.NodeGetStorageHealthResponse_StorageBackendHealth {
+// storageHealth compares the sessions there are with those the records want. A record
+// that cannot be read is told of; what the others say holds all the same.
+func storageHealth(f iscsi.Fabric, records []*record, unread []error) []*csi.NodeGetStorageHealthResponse_StorageBackendHealth {
 	var found []*csi.NodeGetStorageHealthResponse_StorageBackendHealth
 	add := func(status csi.StorageHealthErrorType, reason, message string) {
 		found = append(found, &csi.NodeGetStorageHealthResponse_StorageBackendHealth{Status: status, Reason: reason, Message: health.Message(message)})
@@ -53,6 +52,9 @@ func storageHealth(f iscsi.Fabric, records []*record) []*csi.NodeGetStorageHealt
 	}
 	if f.Unwatched > 0 {
 		add(storageDegraded, "MultipathdDown", fmt.Sprintf("%d multipath maps are in use and multipathd does not run: lost paths do not come back; start it: systemctl enable --now multipathd", f.Unwatched))
+	}
+	if len(unread) > 0 {
+		add(storageDegraded, "RecordUnreadable", errors.Join(unread...).Error())
 	}
 	var dead, unreachable []string
 	for _, a := range arrays(records) {

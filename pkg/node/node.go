@@ -199,7 +199,6 @@ type recordStore interface {
 	holderOf(t iscsi.Target, but string) (string, error)
 	format(serial string) (known format, file string, err error)
 	saveFormat(f format) error
-	all() ([]*record, error)
 }
 
 // New returns a Server. It looks at nothing but cfg, and refuses a node id that

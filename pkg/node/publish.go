@@ -81,7 +81,7 @@ func (s *Server) stagedRecord(ctx context.Context, r publishRequest) (*record, e
 		return nil, fmt.Errorf("%w: it is staged at %s, not at %s", errNotStaged, rec.Staging, staging)
 	case rec.Target.IQN != asked.IQN || rec.Target.LUN != asked.LUN || rec.Target.Serial != asked.Serial:
 		return nil, fmt.Errorf("%w: it is staged from target %s LUN %d, and attached as target %s LUN %d; unstage it first", errForeign, rec.Target.IQN, rec.Target.LUN, asked.IQN, asked.LUN)
-	case rec.Mode != r.Capability.Mode || rec.FSType != r.Capability.FSType:
+	case rec.Mode != r.Capability.Mode || rec.FSType != r.Capability.FSType && !r.Capability.AnyFSType:
 		return nil, fmt.Errorf("%w: it is staged as %s %s, and asked for as %s %s", errNotStaged, rec.Mode, rec.FSType, r.Capability.Mode, r.Capability.FSType)
 	}
 	return rec, nil

@@ -24,15 +24,16 @@ const recordVersion = 1
 // leaves after the last of an unstage (FM 5, 6, 19). It never holds a secret
 // (FM 40).
 type record struct {
-	Version  int          `json:"version"`
-	Volume   string       `json:"volume"`
-	Staging  string       `json:"stagingPath"`
-	Target   recordTarget `json:"target"`
-	Mode     mode         `json:"mode"`
-	FSType   string       `json:"fsType,omitempty"`
-	Flags    []string     `json:"mountFlags,omitempty"`
-	ReadOnly bool         `json:"readOnly"`
-	Targets  []published  `json:"targets,omitempty"`
+	Version   int          `json:"version"`
+	Volume    string       `json:"volume"`
+	Staging   string       `json:"stagingPath"`
+	Target    recordTarget `json:"target"`
+	Mode      mode         `json:"mode"`
+	FSType    string       `json:"fsType,omitempty"`
+	AnyFSType bool         `json:"anyFsType,omitempty"` // until something is mounted, FSType is the default
+	Flags     []string     `json:"mountFlags,omitempty"`
+	ReadOnly  bool         `json:"readOnly"`
+	Targets   []published  `json:"targets,omitempty"`
 }
 
 // published is a target path that was bound, or was about to be.
@@ -184,15 +185,6 @@ func (r *records) list() ([]*record, []error) {
 		}
 	}
 	return all, errs
-}
-
-// all are the records of this node. One that cannot be read is an error.
-func (r *records) all() ([]*record, error) {
-	all, errs := r.list()
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
-	}
-	return all, nil
 }
 
 // holderOf names the volume, other than this one, whose record speaks of the

@@ -587,3 +587,34 @@ func TestErrorsOfTheInitiatorKeepTheirMeaning(t *testing.T) {
 		ok(t, v.stage())
 	}
 }
+
+// FM 1: a PersistentVolume without a type, such as the vendor's driver left over ext4, is
+// mounted as what it holds, and is that from then on; a new one gets the default.
+func TestAVolumeWithoutATypeIsMountedAsWhatItHolds(t *testing.T) {
+	m := newMachine(t)
+	v, other := m.volume("a"), m.volume("b")
+	v.cap = mountCap("ext4", writer)
+	ok(t, v.stage(), v.unstage())
+	v.cap = mountCap("", writer)
+	ok(t, v.stage(), v.stage(), v.publish())
+	if got := m.calls("mkfs", "mke2fs"); len(got) != 1 {
+		t.Errorf("made by %q", got)
+	}
+	m.restart()
+	ok(t, v.stage(), v.publish(), v.unpublish())
+	if _, err := v.expand(v.staging, gib); err != nil {
+		t.Error(err)
+	}
+	v.cap = mountCap("xfs", writer)
+	want(t, v.publish(), codes.FailedPrecondition, "ext4")
+	ok(t, v.unstage())
+	want(t, v.stage(), codes.FailedPrecondition, "holds ext4, and xfs was asked for")
+	m.nothingLeft()
+
+	other.cap = mountCap("", writer)
+	ok(t, other.stage(), other.unstage())
+	if got := m.calls("mkfs.xfs -", "mke2fs"); len(got) < 2 || !strings.HasPrefix(got[len(got)-1], "mkfs.xfs") {
+		t.Errorf("made by %q", got)
+	}
+	m.nothingLeft()
+}

@@ -197,7 +197,7 @@ func TestAMapThatLostAllItsPathsIsTakenOff(t *testing.T) {
 
 // FM 21: before it unmounts for good, the node sees whether the array has taken it
 // out of the volume's ACL: what waits to be written would be waited for without end.
-func TestUnstageRenouncesWhatTheArrayRefuses(t *testing.T) {
+func TestUnstageFailsTheIOThatTheArrayRefuses(t *testing.T) {
 	for name, admitted := range map[string]bool{"admitted": true, "refused": false} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
@@ -214,7 +214,7 @@ func TestUnstageRenouncesWhatTheArrayRefuses(t *testing.T) {
 }
 
 // FM 21: so it does as long as any step may wait for the device.
-func TestAStepThatWaitsRenouncesWhatTheArrayRefuses(t *testing.T) {
+func TestAStepThatWaitsFailsTheIOThatTheArrayRefuses(t *testing.T) {
 	for op, do := range map[string]func(*volume) error{
 		"mkfs.xfs":   (*volume).stage,
 		"mount":      (*volume).stage,

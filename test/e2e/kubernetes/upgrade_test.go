@@ -18,12 +18,13 @@ import (
 // vendorsDriver is the object of a driver whose nodes edit the access lists themselves, without an attach.
 const vendorsDriver = `{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {name: dsp.csi.daterainc.io}, spec: {attachRequired: false, podInfoOnMount: true}}`
 
-// vendorsVolume is a PersistentVolume as the vendor's provisioner left it, bound to a claim.
+// vendorsVolume is a PersistentVolume as the vendor's provisioner left it, bound to a claim. It names no file
+// system where its class did not, and the vendor's node made ext4 then.
 func vendorsVolume(name, namespace, claim string, gib int) string {
 	return fmt.Sprintf(`{apiVersion: v1, kind: PersistentVolume, metadata: {name: %[1]s, annotations: {pv.kubernetes.io/provisioned-by: dsp.csi.daterainc.io}},
   spec: {capacity: {storage: %[4]dGi}, accessModes: [ReadWriteOnce], persistentVolumeReclaimPolicy: Delete, storageClassName: datera,
   claimRef: {apiVersion: v1, kind: PersistentVolumeClaim, namespace: %[2]s, name: %[3]s},
-  csi: {driver: dsp.csi.daterainc.io, volumeHandle: CSI-%[1]s, fsType: xfs, volumeAttributes: {storage.kubernetes.io/csiProvisionerIdentity: "1600000000000-8081-dsp.csi.daterainc.io"}}}}`,
+  csi: {driver: dsp.csi.daterainc.io, volumeHandle: CSI-%[1]s, volumeAttributes: {storage.kubernetes.io/csiProvisionerIdentity: "1600000000000-8081-dsp.csi.daterainc.io"}}}}`,
 		name, namespace, claim, gib)
 }
 
@@ -34,7 +35,7 @@ func (r *room) vendorsNode(w *vm.Guest, access kubernetes.Access, portal netip.A
 	out, err := w.Shell(r.ctx, fmt.Sprintf(`N='iscsiadm -m node -T %s -p %s:3260'
 $N -o new >/dev/null; $N --login >/dev/null
 for i in $(seq 100); do map=$(ls /dev/mapper/3* 2>/dev/null) && break; sleep 0.3; done
-mkfs.xfs -q -K $map >/dev/null; mkdir -p /mnt; mount $map /mnt
+mkfs.ext4 -q -F $map >/dev/null; mkdir -p /mnt; mount $map /mnt
 dd if=/dev/urandom of=/mnt/rows bs=64k count=32 2>/dev/null; sync; sha256sum </mnt/rows
 umount /mnt; multipath -f $map >/dev/null; $N --logout >/dev/null; $N -o delete >/dev/null`, access.IQN, portal))
 	if err != nil {
