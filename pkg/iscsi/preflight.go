@@ -120,7 +120,7 @@ func (i *Initiator) inspectMultipath(ctx context.Context) []Finding {
 	found := []Finding{i.inspectMapper(ctx, lacking)}
 	runs, err := i.multipathdRuns()
 	if err != nil || !runs {
-		return append(found, Finding{lacking, check, "does not run: each volume gets one path, and an outage of that portal stops it", "systemctl enable --now multipathd; or say that one path is meant by --multipath=off"})
+		return append(found, Finding{lacking, check, "does not run: each volume gets one path, and an outage of that portal stops it", "systemctl enable --now multipathd (on RHEL and its kin after mpathconf --enable); or say that one path is meant by --multipath=off"})
 	}
 	return append(found, i.inspectMultipathConf(ctx, lacking)...)
 }

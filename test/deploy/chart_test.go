@@ -170,7 +170,7 @@ backends:
 storageClasses:
   - name: fast
     annotations: {storageclass.kubernetes.io/is-default-class: "true"}
-    parameters: {replica_count: 3, round_robin: true, csi.storage.k8s.io/fstype: xfs}
+    parameters: {replica_count: 3, total_bandwidth_max: 1024000, round_robin: true, csi.storage.k8s.io/fstype: xfs}
     allowVolumeExpansion: false
     allowedTopologies:
       - matchLabelExpressions: [{key: topology.kubernetes.io/zone, values: [east, west]}]
@@ -190,7 +190,7 @@ networkPolicy: false
 		t.Errorf("laboratory: got (-), want (+):\n%s", d)
 	}
 	class := all["StorageClass/fast"]
-	if d := cmp.Diff(class["parameters"], any(map[string]any{"replica_count": "3", "round_robin": "true", "csi.storage.k8s.io/fstype": "xfs"})); d != "" {
+	if d := cmp.Diff(class["parameters"], any(map[string]any{"replica_count": "3", "total_bandwidth_max": "1024000", "round_robin": "true", "csi.storage.k8s.io/fstype": "xfs"})); d != "" {
 		t.Errorf("class: got (-), want (+):\n%s", d)
 	}
 	if class["allowVolumeExpansion"] != false || class["volumeBindingMode"] != string(storagev1.VolumeBindingWaitForFirstConsumer) {

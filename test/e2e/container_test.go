@@ -58,8 +58,8 @@ setsid unshare --mount --net --propagation unchanged sh -e /run/pod.sh </dev/nul
 
 // TestPluginEntersTheContainerOfIscsid is FM 26 on a host such as Talos Linux: iscsid,
 // iscsiadm and the node database are in a container of the host's own, PID 1 has none
-// of them, nobody runs multipathd, and what the plugin must read of the host is
-// mounted below one directory.
+// of them but the initiator's name, nobody runs multipathd, and what the plugin must
+// read of the host is mounted below one directory.
 func TestPluginEntersTheContainerOfIscsid(t *testing.T) {
 	ctx, bed := useBed(t)
 	w := bed.Workers[0]
@@ -67,17 +67,18 @@ func TestPluginEntersTheContainerOfIscsid(t *testing.T) {
 	sh(ctx, t, w.Guest, `
 pkill -x multipathd || true; pkill -x iscsid || true
 while pgrep -x multipathd || pgrep -x iscsid; do sleep 0.1; done
-mkdir -p /system/iscsi /var/lib/kubelet && cp -a /etc/iscsi/. /system/iscsi
-setsid unshare --mount --propagation private sh -ec 'mount --bind /system/iscsi /etc/iscsi; exec iscsid -f' </dev/null >/var/log/iscsid.log 2>&1 &
+mkdir -p /run/iscsid/nodes /var/lib/iscsi/nodes /var/lib/kubelet && cp -a /etc/iscsi/. /run/iscsid
+setsid unshare --mount --propagation private sh -ec 'mount --bind /run/iscsid /etc/iscsi; mount --bind /var/lib/iscsi/nodes /etc/iscsi/nodes; exec iscsid -f' </dev/null >/var/log/iscsid.log 2>&1 &
 until grep -q ISCSIADM_ABSTRACT_NAMESPACE /proc/net/unix; do sleep 0.1; done
 for tool in iscsiadm iscsid multipath multipathd; do mount --bind /dev/null $(command -v $tool); done
-mount -t tmpfs none /etc/iscsi
+mount -t tmpfs none /etc/iscsi; cp /run/iscsid/initiatorname.iscsi /etc/iscsi
 mountpoint -q /var/lib/kubelet || mount --bind /var/lib/kubelet /var/lib/kubelet
 mount --make-shared /var/lib/kubelet
 cat > /run/pod.sh <<'END'
 mount --make-private /
 mkdir -p /run/host/etc/iscsi /run/host/var/lib/iscsi /run/host/proc /run/host/run/udev
-mount --bind /system/iscsi /run/host/etc/iscsi
+mount --bind -o ro /etc/iscsi /run/host/etc/iscsi
+mount --bind /var/lib/iscsi /run/host/var/lib/iscsi
 mount --rbind /proc /run/host/proc
 mount --bind /run/udev /run/host/run/udev
 exec datera-csi node --endpoint=unix:///run/datera-csi/csi.sock --host-exec=iscsid --host-root=/run/host --multipath=off -v=4
@@ -88,8 +89,8 @@ until [ -S /run/datera-csi/csi.sock ]; do sleep 0.2; done`)
 	must(t, w.Connect(ctx))
 	v, dir := attached(ctx, t, bed, "talos", testbed.Mount("xfs"))
 	sum := write(ctx, t, w, dir+"/data", 16)
-	if n := sh(ctx, t, w.Guest, "find /system/iscsi/nodes -type f | wc -l; find /etc/iscsi -type f | wc -l"); n != "1\n0" {
-		t.Errorf("node database of the container and of PID 1: %q files, want 1 and 0", n)
+	if n := sh(ctx, t, w.Guest, "find /var/lib/iscsi/nodes -type f | wc -l; find /etc/iscsi -type f | wc -l"); n != "1\n1" {
+		t.Errorf("files of the node database and of PID 1's /etc/iscsi: %q, want one record and the initiator's name", n)
 	}
 	if got := checksum(ctx, t, w, dir+"/data"); got != sum {
 		t.Errorf("checksum %s, was %s", got, sum)
@@ -99,7 +100,7 @@ until [ -S /run/datera-csi/csi.sock ]; do sleep 0.2; done`)
 	sh(ctx, t, w.Guest, `
 pkill -x iscsid; while pgrep -x iscsid; do sleep 0.1; done
 for tool in $(awk '$4 == "/null" { print $5 }' /proc/self/mountinfo); do umount $tool; done
-umount /etc/iscsi /var/lib/kubelet`)
+umount /etc/iscsi /var/lib/kubelet; rm -r /var/lib/iscsi /run/iscsid`)
 	must(t, w.StartPlugin(ctx))
 }
 
