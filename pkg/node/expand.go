@@ -58,6 +58,7 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 		if err != nil {
 			return 0, err
 		}
+		s.ungrown.Delete(r.Volume)
 	}
 	faultpoint.At("expand: file system grown")
 	if bytes > rec.Target.Bytes {

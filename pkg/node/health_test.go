@@ -193,7 +193,7 @@ func TestHealthOfADeadVolumeIsAnsweredAndCostsOneGoroutine(t *testing.T) {
 			t.Fatalf("%d goroutines, %d before", got, before)
 		}
 	}
-	ok(t, v.publishAt(v.path+"2")) // no lock is held
+	ok(t, v.unpublishAt(v.path+"2")) // no lock is held
 	c := twoPaths(v)
 	c.Paths[0].Session, c.Paths[1].Session = "FAILED", "FAILED"
 	v.disk().Become(c)

@@ -45,6 +45,17 @@ func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount)
 	return nil
 }
 
+// checkReadable proves that a mount can be read. A file system that the kernel shut down
+// looks like any other in the mount table.
+func (s *Server) checkReadable(m Mount) error {
+	if err := s.devices.Alive(m.Path); isDead(err) {
+		return fmt.Errorf("%w: the kernel shut the file system on %s down or cannot read it: %w; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errUnhealthy, m.Path, err)
+	} else if err != nil {
+		return fmt.Errorf("read %s: %w", m.Path, err)
+	}
+	return nil
+}
+
 // checkWritable proves that a mount which is to be written takes writes. A file system
 // that stopped after an error may be read still, and its mount may look as before.
 func (s *Server) checkWritable(rec *record, m Mount) error {

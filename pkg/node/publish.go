@@ -120,6 +120,9 @@ func (s *Server) ensurePublished(p *publication) error {
 		if err = s.checkMount(p.record, p.numbers, there); err != nil {
 			return err
 		}
+		if err = s.checkReadable(there[0]); err != nil {
+			return err
+		}
 		if !p.at.ReadOnly { // who only reads may take from it what is left
 			if err = s.checkWritable(p.record, there[0]); err != nil {
 				return err

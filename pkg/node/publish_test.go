@@ -10,6 +10,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -246,6 +247,22 @@ func TestUnpublishWithoutARecordTakesOffOnlyISCSIMounts(t *testing.T) {
 	if got := strings.Join(m.Mounted(), " "); !strings.Contains(got, v.path) {
 		t.Errorf("a local disk was unmounted: %s", got)
 	}
+}
+
+// FM 7: an xfs that was shut down looks as it did in the mount table.
+func TestAFileSystemThatWasShutDownIsNotPublished(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage())
+	for _, reader := range []bool{false, true} {
+		v.ro = reader
+		m.Fail("alive", unix.EIO)
+		want(t, v.publish(), codes.FailedPrecondition, "shut the file system", "delete the volume's pods")
+	}
+	if exists(v.path) {
+		t.Error("the target was made")
+	}
+	ok(t, v.publish())
 }
 
 // FM 7: the mount is there and looks as it did, and nobody may write to it.

@@ -94,8 +94,8 @@ func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stage
 
 // giveUp takes down what a stage has begun that failed for good, and answers why
 // it failed. A caller that hears such a code takes nothing to be left, and never
-// unstages: sessions, a map and a node record with a secret in it would stay. What
-// somebody uses was there before, and stays.
+// unstages: sessions, a map and a node record with a secret in it would stay. Where
+// something is left, because somebody uses it for one, the answer is that.
 func (s *Server) giveUp(ctx context.Context, op *operation, rec *record, device iscsi.Device, cause error) error {
 	var err error
 	numbers := map[Number]bool{}
@@ -108,8 +108,7 @@ func (s *Server) giveUp(ctx context.Context, op *operation, rec *record, device 
 	if err == nil {
 		err = s.records.remove(rec.Volume)
 	}
-	inUse := errors.Is(err, errInUse) || errors.Is(err, iscsi.ErrBusy) && !errors.Is(err, iscsi.ErrOpen) // who looks into a new disk will close it
-	if err == nil || inUse {
+	if err == nil {
 		return cause
 	}
 	return fmt.Errorf("%w; %w: %w", cause, errLeft, err)
@@ -256,7 +255,21 @@ func (s *Server) ensureStaged(ctx context.Context, rec *record, device iscsi.Dev
 	if rec.ReadOnly {
 		return nil
 	}
-	return s.ensureGrown(ctx, rec.FSType, device.Path, rec.Staging, device.Bytes)
+	return s.growAtStage(ctx, rec, device)
+}
+
+// growAtStage grows the file system as far as it lets itself be grown: one that cannot,
+// as an ext4 with errors, served at this size until now, and to refuse it would keep its
+// data from everybody (FM 34). The volume's health tells.
+func (s *Server) growAtStage(ctx context.Context, rec *record, device iscsi.Device) error {
+	err := s.ensureGrown(ctx, rec.FSType, device.Path, rec.Staging, device.Bytes)
+	if err == nil || !final(err) {
+		s.ungrown.Delete(rec.Volume)
+		return err
+	}
+	klog.FromContext(ctx).Error(err, "The file system is used at the size that it has")
+	s.ungrown.Store(rec.Volume, err.Error())
+	return nil
 }
 
 // stageOptions are the mount options. xfs always gets nouuid: a snapshot carries
@@ -282,8 +295,8 @@ func stageOptions(rec *record, noReplay bool) []string {
 }
 
 // stagedAlready says whether the staging path is the mount it should be. A mount
-// of ours whose device is gone, or that the kernel shut down, is taken off when
-// nothing else uses it; anything else that is there is an error (FM 7).
+// of ours whose device is gone, or that the kernel stopped, is taken off when nothing
+// else uses it; anything else that is there is an error (FM 7).
 func (s *Server) stagedAlready(rec *record, device iscsi.Device) (bool, error) {
 	mounts, err := s.mounts.List()
 	if err != nil {
@@ -300,13 +313,15 @@ func (s *Server) stagedAlready(rec *record, device iscsi.Device) (bool, error) {
 	if !numbers[there[0].Device] {
 		return false, s.clearStale(rec, mounts, there)
 	}
-	if err := s.checkMount(rec, numbers, there); err != nil {
-		return false, err
+	err = s.checkMount(rec, numbers, there)
+	if err == nil {
+		err = s.checkReadable(there[0])
 	}
-	if err := s.devices.Alive(rec.Staging); isDead(err) {
+	if err == nil {
+		err = s.checkWritable(rec, there[0])
+	}
+	if errors.Is(err, errUnhealthy) && len(otherUses(mounts, there[0].Device, rec.Staging)) == 0 {
 		return false, s.clearStale(rec, mounts, there)
-	} else if err != nil {
-		return false, fmt.Errorf("read %s: %w", rec.Staging, err)
 	}
-	return true, s.checkWritable(rec, there[0])
+	return err == nil, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -98,7 +99,7 @@ func TestStageNeverFormatsWhatIsNotProvenEmpty(t *testing.T) {
 		"a copy of a snapshot":         {func(v *volume) { v.context.FromSource = true }, codes.FailedPrecondition, "copy of a snapshot"},
 		"an array that holds data":     {func(v *volume) { v.context.UsedBytes = 1 }, codes.FailedPrecondition, "the array holds 1 bytes"},
 		"a LUN that is read-only":      {func(v *volume) { v.context.ReadOnly = true }, codes.FailedPrecondition, "read-only"},
-		"a device that others hold":    {func(v *volume) { v.disk().Hold(true) }, codes.FailedPrecondition, "held by"},
+		"a device that others hold":    {func(v *volume) { v.disk().Hold(true) }, codes.Unavailable, "held by"},
 		"a device that is too small":   {func(v *volume) { ok(v.m.t, v.disk().Grow(gib/2)) }, codes.FailedPrecondition, "promised"},
 		"a device that shrank":         {func(v *volume) { v.disk().Shrink(gib / 2) }, codes.FailedPrecondition, "attached were 1073741824"},
 		"a device of another serial":   {func(v *volume) { v.disk(); v.context.Target.Serial = "another" }, codes.FailedPrecondition, "promised"},
@@ -395,12 +396,15 @@ func TestStageAcceptsOnlyTheMountItWouldHaveMade(t *testing.T) {
 		code  codes.Code
 		words string
 	}{
-		"a local disk":         {func(v *volume) { mkdir(v.m.t, v.staging); v.m.MountForeign(v.staging) }, codes.FailedPrecondition, "/dev/vda1"},
-		"another volume":       {stageAnotherThere, codes.FailedPrecondition, "not of target"},
-		"a stack":              {func(v *volume) { ok(v.m.t, v.stage()); v.m.MountForeign(v.staging) }, codes.FailedPrecondition, ""},
-		"a stack of its own":   {func(v *volume) { ok(v.m.t, v.stage(), v.m.Mounts().Mount(v.disk().Path(), v.staging, "xfs", nil)) }, codes.FailedPrecondition, "2 mounts are stacked"},
-		"made read-only":       {func(v *volume) { ok(v.m.t, v.stage()); v.m.Remount(v.staging, []string{"ro"}, []string{"rw"}) }, codes.AlreadyExists, "read-only"},
-		"an error of the disk": {func(v *volume) { ok(v.m.t, v.stage()); v.m.Remount(v.staging, []string{"rw"}, []string{"ro"}) }, codes.FailedPrecondition, "see the kernel's log"},
+		"a local disk":       {func(v *volume) { mkdir(v.m.t, v.staging); v.m.MountForeign(v.staging) }, codes.FailedPrecondition, "/dev/vda1"},
+		"another volume":     {stageAnotherThere, codes.FailedPrecondition, "not of target"},
+		"a stack":            {func(v *volume) { ok(v.m.t, v.stage()); v.m.MountForeign(v.staging) }, codes.FailedPrecondition, ""},
+		"a stack of its own": {func(v *volume) { ok(v.m.t, v.stage(), v.m.Mounts().Mount(v.disk().Path(), v.staging, "xfs", nil)) }, codes.FailedPrecondition, "2 mounts are stacked"},
+		"made read-only":     {func(v *volume) { ok(v.m.t, v.stage()); v.m.Remount(v.staging, []string{"ro"}, []string{"rw"}) }, codes.AlreadyExists, "read-only"},
+		"an error of the disk": {func(v *volume) {
+			ok(v.m.t, v.stage(), v.publish())
+			v.m.Remount(v.staging, []string{"rw"}, []string{"ro"})
+		}, codes.FailedPrecondition, "see the kernel's log"},
 		"other flags":          {func(v *volume) { ok(v.m.t, v.stage()); v.cap = mountCap("xfs", writer, "noatime") }, codes.AlreadyExists, "flags"},
 		"another type":         {func(v *volume) { ok(v.m.t, v.stage()); v.cap = mountCap("ext4", writer) }, codes.AlreadyExists, "xfs"},
 		"block":                {func(v *volume) { ok(v.m.t, v.stage()); v.cap = blockCap(writer) }, codes.FailedPrecondition, "a block volume has none"},
@@ -562,6 +566,50 @@ func TestACloneIntoALargerVolumeIsGrownAtStage(t *testing.T) {
 		if got := m.calls("xfs_growfs", "resize2fs"); len(got) != 1 {
 			t.Errorf("%s: got %v, want to grow once", fs, got)
 		}
+	}
+}
+
+// FM 34: a file system with errors is mounted by the kernel and not grown by it, and its
+// data is wanted all the same.
+func TestAFileSystemThatCannotBeGrownIsStaged(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.unstage(), v.disk().Grow(2*gib))
+	m.Fail("xfs_growfs", errDevice)
+	ok(t, v.stage(), v.publish())
+	v.expectHealth(map[string]string{"DEGRADED/FilesystemSmaller": "input/output error"})
+	if _, err := v.expand(v.path, 2*gib); err != nil {
+		t.Error(err)
+	}
+	v.expectHealth(nil)
+	if _, bytes, err := v.disk().Filesystem(); err != nil || bytes != 2*gib {
+		t.Errorf("got %d bytes, %v", bytes, err)
+	}
+}
+
+// FM 7: what the kernel has stopped is mounted anew as soon as nobody else uses it, for
+// kubelet does not unstage a volume that another pod waits for.
+func TestAFileSystemThatStoppedIsMountedAnew(t *testing.T) {
+	for name, stop := range map[string]func(*volume){
+		"refuses writes": func(v *volume) {
+			v.disk().Err(node.FilesystemErrors{Count: 1, Where: "ext4_journal_check_start", Time: time.Now()})
+		},
+		"shown read-only": func(v *volume) { v.m.Remount(v.staging, []string{"rw"}, []string{"ro"}) },
+		"cannot be read":  func(v *volume) { v.m.Fail("alive", unix.EIO) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			v.cap = mountCap("ext4", writer)
+			ok(t, v.stage())
+			stop(v)
+			ok(t, v.stage())
+			if got := m.calls("umount"); len(got) != 1 {
+				t.Errorf("unmounted by %q", got)
+			}
+			ok(t, v.unstage())
+			m.nothingLeft()
+		})
 	}
 }
 
