@@ -104,6 +104,16 @@ type volume struct {
 	ro      bool
 }
 
+// spoilRecords writes over all records what is none.
+func (m *machine) spoilRecords() {
+	m.t.Helper()
+	files, err := filepath.Glob(filepath.Join(m.Config().RecordDir, "*.json"))
+	ok(m.t, err)
+	for _, f := range files {
+		ok(m.t, os.WriteFile(f, []byte("{"), 0o600))
+	}
+}
+
 func (m *machine) volume(name string) *volume {
 	number := 0
 	for _, c := range name {

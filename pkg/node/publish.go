@@ -90,7 +90,7 @@ func (s *Server) stagedRecord(ctx context.Context, r publishRequest) (*record, e
 // adoptBlock makes the lost record of a block volume anew, when it is attached.
 func (s *Server) adoptBlock(ctx context.Context, r publishRequest, staging string) (*record, error) {
 	rec := &record{Volume: r.Volume, Staging: staging, Target: recordTarget(r.Context.Target), Mode: modeBlock, ReadOnly: r.Capability.ReadOnly || r.Context.ReadOnly}
-	if err := s.checkUnheld(rec); err != nil {
+	if err := s.checkUnheld(ctx, rec); err != nil {
 		return nil, err
 	}
 	if _, err := s.attacher.Find(ctx, r.Context.Target); err != nil {

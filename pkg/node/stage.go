@@ -127,7 +127,7 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 	old, err := s.records.load(r.Volume)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err = s.checkUnheld(rec); err != nil {
+		if err = s.checkUnheld(ctx, rec); err != nil {
 			return nil, err
 		}
 		return rec, s.records.save(rec)
@@ -141,7 +141,7 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 		return nil, err
 	}
 	if !sameLUN(old, rec) {
-		if err := s.checkUnheld(rec); err != nil {
+		if err := s.checkUnheld(ctx, rec); err != nil {
 			return nil, err
 		}
 	}
@@ -155,9 +155,15 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 	return rec, s.records.save(rec)
 }
 
-// checkUnheld says that no other volume's record speaks of the same LUN.
-func (s *Server) checkUnheld(rec *record) error {
+// checkUnheld says that no other volume's record speaks of the same LUN. One that cannot
+// be read may, unless nothing of the LUN is on this host.
+func (s *Server) checkUnheld(ctx context.Context, rec *record) error {
 	holder, err := s.records.holderOf(rec.target(), rec.Volume)
+	if errors.Is(err, errRecord) {
+		if c, unknown := s.attacher.Condition(ctx, rec.target()); unknown == nil && !c.Attached() {
+			err = nil
+		}
+	}
 	if err != nil {
 		return err
 	}

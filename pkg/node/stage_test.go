@@ -613,6 +613,18 @@ func TestAFileSystemThatStoppedIsMountedAnew(t *testing.T) {
 	}
 }
 
+// FM 6: a record that cannot be read may speak of the LUN that is asked for, but not of
+// one that nothing on this host leads to.
+func TestARecordThatCannotBeReadStopsNoOtherVolume(t *testing.T) {
+	m := newMachine(t)
+	a, b := m.volume("a"), m.volume("b")
+	ok(t, a.stage())
+	m.spoilRecords()
+	ok(t, b.stage(), b.unstage())
+	a.id = "CSI-pvc-c" // the same LUN
+	want(t, a.stage(), codes.Internal, "record")
+}
+
 func TestCHAPComesFromTheStageSecretOnly(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")

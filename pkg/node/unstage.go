@@ -106,7 +106,7 @@ func (s *Server) derive(ctx context.Context, volume, staging string) (*record, e
 	rec := &record{
 		Volume: volume, Staging: staging, Target: recordTarget(origin), Mode: modeMount, FSType: m.Type, ReadOnly: m.ReadOnly(),
 	}
-	if err := s.checkUnheld(rec); err != nil {
+	if err := s.checkUnheld(ctx, rec); err != nil {
 		return nil, err
 	}
 	klog.FromContext(ctx).Info("The volume's record was lost and is made anew from its mount", "volume", volume, "path", staging, "target", origin.IQN, "lun", origin.LUN)
