@@ -319,6 +319,35 @@ func TestALUNWithoutARecordGoesOnceTheArrayRefusesIt(t *testing.T) {
 	}
 }
 
+// FM 3, 6: a stage that begins while a LUN without a record is taken down waits for that.
+func TestAStageWaitsForTheEndOfAStranger(t *testing.T) {
+	prefix := func(cfg *node.Config) { cfg.TargetPrefix = "iqn.2013-05.com.daterainc:" }
+	w := newWheel(t, prefix)
+	v := w.volume("a")
+	v.cap = blockCap(writer)
+	ok(t, v.stage(), os.RemoveAll(w.Config().RecordDir))
+	w.restart(w.clocked, prefix)
+	v.disk().Admit(false)
+	w.reconcile(node.ReconcileObserve, 0)
+	release := w.Hold("detach")
+	passes := make(chan struct{})
+	go func() {
+		defer close(passes)
+		for range 3 {
+			w.reconcile(node.ReconcileRepair, 20*time.Minute)
+		}
+	}()
+	eventually(t, "the LUN to be taken down", func() bool { return w.Waits("detach") })
+	v.disk().Admit(true)
+	want(t, v.stage(), codes.Aborted, "not over yet")
+	release()
+	<-passes
+	ok(t, v.stage())
+	if v.disk().Path() == "" {
+		t.Error("the volume is not attached")
+	}
+}
+
 // FM 3: what this process never had a record of is not its to take down.
 func TestStrangersAreLeftAlone(t *testing.T) {
 	w := newWheel(t)

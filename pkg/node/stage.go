@@ -58,6 +58,9 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 		return err
 	}
 	faultpoint.At("stage: record written")
+	if err := s.passStranger(ctx, rec.Target.IQN); err != nil {
+		return err
+	}
 	device, err := s.fulfil(ctx, op, rec, r)
 	if err == nil {
 		s.losses.Delete(r.Volume) // what is written from now on is told of anew
@@ -67,6 +70,16 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 		return err
 	}
 	return s.giveUp(ctx, op, rec, device, err)
+}
+
+// passStranger waits for Reconcile if it takes down a LUN of this target that had no
+// record a moment ago. From now on it has one, and is left alone.
+func (s *Server) passStranger(ctx context.Context, iqn string) error {
+	op, err := s.operations.begin(ctx, iqn, "NodeStageVolume")
+	if err == nil {
+		op.release()
+	}
+	return err
 }
 
 // fulfil does what the record says. The device is there unless it was the attach

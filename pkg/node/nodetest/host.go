@@ -42,6 +42,7 @@ type Host struct {
 	dead           bool
 	faults         map[string][]error
 	hold           map[string]chan struct{}
+	waiting        map[string]int // calls that are held, by op
 	onFailQueuedIO func()
 	fabric         *iscsi.Fabric           // nil: as the disks are
 	silent         map[netip.AddrPort]bool // portals that do not answer
@@ -62,7 +63,7 @@ func NewHost(dir string) (*Host, error) {
 			return nil, fmt.Errorf("nodetest: %w", err)
 		}
 	}
-	return &Host{dir: dir, disks: map[lun]*Disk{}, faults: map[string][]error{}, hold: map[string]chan struct{}{}, silent: map[netip.AddrPort]bool{}}, nil
+	return &Host{dir: dir, disks: map[lun]*Disk{}, faults: map[string][]error{}, hold: map[string]chan struct{}{}, waiting: map[string]int{}, silent: map[netip.AddrPort]bool{}}, nil
 }
 
 // Config returns a node.Config on this machine; the caller adds what it wants to
@@ -152,6 +153,19 @@ func (h *Host) Hold(op string) (release func()) {
 	})
 }
 
+// Waits says whether a call of op is held.
+func (h *Host) Waits(op string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.waiting[op] > 0
+}
+
+func (h *Host) waits(op string, change int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiting[op] += change
+}
+
 // Step is one step of anything that is not the machine's, such as writing a
 // record: it counts, crashes and fails like the machine's own.
 func (h *Host) Step(op string) error {
@@ -167,7 +181,9 @@ func (h *Host) enter(op string) (leave func(), err error) {
 	gate := h.hold[op]
 	h.mu.Unlock()
 	if gate != nil {
+		h.waits(op, 1)
 		<-gate
+		h.waits(op, -1)
 	}
 	h.mu.Lock()
 	if h.dead {
