@@ -75,7 +75,7 @@ func (d *diagnosis) remembered(e FilesystemErrors) {
 // device that hangs either may wait, so both are left behind then.
 func (s *Server) enterRoot(ctx context.Context, d *diagnosis, rec *record, m Mount, e FilesystemErrors) (stopped bool) {
 	stopped, err := s.looks.do(ctx, rec.Volume, s.statsTimeout, func(context.Context) (bool, error) {
-		is, stoppedErr := s.devices.Stopped(m, e)
+		is, stoppedErr := s.stoppedHere(rec, m, e)
 		return is, errors.Join(s.devices.Alive(rec.Staging), stoppedErr)
 	})
 	switch {

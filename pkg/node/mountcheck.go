@@ -68,12 +68,41 @@ func (s *Server) checkWritable(rec *record, m Mount) error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("what the file system on %s remembers of errors: %w", m.Path, err)
 		}
-		if stopped, err = s.devices.Stopped(m, e); err != nil {
+		if stopped, err = s.stoppedHere(rec, m, e); err != nil {
 			return fmt.Errorf("whether the file system on %s takes writes: %w", m.Path, err)
 		}
 	}
 	if stopped {
 		return fmt.Errorf("%w: the kernel found an error in the file system on %s and lets nobody write to it any more; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errUnhealthy, m.Path)
+	}
+	return nil
+}
+
+// stoppedHere says whether the file system stopped since it was mounted. The error that it
+// remembers may be from another node, whose clock is another: one that was there when it
+// was mounted here stopped nothing.
+func (s *Server) stoppedHere(rec *record, m Mount, e FilesystemErrors) (bool, error) {
+	if before, noted := s.oldErrors.Load(rec.Volume); noted && before == e {
+		return false, nil
+	}
+	return s.devices.Stopped(m, e)
+}
+
+// noteOldErrors remembers what an ext4 remembers of errors as it is mounted.
+func (s *Server) noteOldErrors(rec *record) error {
+	s.oldErrors.Delete(rec.Volume)
+	if rec.FSType != fsExt4 {
+		return nil
+	}
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
+	for _, m := range at(mounts, rec.Staging) {
+		e, err := s.devices.FilesystemErrors(m.Type, m.Device)
+		if err == nil && e.Count > 0 {
+			s.oldErrors.Store(rec.Volume, e)
+		}
 	}
 	return nil
 }

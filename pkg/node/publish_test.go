@@ -249,6 +249,18 @@ func TestUnpublishWithoutARecordTakesOffOnlyISCSIMounts(t *testing.T) {
 	}
 }
 
+// FM 7: an error that the file system brought along stopped nothing here, whatever time
+// the clock of the node showed where it happened.
+func TestAnErrorFromAnotherNodeStopsNothing(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.cap = mountCap("ext4", writer)
+	v.disk().Err(node.FilesystemErrors{Count: 1, Where: "ext4_journal_check_start", Time: time.Now().Add(time.Hour)})
+	ok(t, v.stage(), v.publish(), v.stage())
+	v.disk().Err(node.FilesystemErrors{Count: 2, Where: "ext4_journal_check_start", Time: time.Now()})
+	want(t, v.publishAt(v.path+" too"), codes.FailedPrecondition, "lets nobody write")
+}
+
 // FM 7: an xfs that was shut down looks as it did in the mount table.
 func TestAFileSystemThatWasShutDownIsNotPublished(t *testing.T) {
 	m := newMachine(t)

@@ -270,6 +270,9 @@ func (s *Server) ensureStaged(ctx context.Context, rec *record, device iscsi.Dev
 		if err := s.checkStaged(rec, device); err != nil {
 			return err
 		}
+		if err := s.noteOldErrors(rec); err != nil {
+			return err
+		}
 	}
 	if rec.ReadOnly {
 		return nil
