@@ -477,6 +477,56 @@ func TestAMapThatAppearsDuringADetachGoes(t *testing.T) {
 	wantNothingLeft(t, h, i)
 }
 
+// FM 3, 21: a program opened the disk for writing before the map came over it. The map
+// does not count it, and what it writes after the disk is gone would be dropped.
+func TestADiskThatIsWrittenUnderAMapThatAppearsStays(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	i := h.initiator()
+	d := attach(t, i, targetA())
+	disk := filepath.Base(d.Path)
+	h.opened = map[string][]iscsi.Opener{h.read("sys/block/" + disk + "/dev"): {
+		iscsi.NewKeeper("process 4711 multipathd"), iscsi.NewOpener("process 4712 writer", true),
+	}}
+	h.meanwhile = func() {
+		h.runMultipathd().takeUp(disk)
+		h.claimed[disk] = true
+	}
+	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), "is open in process 4712 writer") {
+		t.Errorf("err = %v, want ErrBusy naming the writer", err)
+	}
+	wantRefused(t, h, i, iscsi.ErrBusy, "is open in process 4712 writer")
+	if len(h.glob("sys/block/dm-0/slaves/"+disk)) != 1 {
+		t.Errorf("left %v, want the map over its disk", h.left())
+	}
+	h.opened, h.meanwhile = nil, nil
+	detach(t, i, targetA())
+	wantNothingLeft(t, h, i)
+}
+
+// FM 3, 21: the same where the map was there all the time, whichever path it is. Who only
+// reads a path does not keep it, and all paths cost one look.
+func TestAPathThatIsWrittenBesideItsMapStays(t *testing.T) {
+	t.Parallel()
+	h, i := attachedHost(t)
+	for _, path := range []string{"sdb", "sdc"} {
+		h.opened = map[string][]iscsi.Opener{h.read("sys/block/" + path + "/dev"): {iscsi.NewOpener("process 4712 writer", true)}}
+		h.forget()
+		wantRefused(t, h, i, iscsi.ErrBusy, "is open in process 4712 writer")
+		if len(h.ran()) > 0 {
+			t.Errorf("ran %q", h.ran())
+		}
+	}
+	looks := 0
+	h.opened = map[string][]iscsi.Opener{h.read("sys/block/sdc/dev"): {iscsi.NewOpener("process 4713 reader", false)}}
+	h.meanwhile = func() { looks++ }
+	detach(t, i, targetA())
+	if looks != 1 {
+		t.Errorf("looked %d times at all processes, want 1", looks)
+	}
+	wantNothingLeft(t, h, i)
+}
+
 // FM 21: udev reads a disk whose session has just been lost, and waits for as long as the
 // kernel does.
 func TestADeadDiskThatIsOnlyReadGoes(t *testing.T) {

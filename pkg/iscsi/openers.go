@@ -24,33 +24,50 @@ type opener struct {
 // and let go of one that is removed.
 var keepers = []string{"multipathd", "(udev-worker)", "systemd-udevd"}
 
-// checkUnopened refuses a disk without a map that a program has open. Of a map the
-// kernel tells how many have it open, and of a claim who else claims; of a disk that was
-// only opened, as by a program on a raw volume, nothing but the programs' own
-// descriptors tells, and what it writes after the disk is gone is dropped (FM 3, 21).
-// Udev and its like look into a disk for a moment, or, when it is dead, for as long as
-// the kernel waits for its session: of a dead disk only who may write counts, and the
-// host's keepers of devices are waited for, no more. Over a disk that multipathd has
-// open a map may appear, whose own count holds from then on.
-func (i *Initiator) checkUnopened(ctx context.Context, b blockDevice, dead bool) error {
+// checkUnopened refuses a LUN of which a program has a disk open. Of a map the kernel
+// tells how many have it open, and of a claim who else claims; of a disk that was only
+// opened, as by a program on a raw volume, nothing but the programs' own descriptors
+// tells, and what it writes after the disk is gone is dropped (FM 3, 21). Udev and its
+// like look into a disk for a moment, or, when it is dead, for as long as the kernel
+// waits for its session; the host's keepers of devices are waited for, no more. Of a
+// dead disk, and of one under a map, only who may write counts: the map may have
+// appeared over a disk that was open, and does not count who had it so.
+func (i *Initiator) checkUnopened(ctx context.Context, disks []blockDevice, onlyWriters bool) error {
 	const patience = 3 * time.Second
+	if len(disks) == 0 {
+		return nil
+	}
 	var openers []opener
 	_, err := untilSlowly(ctx, patience, 50*time.Millisecond, time.Second, func() (bool, error) {
-		openers = i.openers(b)
-		if dead {
+		openers = i.openers(disks...)
+		if onlyWriters {
 			openers = slices.DeleteFunc(openers, func(o opener) bool { return !o.writes })
 		}
 		if len(openers) == 0 {
 			return true, nil
 		}
-		holders, err := b.holders()
-		return len(holders) > 0 && !slices.ContainsFunc(openers, func(o opener) bool { return !o.keeper }), err
+		held, err := anyHeld(disks)
+		return held && !slices.ContainsFunc(openers, func(o opener) bool { return !o.keeper }), err
 	})
 	openers = slices.DeleteFunc(openers, func(o opener) bool { return o.keeper })
 	if err == nil && len(openers) > 0 {
-		err = fmt.Errorf("%w: %w: %s is open in %s", ErrBusy, ErrOpen, b.name, openersInWords(openers))
+		names := make([]string, len(disks))
+		for n, d := range disks {
+			names[n] = d.name
+		}
+		err = fmt.Errorf("%w: %w: %s is open in %s", ErrBusy, ErrOpen, strings.Join(names, " or "), openersInWords(openers))
 	}
 	return err
+}
+
+// anyHeld says whether something is built on one of these devices.
+func anyHeld(devices []blockDevice) (bool, error) {
+	for _, b := range devices {
+		if holders, err := b.holders(); err != nil || len(holders) > 0 {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 func openersInWords(openers []opener) string {
@@ -61,17 +78,19 @@ func openersInWords(openers []opener) string {
 	return strings.Join(words, ", ")
 }
 
-// openers are the programs that have a device or a partition of it open, as far as
-// their descriptors can be seen from here; a plugin that does not share the host's
-// process ids sees its own only.
-func (i *Initiator) openers(b blockDevice) []opener {
-	parts, err := b.parts()
-	if err != nil {
-		parts = []blockDevice{b}
-	}
-	numbers := make([]string, len(parts))
-	for n, p := range parts {
-		numbers[n] = p.dev
+// openers are the programs that have one of these devices or a partition of it open, as
+// far as their descriptors can be seen from here; a plugin that does not share the
+// host's process ids sees its own only. All devices cost one look at the processes.
+func (i *Initiator) openers(devices ...blockDevice) []opener {
+	var numbers []string
+	for _, b := range devices {
+		parts, err := b.parts()
+		if err != nil {
+			parts = []blockDevice{b}
+		}
+		for _, p := range parts {
+			numbers = append(numbers, p.dev)
+		}
 	}
 	return i.kernel.Openers(filepath.Join(i.cfg.Root, "proc"), numbers)
 }

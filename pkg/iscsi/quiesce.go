@@ -43,10 +43,8 @@ func (i *Initiator) quiesceStack(ctx context.Context, t Target, s stack) error {
 		return err
 	}
 	dead := !slices.ContainsFunc(s.disks, disk.running)
-	if !s.mapped {
-		if err = each(s.tops(), func(b blockDevice) error { return i.checkUnopened(ctx, b, dead) }); err != nil {
-			return err
-		}
+	if err = i.checkUnopened(ctx, s.paths(), dead || s.mapped); err != nil {
+		return err
 	}
 	if dead {
 		return i.quiesceWithoutPaths(ctx, t, s)
@@ -84,6 +82,11 @@ func (s stack) tops() []blockDevice {
 	if s.mapped {
 		return []blockDevice{s.dmap.blockDevice}
 	}
+	return s.paths()
+}
+
+// paths are the disks.
+func (s stack) paths() []blockDevice {
 	all := make([]blockDevice, len(s.disks))
 	for n, d := range s.disks {
 		all[n] = d.blockDevice()
@@ -93,9 +96,9 @@ func (s stack) tops() []blockDevice {
 
 // checkNoUsers refuses a LUN that something uses which sysfs or mountinfo name.
 func (i *Initiator) checkNoUsers(s stack) error {
-	all := s.tops()
-	for _, d := range s.disks {
-		all = append(all, d.blockDevice())
+	all := s.paths()
+	if s.mapped {
+		all = append(all, s.dmap.blockDevice)
 	}
 	mounts, err := i.mounts()
 	if err != nil {
