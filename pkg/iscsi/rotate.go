@@ -84,23 +84,29 @@ func (s session) auth() (CHAP, error) {
 }
 
 // supersede makes outdated sessions anew, one after the other, so that the map
-// always keeps a path. It is the one time that a session ends whose disk has a
-// holder: it was found that it cannot come back by itself.
+// always keeps a path; a portal to which that cannot be done, because it is dead for
+// one, is passed over. It is the one time that a session ends whose disk has a holder:
+// it was found that it cannot come back by itself.
 func (i *Initiator) supersede(ctx context.Context, t Target, outdated []netip.AddrPort, done *Healed) error {
+	var errs []error
 	for _, portal := range outdated {
 		lost, err := i.cannotReturn(ctx, t, portal)
+		if ctx.Err() != nil {
+			return together(append(errs, ctx.Err())...)
+		}
 		if err != nil || lost == nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		if err = i.endSession(ctx, lost.session, lost.disks); err != nil {
-			return fmt.Errorf("end %s, whose secrets are out of date: %w", lost.session, err)
+			return together(append(errs, fmt.Errorf("end %s, whose secrets are out of date: %w", lost.session, err))...)
 		}
 		i.rejoin(ctx, t, []netip.AddrPort{portal}, done)
 		if err = together(i.show(ctx, t, done), i.combine(ctx, t, done)); err != nil || done.Failed[portal] != nil {
-			return err // the next one may be the last path
+			return together(append(errs, err)...) // the next one may be the last path
 		}
 	}
-	return nil
+	return together(errs...)
 }
 
 // cannotReturn finds the session to a portal when it is outdated, does not come

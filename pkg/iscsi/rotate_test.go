@@ -144,6 +144,31 @@ func TestASessionThatCannotComeBackIsMadeAnew(t *testing.T) {
 	}
 }
 
+// FM 20, 25: a portal that is dead does not keep the session to another from being made
+// anew.
+func TestADeadPortalDoesNotKeepAnothersSessionLost(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	i := h.initiator()
+	target := welcoming(t)
+	target.Portals[0] = netip.MustParseAddrPort("127.0.0.9:1")
+	attachWith(t, i, target, oldSecret)
+	attachWith(t, i, target, newSecret)
+	h.lose(target.Portals...)
+	h.forget()
+	done, err := i.Heal(t.Context(), target, nil)
+	if err != nil || !sameAddrs(done.LoggedIn, target.Portals[1:]) || len(done.Failed) > 0 {
+		t.Fatalf("mended %+v, %v", done, err)
+	}
+	s, err := i.Inspect(t.Context(), target)
+	if err != nil || !sameAddrs(s.Live(), target.Portals[1:]) || !sameAddrs(s.Outdated(), target.Portals[:1]) {
+		t.Errorf("after it was mended it shows as %+v, %v", s, err)
+	}
+	if n := len(h.glob("sys/block/dm-0/slaves/*")); n != 2 || len(h.ran("--logout")) != 1 {
+		t.Errorf("the map has %d paths; ran %q", n, h.ran())
+	}
+}
+
 // FM 20: nothing else is reason enough to end a session.
 func TestALostSessionIsLeftToIscsid(t *testing.T) {
 	t.Parallel()
