@@ -32,7 +32,10 @@ func (i *Initiator) Detach(ctx context.Context, t Target) error {
 		return err
 	}
 	faultpoint.At("detach: map removed")
-	return i.disconnect(ctx, t)
+	if err := i.disconnect(ctx, t); err != nil {
+		return err
+	}
+	return i.removeOrphan(ctx, t) // multipathd may have laid a map over the disks before they went
 }
 
 // removeMaps removes the map over the LUN, and a map of the LUN's WWID whose
@@ -48,6 +51,11 @@ func (i *Initiator) removeMaps(ctx context.Context, t Target) error {
 			return err
 		}
 	}
+	return i.removeOrphan(ctx, t)
+}
+
+// removeOrphan removes a map of the LUN's WWID whose paths are all gone.
+func (i *Initiator) removeOrphan(ctx context.Context, t Target) error {
 	orphan, found, err := i.orphan(t)
 	if err != nil || !found {
 		return err

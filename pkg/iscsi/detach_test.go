@@ -386,6 +386,33 @@ func TestTheOnlyPathThatIsWaitedForStays(t *testing.T) {
 	wantNothingLeft(t, h, i)
 }
 
+// FM 21: multipathd lays a map while the disks go. It goes too, or the error says what
+// keeps it, and so does a repeat.
+func TestAMapThatAppearsWhileItsDisksGoIsRemoved(t *testing.T) {
+	t.Parallel()
+	for name, used := range map[string]bool{"unused": false, "in use": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, i := attachedHost(t)
+			h.after["/delete 1"] = func() {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				h.claimed[h.addToMap(wwidA, "")] = used
+			}
+			if used {
+				for range 2 {
+					if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), "dm-1") {
+						t.Errorf("err = %v, want ErrBusy naming dm-1", err)
+					}
+				}
+				delete(h.claimed, "dm-1")
+			}
+			detach(t, i, targetA())
+			wantNothingLeft(t, h, i)
+		})
+	}
+}
+
 // FM 21: with data at risk, nothing is taken away.
 func TestFlushThatHangsIsAnErrorAndNothingIsRemoved(t *testing.T) {
 	t.Parallel()
