@@ -69,6 +69,15 @@ func (i *Initiator) removeOrphan(ctx context.Context, t Target) error {
 	return i.removeMap(ctx, orphan)
 }
 
+// anyMap finds the map of a LUN, also when its paths are all gone.
+func (i *Initiator) anyMap(t Target) (dmap, bool, error) {
+	m, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
+	if err == nil && !found {
+		m, found, err = i.orphan(t)
+	}
+	return m, found, err
+}
+
 // orphan finds a map without any path that was made for this LUN.
 func (i *Initiator) orphan(t Target) (dmap, bool, error) {
 	if t.Serial == "" {

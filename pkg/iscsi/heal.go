@@ -85,9 +85,9 @@ func (i *Initiator) resume(ctx context.Context, t Target, seen MapCondition, don
 	if !seen.Suspended {
 		return nil
 	}
-	m, err := readMap(filepath.Join(i.sysfs.root, "block", seen.Name))
-	if err != nil {
-		return ignoreGone(err)
+	m, found, err := i.anyMap(t)
+	if err != nil || !found {
+		return err
 	}
 	resumed, err := i.resumeStuckMap(ctx, t, m)
 	if resumed {
@@ -103,11 +103,8 @@ func (i *Initiator) Resume(ctx context.Context, t Target) error {
 	if err := t.check(); err != nil {
 		return err
 	}
-	m, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
-	if err == nil && !found {
-		m, found, err = i.orphan(t)
-	}
-	if err != nil || !found || !m.suspended {
+	m, found, err := i.anyMap(t)
+	if err != nil || !found {
 		return err
 	}
 	resumed, err := i.resumeStuckMap(ctx, t, m)
@@ -117,25 +114,43 @@ func (i *Initiator) Resume(ctx context.Context, t Target) error {
 	return err
 }
 
-// resumeStuckMap is resumeMap for a map that stays suspended. Multipathd suspends one for a
-// moment whenever it changes it, so a moment is waited for first.
+// resumeStuckMap is resumeMap for a map of the LUN that stays suspended. Multipathd
+// suspends one for a moment whenever it changes it, so a moment is waited for first.
 func (i *Initiator) resumeStuckMap(ctx context.Context, t Target, m dmap) (resumed bool, err error) {
 	const moment = 3 * time.Second
+	if !m.suspended {
+		return false, nil
+	}
+	if err = i.checkPromised(t, m); err != nil {
+		return false, err
+	}
 	ok, err := until(ctx, min(moment, i.cfg.MapTimeout/2), func() (bool, error) {
 		now, readErr := readMap(m.dir)
-		if readErr == nil {
-			m = now
-		}
-		return readErr == nil && !now.suspended || gone(readErr), ignoreGone(readErr)
+		return gone(readErr) || readErr == nil && (!now.suspended || now.wwid != m.wwid), ignoreGone(readErr)
 	})
 	if err != nil || ok {
 		return false, err
 	}
-	if t.Serial != "" && m.wwid != lioWWID(t.Serial) {
-		return false, fmt.Errorf("%w: map %s is suspended, and it is of %s, not of the LUN", ErrForeign, m.name, m.wwid)
-	}
 	err = i.resumeMap(ctx, m)
 	return err == nil, err
+}
+
+// checkPromised refuses a map that was found by the LUN's number and is of another LUN
+// than the one promised. A map has the WWID of its paths, as mapOver sees to, and the
+// kernel knows their serial number; that the WWID follows from it, as Linux' target
+// makes it, is not asked for.
+func (i *Initiator) checkPromised(t Target, m dmap) error {
+	if t.Serial == "" || m.wwid == lioWWID(t.Serial) {
+		return nil
+	}
+	_, wwid, err := i.recognised(t)
+	if err == nil && wwid != m.wwid {
+		err = fmt.Errorf("%w: LUN %d of %s is %s", ErrForeign, t.LUN, t.IQN, wwid)
+	}
+	if err != nil {
+		return fmt.Errorf("map %s of %s is suspended, and not known to be the LUN's: %w", m.name, m.wwid, err)
+	}
+	return nil
 }
 
 // rejoin logs in to portals by the node records that are there.

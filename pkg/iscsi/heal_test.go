@@ -174,6 +174,64 @@ func TestASuspendedMapIsResumedForWhoWaits(t *testing.T) {
 	}
 }
 
+// showAs gives the disks and the map of a LUN another identity than its array makes here.
+func (h *host) showAs(serial, wwid string) {
+	for _, name := range []string{"sdb", "sdc"} {
+		h.write(h.diskDir(name)+"/vpd_pg80", string(serialPage(serial)))
+		h.write(h.diskDir(name)+"/vpd_pg83", string(idPage(wwid)))
+	}
+	h.write("sys/block/dm-0/dm/uuid", "mpath-"+wwid+"\n")
+}
+
+// FM 21: how an array makes a WWID out of a serial number is its own affair: that the
+// paths have both is what makes the map the LUN's.
+func TestASuspendedMapIsResumedWhateverItsWWID(t *testing.T) {
+	t.Parallel()
+	const wwid = "3600a0980383041372d244f6a4d4c3456"
+	for name, resume := range map[string]func(*iscsi.Initiator) error{
+		"for who waits": func(i *iscsi.Initiator) error { return i.Resume(t.Context(), targetA()) },
+		"by a pass":     func(i *iscsi.Initiator) error { _, err := i.Heal(t.Context(), targetA(), nil); return err },
+	} {
+		h, i := attachedHost(t)
+		h.showAs(serialA, wwid)
+		h.write("sys/block/dm-0/dm/suspended", "1\n")
+		if err := resume(i); err != nil || h.read("sys/block/dm-0/dm/suspended") != "0" {
+			t.Errorf("%s: %v, suspended %s", name, err, h.read("sys/block/dm-0/dm/suspended"))
+		}
+	}
+}
+
+// FM 2, 21: another LUN under this number, or whatever has got the map's number
+// meanwhile, is not this one's to resume.
+func TestASuspendedMapOfAnotherLUNIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	t.Run("under the number", func(t *testing.T) {
+		t.Parallel()
+		h, i := attachedHost(t)
+		h.showAs(serialB, wwidB)
+		h.write("sys/block/dm-0/dm/suspended", "1\n")
+		if err := i.Resume(t.Context(), targetA()); !errors.Is(err, iscsi.ErrForeign) {
+			t.Errorf("err = %v, want ErrForeign", err)
+		}
+		if _, err := i.Heal(t.Context(), targetA(), nil); !errors.Is(err, iscsi.ErrForeign) {
+			t.Errorf("heal: err = %v, want ErrForeign", err)
+		}
+		if h.read("sys/block/dm-0/dm/suspended") != "1" {
+			t.Error("it was resumed")
+		}
+	})
+	t.Run("meanwhile", func(t *testing.T) {
+		t.Parallel()
+		h, i := attachedHost(t)
+		h.write("sys/block/dm-0/dm/suspended", "1\n")
+		passes := time.AfterFunc(100*time.Millisecond, func() { h.write("sys/block/dm-0/dm/uuid", "mpath-"+wwidB+"\n") })
+		defer passes.Stop()
+		if err := i.Resume(t.Context(), targetA()); err != nil || h.read("sys/block/dm-0/dm/suspended") != "1" {
+			t.Errorf("%v, suspended %s", err, h.read("sys/block/dm-0/dm/suspended"))
+		}
+	})
+}
+
 func TestHealRevivesADiskThatTheKernelGaveUp(t *testing.T) {
 	t.Parallel()
 	h, i := attachedHost(t)

@@ -177,7 +177,7 @@ func (i *Initiator) resumeMap(ctx context.Context, m dmap) error {
 	var last error
 	ok, err := untilSlowly(ctx, i.cfg.MapTimeout, 100*time.Millisecond, 2*time.Second, func() (bool, error) {
 		now, err := readMap(m.dir)
-		if err != nil || !now.suspended {
+		if err != nil || !now.suspended || now.wwid != m.wwid {
 			return true, ignoreGone(err)
 		}
 		last = i.resumeOnce(ctx, now)

@@ -54,11 +54,7 @@ func (i *Initiator) mapWithoutSession(t Target) (dmap, bool, error) {
 	if err != nil || slices.ContainsFunc(sessions, session.live) {
 		return dmap{}, false, err
 	}
-	m, found, err := i.sysfs.mapOver(t.IQN, t.LUN)
-	if err == nil && !found {
-		m, found, err = i.orphan(t)
-	}
-	return m, found, err
+	return i.anyMap(t)
 }
 
 // disableQueueing lets what a map keeps waiting fail. Multipathd is told first, which
