@@ -768,6 +768,48 @@ func TestSessionInUseIsNeverEndedByAttach(t *testing.T) {
 	}
 }
 
+// FM 25: a map that multipathd has left still has two paths, and works by one.
+func TestAMapWithoutMultipathdIsHandedOutByThePathThatWorks(t *testing.T) {
+	t.Parallel()
+	for _, dead := range portals() {
+		h, i := attachedHost(t)
+		if err := os.RemoveAll(h.path("proc/4711")); err != nil {
+			t.Fatal(err)
+		}
+		h.fail(iqnA, dead)
+		h.forget()
+		d, err := i.Attach(t.Context(), targetA(), nil)
+		if err != nil || d.Path != "/dev/dm-0" || len(d.Paths) != 2 {
+			t.Errorf("%s is dead: got %+v, %v, want the map", dead, d, err)
+		}
+		if len(h.ran()) > 0 {
+			t.Errorf("ran %q", h.ran())
+		}
+	}
+}
+
+// FM 28: another LUN of the target in use elsewhere is no reason to leave the disk that
+// is mounted.
+func TestALiveSessionOfAnotherLUNIsNoSecondPath(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.luns[iqnA][7] = lun{serialB, gib}
+	i := h.initiator(func(c *iscsi.Config) { c.LoginTimeout = 100 * time.Millisecond })
+	d := attach(t, i, targetA())
+	h.mount(h.read("sys/block/sdb/dev"), "/", "/data", "xfs", d.Path)
+	if other := h.addDisk(h.addSession(iqnA, portals()[1]), 7, h.luns[iqnA][7]); other != "sdc" {
+		t.Fatal(other)
+	}
+	h.mount(h.read("sys/block/sdc/dev"), "/", "/other", "xfs", "/dev/sdc")
+	h.fail(iqnA, portals()[0])
+	if d, err := i.Attach(t.Context(), targetA(), nil); !errors.Is(err, iscsi.ErrUnavailable) {
+		t.Errorf("got %+v, %v, want ErrUnavailable", d, err)
+	}
+	if disks := h.glob("sys/block/sd*"); len(disks) != 2 {
+		t.Errorf("disks %q, want no second one of the LUN", disks)
+	}
+}
+
 func TestLUNThatTheArrayDoesNotShow(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

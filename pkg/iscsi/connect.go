@@ -100,21 +100,31 @@ func (c connector) loginAtOnce(ctx context.Context, portals []netip.AddrPort) (e
 const ReasonDegraded = "DegradedPaths"
 
 // connectOne is content with one live session, the one whose disk is in use above all.
+// Where several have one in use, under a map that multipathd has left, one that works
+// is enough.
 func (c connector) connectOne(ctx context.Context) error {
 	sessions, err := c.sysfs.sessions(c.target.IQN)
 	if err != nil {
 		return err
 	}
 	live := false
+	var lost []session // the LUN's disk behind it is in use
 	for _, s := range sessions {
-		used, err := c.inUse(s)
+		used, err := c.usedLUNs(s)
 		if err != nil {
 			return err
 		}
-		if used {
-			return c.awaitLive(ctx, s) // another path would be another device
+		switch ours := slices.Contains(used, c.target.LUN); {
+		case ours && s.live():
+			return nil
+		case ours:
+			lost = append(lost, s)
+		default:
+			live = live || s.live()
 		}
-		live = live || s.live()
+	}
+	if len(lost) > 0 {
+		return c.awaitLive(ctx, lost[0]) // another path would be another device
 	}
 	if live {
 		return nil
@@ -145,8 +155,8 @@ func (c connector) ensureSession(ctx context.Context, portal netip.AddrPort) err
 	if liveErr == nil || ctx.Err() != nil {
 		return liveErr
 	}
-	used, err := c.inUse(s)
-	if err != nil || used {
+	used, err := c.usedLUNs(s)
+	if err != nil || len(used) > 0 {
 		return together(liveErr, err)
 	}
 	disks, err := c.sysfs.disks(s)
@@ -263,20 +273,24 @@ func (i *Initiator) awaitLive(ctx context.Context, s session) error {
 	return nil
 }
 
-// inUse says whether any disk behind a session is mounted or part of another
+// usedLUNs are the LUNs whose disks behind a session are mounted or part of another
 // device.
-func (i *Initiator) inUse(s session) (bool, error) {
+func (i *Initiator) usedLUNs(s session) ([]int, error) {
 	disks, err := i.sysfs.disks(s)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	var used []int
 	for _, d := range disks {
 		users, err := i.users(d.blockDevice())
-		if err != nil || len(users) > 0 {
-			return true, err
+		if err != nil {
+			return nil, err
+		}
+		if len(users) > 0 {
+			used = append(used, d.lun)
 		}
 	}
-	return false, nil
+	return used, nil
 }
 
 // portals lists the target's portals once each, in the order of the target.
