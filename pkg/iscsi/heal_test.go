@@ -466,7 +466,7 @@ func TestAdmissionIsAskedByTheNameOfTheSessions(t *testing.T) {
 		}
 		asked := make(chan string, 1)
 		target := targetA()
-		target.Portals = []netip.AddrPort{serveLoginTo(t, loginAnswer(0, 0), asked)}
+		target.Portals = []netip.AddrPort{serveLoginTo(t, func(name string) { asked <- name }, loginAnswer(0, 0))}
 		if _, err := i.AskAdmission(t.Context(), target); err != nil {
 			t.Fatal(err)
 		}
@@ -483,14 +483,15 @@ func loginAnswer(class, detail byte) []byte {
 	return pdu
 }
 
-// serveLogin is a portal that answers one request; nil closes the connection.
-func serveLogin(t *testing.T, answer []byte) netip.AddrPort {
+// serveLogin is a portal that gives each request its answer, and from then on the last
+// one; nil closes the connection.
+func serveLogin(t *testing.T, answers ...[]byte) netip.AddrPort {
 	t.Helper()
-	return serveLoginTo(t, answer, make(chan string, 1))
+	return serveLoginTo(t, func(string) {}, answers...)
 }
 
-// serveLoginTo is serveLogin that tells which initiator asked.
-func serveLoginTo(t *testing.T, answer []byte, asked chan<- string) netip.AddrPort {
+// serveLoginTo is serveLogin that tells which initiator asks, before it answers.
+func serveLoginTo(t *testing.T, asked func(initiator string), answers ...[]byte) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -498,22 +499,29 @@ func serveLoginTo(t *testing.T, answer []byte, asked chan<- string) netip.AddrPo
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			answerLogin(conn, asked, answers[0])
+			answers = answers[min(1, len(answers)-1):]
 		}
-		defer conn.Close()
-		header := make([]byte, 48)
-		if _, err := io.ReadFull(conn, header); err != nil || header[0] != 0x43 {
-			return
-		}
-		keys := make([]byte, binary.BigEndian.Uint32(header[4:]))
-		if _, err := io.ReadFull(conn, keys); err != nil {
-			return
-		}
-		name, _, _ := strings.Cut(string(keys), "\x00")
-		asked <- strings.TrimPrefix(name, "InitiatorName=")
-		_, _ = conn.Write(answer)
 	}()
 	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+func answerLogin(conn net.Conn, asked func(initiator string), answer []byte) {
+	defer conn.Close()
+	header := make([]byte, 48)
+	if _, err := io.ReadFull(conn, header); err != nil || header[0] != 0x43 {
+		return
+	}
+	keys := make([]byte, binary.BigEndian.Uint32(header[4:]))
+	if _, err := io.ReadFull(conn, keys); err != nil {
+		return
+	}
+	name, _, _ := strings.Cut(string(keys), "\x00")
+	asked(strings.TrimPrefix(name, "InitiatorName="))
+	_, _ = conn.Write(answer)
 }

@@ -140,6 +140,7 @@ func (h *host) initiator(changes ...func(*iscsi.Config)) *iscsi.Initiator {
 	cfg := iscsi.Config{
 		Host: h, Root: h.root, Sysfs: h.path("sys"), Dev: "/dev",
 		LoginTimeout: time.Second, DiskTimeout: time.Second, MapTimeout: 1500 * time.Millisecond, FlushTimeout: 200 * time.Millisecond,
+		RefusalPause: 10 * time.Millisecond,
 	}
 	for _, change := range changes {
 		change(&cfg)

@@ -41,6 +41,7 @@ type Config struct {
 	DiskTimeout  time.Duration // for a disk to appear once its portal is logged in; 0 means 30 s
 	MapTimeout   time.Duration // for multipathd to make, change or remove a map; 0 means 20 s
 	FlushTimeout time.Duration // for a device to write out what the kernel buffers; 0 means 60 s
+	RefusalPause time.Duration // until an array that refuses this host is asked again; 0 means 2 s
 }
 
 // Initiator attaches and detaches LUNs with this host's iSCSI initiator. Its
@@ -74,6 +75,7 @@ func newInitiator(cfg Config, k kernel) *Initiator {
 	setDefault(&cfg.DiskTimeout, 30*time.Second)
 	setDefault(&cfg.MapTimeout, 20*time.Second)
 	setDefault(&cfg.FlushTimeout, time.Minute)
+	setDefault(&cfg.RefusalPause, 2*time.Second)
 	return &Initiator{
 		cfg:      cfg,
 		sysfs:    sysfs{root: cfg.Sysfs, names: &targetNames{}},

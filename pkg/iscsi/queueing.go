@@ -10,20 +10,40 @@ import (
 )
 
 // FailRefusedIO lets everything fail that the LUN's map keeps waiting for a path, once
-// no session works and the target refuses this host: it can be written no more, and
-// whoever waits for it, an unmount above all, would wait for ever (FM 21). While a
-// session works, or nothing but silence speaks against it, everything stays.
+// no session works and the target refuses this host, also when it is asked again after
+// Config.RefusalPause: it can be written no more, and whoever waits for it, an unmount
+// above all, would wait for ever (FM 21). While a session works, or nothing but silence
+// speaks against it, everything stays.
 func (i *Initiator) FailRefusedIO(ctx context.Context, t Target) error {
 	m, found, err := i.queueingMap(ctx, t)
 	if err != nil || !found {
 		return err
 	}
-	refusal, err := i.AskAdmission(ctx, t)
-	if err != nil || !refusal.Final() {
+	refusal, final, err := i.refusedForGood(ctx, t)
+	if err != nil || !final {
 		return err
 	}
 	klog.FromContext(ctx).Info("The array does not admit this host any more, so what waits to be written fails", "target", t.IQN, "lun", t.LUN, "map", m.name, "refusedBy", refusal.RefusedBy())
 	return i.disableQueueing(ctx, m)
+}
+
+// refusedForGood says whether the target refuses this host, and does so again after a
+// pause, in which no session comes back. A portal of an array that has just started may
+// take logins before it knows whom it admits, and what a map drops upon that is lost.
+func (i *Initiator) refusedForGood(ctx context.Context, t Target) (Refusal, bool, error) {
+	refusal, err := i.AskAdmission(ctx, t)
+	if err != nil || !refusal.Final() {
+		return refusal, false, err
+	}
+	back, err := until(ctx, i.cfg.RefusalPause, func() (bool, error) {
+		sessions, lookErr := i.sysfs.sessions(t.IQN)
+		return slices.ContainsFunc(sessions, session.live), lookErr
+	})
+	if err != nil || back {
+		return refusal, false, err
+	}
+	refusal, err = i.AskAdmission(ctx, t)
+	return refusal, err == nil && refusal.Final(), err
 }
 
 // FailQueuedIO is FailRefusedIO on the caller's word that the target takes nothing from this

@@ -1,11 +1,69 @@
 package iscsi_test
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
+
+// FM 21: a portal refuses this host, and while it is asked again the array turns out to
+// be one that starts: what waits is kept.
+func TestOneRefusalDropsNothing(t *testing.T) {
+	t.Parallel()
+	refused := loginAnswer(2, 2)
+	for name, later := range map[string][]byte{
+		"then it admits":         loginAnswer(0, 0),
+		"then it is silent":      nil,
+		"then a session works":   refused,
+		"then the caller leaves": refused,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, i := attachedHost(t, func(c *iscsi.Config) { c.RefusalPause = 200 * time.Millisecond })
+			for _, p := range portals() {
+				h.fail(iqnA, p)
+			}
+			h.queueing, h.opens = true, 1
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			meanwhile := func(string) {
+				switch name {
+				case "then a session works":
+					h.write("sys/class/iscsi_session/session1/state", "LOGGED_IN\n")
+				case "then the caller leaves":
+					time.AfterFunc(50*time.Millisecond, cancel)
+				}
+			}
+			target := targetA()
+			target.Portals = []netip.AddrPort{serveLoginTo(t, meanwhile, refused, later)}
+			h.forget()
+			if err := i.FailRefusedIO(ctx, target); ctx.Err() == nil && err != nil {
+				t.Error(err)
+			}
+			if !h.queueing || len(h.ran()) > 0 {
+				t.Errorf("it still waits: %v; ran %q", h.queueing, h.ran())
+			}
+		})
+	}
+	t.Run("nor does a detach", func(t *testing.T) {
+		t.Parallel()
+		h, i := attachedHost(t)
+		for _, p := range portals() {
+			h.fail(iqnA, p)
+		}
+		h.queueing, h.opens = true, 1
+		target := targetA()
+		target.Portals = []netip.AddrPort{serveLogin(t, refused, loginAnswer(0, 0))}
+		h.forget()
+		if err := i.Detach(t.Context(), target); !errors.Is(err, iscsi.ErrBusy) || !h.queueing || len(h.ran()) > 0 {
+			t.Errorf("err = %v, want ErrBusy; it still waits: %v; ran %q", err, h.queueing, h.ran())
+		}
+	})
+}
 
 // FM 6, 21: what a map keeps waiting fails once the array refuses this host, also
 // when multipathd is no help, and for no lesser reason.

@@ -261,8 +261,7 @@ func (i *Initiator) checkNoQueuedWriters(ctx context.Context, t Target, m dmap) 
 	if err != nil || opens == 0 {
 		return err
 	}
-	refusal, err := i.AskAdmission(ctx, t)
-	if err == nil && refusal.Final() {
+	if _, final, err := i.refusedForGood(ctx, t); err == nil && final {
 		return nil
 	}
 	who := "somebody"
