@@ -184,6 +184,7 @@ func (i *Initiator) mapDevice(ctx context.Context, t Target, paths []path) (Devi
 		return Device{}, err
 	}
 	faultpoint.At("attach: map made")
+	i.restoreQueueing(ctx, t, m)
 	bytes, err := size(m.dir)
 	if err != nil {
 		return Device{}, err

@@ -38,6 +38,7 @@ type MapCondition struct {
 	Bytes       int64
 	Suspended   bool
 	Queues      bool // it keeps what cannot be sent until a path is back; false also when the kernel does not tell
+	Fails       bool // this process made it fail that, and it still does, whatever multipath.conf says
 }
 
 // Live says whether the kernel sends commands down the path.
@@ -121,7 +122,7 @@ func (p *PathCondition) describe(d disk) {
 }
 
 func (i *Initiator) mapCondition(ctx context.Context, m dmap) *MapCondition {
-	c := &MapCondition{Name: m.name, Alias: m.alias, Number: m.dev, Suspended: m.suspended, Queues: i.queues(ctx, m)}
+	c := &MapCondition{Name: m.name, Alias: m.alias, Number: m.dev, Suspended: m.suspended, Queues: i.queues(ctx, m), Fails: i.fails(m)}
 	c.Bytes, _ = size(m.dir)
 	return c
 }

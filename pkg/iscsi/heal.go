@@ -28,7 +28,8 @@ type Healed struct {
 
 // Heal adds what an attached LUN lacks: the sessions to the portals named, as far
 // as they are promised; the LUN behind sessions that do not show it; the paths that
-// its map lacks; and it resumes a map that stays suspended. It takes nothing away
+// its map lacks; it resumes a map that stays suspended, and lets one wait for its paths
+// that was made to fail what it could not send (FailRefusedIO). It takes nothing away
 // that is of use: no session, disk or map ends by it (FM 20), but for a dead session
 // that cannot come back, because its secrets have changed, and is made anew while the
 // map has other paths; and for a disk of no map that the kernel could not identify,
@@ -53,7 +54,7 @@ func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort
 	if before.Map == nil {
 		return done, reviveErr
 	}
-	resumeErr := i.resume(ctx, t, *before.Map, &done)
+	resumeErr := i.resume(ctx, t, &done)
 	missing := before.Missing()
 	i.rejoin(ctx, t, slices.DeleteFunc(slices.Clone(portals), func(p netip.AddrPort) bool { return !slices.Contains(missing, p) }), &done)
 	return done, together(reviveErr, resumeErr, i.show(ctx, t, &done), i.combine(ctx, t, &done), i.supersede(ctx, t, before.Outdated(), &done))
@@ -80,11 +81,8 @@ func (i *Initiator) revive(ctx context.Context, t Target, done *Healed) error {
 	return together(errs...)
 }
 
-// resume resumes a map that stays suspended.
-func (i *Initiator) resume(ctx context.Context, t Target, seen MapCondition, done *Healed) error {
-	if !seen.Suspended {
-		return nil
-	}
+// resume lets the map work as it should.
+func (i *Initiator) resume(ctx context.Context, t Target, done *Healed) error {
 	m, found, err := i.anyMap(t)
 	if err != nil || !found {
 		return err
@@ -93,12 +91,14 @@ func (i *Initiator) resume(ctx context.Context, t Target, seen MapCondition, don
 	if resumed {
 		done.Resumed = m.name
 	}
+	i.restoreQueueing(ctx, t, m)
 	return err
 }
 
 // Resume lets the LUN's map work again when it stays suspended: whoever uses it waits
 // for ever then, and a multipathd that died over a change of it does not come back to
-// it (FM 21). A map that is suspended for a moment only is left to multipathd.
+// it (FM 21). A map that is suspended for a moment only is left to multipathd. One that
+// was made to fail what it could not send waits for its paths again, once one works.
 func (i *Initiator) Resume(ctx context.Context, t Target) error {
 	if err := t.check(); err != nil {
 		return err
@@ -111,6 +111,7 @@ func (i *Initiator) Resume(ctx context.Context, t Target) error {
 	if resumed {
 		klog.FromContext(ctx).Info("A map stayed suspended and is resumed", "target", t.IQN, "lun", t.LUN, "map", m.name)
 	}
+	i.restoreQueueing(ctx, t, m)
 	return err
 }
 

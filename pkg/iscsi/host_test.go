@@ -347,6 +347,11 @@ func (h *host) tool(argv []string) (out string, code int) {
 	case strings.HasPrefix(line, "multipathd disablequeueing map "):
 		h.queueing = false
 		return "ok\n", 0
+	case strings.HasPrefix(line, "multipathd restorequeueing map ") && h.mapNamed(argv[3]) != "" && h.multipathdRuns():
+		h.queueing = true
+		return "ok\n", 0
+	case strings.HasPrefix(line, "multipathd restorequeueing map "):
+		return "fail\n", 1
 	}
 	h.t.Errorf("the host was asked to run %q", line)
 	return "", 1

@@ -58,6 +58,8 @@ type Initiator struct {
 	asking gates       // one question to multipath about a new disk at a time
 	tell   atomic.Bool // multipathd was seen to wait until it is told of a disk
 	seen   sync.Map    // directories in /proc, by the name of what runs there
+
+	failing sync.Map // WWIDs of maps that disableQueueing changed and that still are
 }
 
 // New returns an Initiator; it looks at nothing yet.

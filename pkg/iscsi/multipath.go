@@ -150,6 +150,7 @@ func (i *Initiator) removeMap(ctx context.Context, m dmap) error {
 		return gone(err), nil
 	})
 	if err == nil && ok {
+		i.failing.Delete(m.wwid)
 		return nil
 	}
 	// Not even a caller that has left may leave it suspended.

@@ -79,8 +79,10 @@ func (i *Initiator) mapWithoutSession(t Target) (dmap, bool, error) {
 
 // disableQueueing lets what a map keeps waiting fail. Multipathd is told first, which
 // would turn it on again; the kernel is where that does not help, because no daemon
-// runs or it has no time.
+// runs or it has no time. For a map that stays, multipathd remembers it until
+// restoreQueueing.
 func (i *Initiator) disableQueueing(ctx context.Context, m dmap) error {
+	i.failing.Store(m.wwid, true) // first: it may happen although nobody hears of it
 	told := i.multipath(ctx, "multipathd", "disablequeueing", "map", m.alias)
 	table, err := i.table(ctx, mapUUID+m.wwid)
 	if ctx.Err() != nil || gone(err) || err == nil && !table.queues {
@@ -90,6 +92,34 @@ func (i *Initiator) disableQueueing(ctx context.Context, m dmap) error {
 	defer cancel()
 	_, err = bounded(ctx, &i.bounds, "end the queueing of "+m.wwid, func() (struct{}, error) { return struct{}{}, i.kernel.FailIfNoPath(mapUUID + m.wwid) })
 	return err
+}
+
+// restoreQueueing lets a map wait for its paths again, as multipath.conf says, that
+// this process let fail what it could not send: the array admits this host again, and a
+// path works. Else the next outage would be an error to who uses it. That multipathd
+// does not do it is no reason to do without the map: the next call tries again.
+func (i *Initiator) restoreQueueing(ctx context.Context, t Target, m dmap) {
+	if !i.fails(m) {
+		return
+	}
+	disks, err := i.sysfs.lun(t.IQN, t.LUN)
+	if err != nil || !slices.ContainsFunc(disks, func(d disk) bool { return d.running() && slices.Contains(m.slaves, d.name) }) {
+		return
+	}
+	log := klog.FromContext(ctx).WithValues("target", t.IQN, "lun", t.LUN, "map", m.name)
+	i.failing.Delete(m.wwid) // first: it may be made to fail anew meanwhile
+	if err := i.multipath(ctx, "multipathd", "restorequeueing", "map", m.alias); err != nil {
+		i.failing.Store(m.wwid, true)
+		log.Info("The map does not wait for its paths as it should, and multipathd does not change that", "err", err)
+		return
+	}
+	log.Info("A path works again, so the map waits for its paths as multipath.conf says")
+}
+
+// fails says that a map was made to fail what it cannot send.
+func (i *Initiator) fails(m dmap) bool {
+	_, is := i.failing.Load(m.wwid)
+	return is
 }
 
 // queues says whether a map keeps what it cannot send; false also when the kernel

@@ -3,6 +3,7 @@ package iscsi_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -123,6 +124,66 @@ func TestWhatWaitsFailsOnlyWhenTheArrayRefusesThisHost(t *testing.T) {
 				t.Errorf("ran %q, want multipathd told %d times and nothing else", ran, c.told)
 			}
 		})
+	}
+}
+
+// FM 21: the array admits this host again, and its sessions come back under a map that
+// is still in use. It waits for its paths as before, or the next outage would be an error.
+func TestAMapWaitsForItsPathsAgainOnceOneWorks(t *testing.T) {
+	t.Parallel()
+	for name, again := range map[string]func(*iscsi.Initiator) error{
+		"attach": func(i *iscsi.Initiator) error { _, err := i.Attach(t.Context(), targetA(), nil); return err },
+		"heal":   func(i *iscsi.Initiator) error { _, err := i.Heal(t.Context(), targetA(), nil); return err },
+		"resume": func(i *iscsi.Initiator) error { return i.Resume(t.Context(), targetA()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, i := attachedHost(t, func(c *iscsi.Config) { c.LoginTimeout = 50 * time.Millisecond })
+			for _, p := range portals() {
+				h.fail(iqnA, p)
+			}
+			h.queueing = true
+			if err := i.FailQueuedIO(t.Context(), targetA()); err != nil || h.queueing {
+				t.Fatalf("err %v; it still waits: %v", err, h.queueing)
+			}
+			h.forget()
+			_ = again(i) // nothing works yet
+			if s := inspect(t, i); s.Healable() || len(h.ran("restorequeueing")) > 0 {
+				t.Errorf("without a path it shows as %+v; ran %q", s, h.ran())
+			}
+			for id := range portals() {
+				h.write(fmt.Sprintf("sys/class/iscsi_session/session%d/state", id+1), "LOGGED_IN\n")
+			}
+			if s := inspect(t, i); !s.Healable() {
+				t.Errorf("with paths it shows as %+v", s)
+			}
+			h.exits["restorequeueing"] = 1 // no time just now
+			for _, want := range []bool{false, true} {
+				if err := again(i); err != nil || h.queueing != want {
+					t.Errorf("err %v; it waits: %v, want %v", err, h.queueing, want)
+				}
+			}
+			h.forget()
+			if err := again(i); err != nil || len(h.ran()) > 0 || inspect(t, i).Healable() {
+				t.Errorf("a third time: err %v, ran %q, shows as %+v", err, h.ran(), inspect(t, i))
+			}
+		})
+	}
+}
+
+// A map that went after it was made to fail is forgotten: the next one of the LUN is as
+// multipathd makes it.
+func TestAMapIsMadeAnewAsMultipathdMakesIt(t *testing.T) {
+	t.Parallel()
+	h, i := attachedHost(t)
+	for _, p := range portals() {
+		h.fail(iqnA, p)
+	}
+	detach(t, i, targetA())
+	h.forget()
+	attach(t, i, targetA())
+	if ran := h.ran("queueing"); len(ran) > 0 {
+		t.Errorf("ran %q", ran)
 	}
 }
 

@@ -89,6 +89,12 @@ func (c Condition) slaves() []string {
 // Suspended says that the map keeps all I/O waiting.
 func (c Condition) Suspended() bool { return c.Map != nil && c.Map.Suspended }
 
+// failsWithPath says that the map goes on failing what it cannot send although a path
+// works again.
+func (c Condition) failsWithPath() bool {
+	return c.Map != nil && c.Map.Fails && slices.ContainsFunc(c.Paths, func(p PathCondition) bool { return p.InMap && p.Live() })
+}
+
 // Attached says that something of the LUN is there.
 func (c Condition) Attached() bool {
 	return c.Map != nil || slices.ContainsFunc(c.Paths, func(p PathCondition) bool { return p.Session != "" })
@@ -100,7 +106,7 @@ func (c Condition) Healable() bool {
 	if c.Map == nil {
 		return len(c.Offline()) > 0
 	}
-	return len(c.Missing())+len(c.WithoutLUN())+len(c.Offline())+len(c.OutsideMap())+len(c.Outdated()) > 0 || c.Suspended()
+	return len(c.Missing())+len(c.WithoutLUN())+len(c.Offline())+len(c.OutsideMap())+len(c.Outdated()) > 0 || c.Suspended() || c.failsWithPath()
 }
 
 func portalsWhere(c Condition, is func(PathCondition) bool) []netip.AddrPort {
