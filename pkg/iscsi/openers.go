@@ -20,9 +20,11 @@ type opener struct {
 	keeper bool   // it is one of the host's keepers of devices, and only reads
 }
 
-// keepers look into every disk of a host, multipathd for as long as it watches a path,
-// and let go of one that is removed.
-var keepers = []string{"multipathd", "(udev-worker)", "systemd-udevd"}
+// isKeeper says whether a program of this name looks into every disk of a host, multipathd
+// for as long as it watches a path, and lets go of one that is removed.
+func isKeeper(comm string) bool {
+	return slices.Contains([]string{"multipathd", "(udev-worker)", "systemd-udevd"}, comm)
+}
 
 // checkUnopened refuses a LUN of which a program has a disk open. Of a map the kernel
 // tells how many have it open, and of a claim who else claims; of a disk that was only
@@ -116,7 +118,7 @@ func (linux) Openers(proc string, devs []string) []opener {
 			comm, _ := attribute(dir, "comm")
 			found = append(found, opener{
 				who: strings.TrimSpace("process " + pid + " " + comm), writes: writes,
-				keeper: !writes && slices.Contains(keepers, comm),
+				keeper: !writes && isKeeper(comm),
 			})
 		}
 	}

@@ -241,7 +241,7 @@ func (s *Server) ensureFilesystem(ctx context.Context, rec *record, device iscsi
 	if v == mountIt {
 		if rec.FSType != b.Type { // that was only the default
 			rec.FSType = b.Type
-			if err := s.records.save(rec); err != nil {
+			if err = s.records.save(rec); err != nil {
 				return err
 			}
 		}

@@ -116,17 +116,8 @@ func (s *Server) ensurePublished(p *publication) error {
 		return err
 	}
 	if p.record.Mode == modeMount {
-		there := at(mounts, p.record.Staging)
-		if err = s.checkMount(p.record, p.numbers, there); err != nil {
+		if err = s.checkUsable(p, at(mounts, p.record.Staging)); err != nil {
 			return err
-		}
-		if err = s.checkReadable(there[0]); err != nil {
-			return err
-		}
-		if !p.at.ReadOnly { // who only reads may take from it what is left
-			if err = s.checkWritable(p.record, there[0]); err != nil {
-				return err
-			}
 		}
 	}
 	done, err := s.publishedAlready(p, at(mounts, p.at.Path))
@@ -153,6 +144,18 @@ func (s *Server) ensurePublished(p *publication) error {
 		}
 	}
 	return s.bind(p)
+}
+
+// checkUsable proves that what is mounted on the staging path is the volume, and that it
+// works. Who only reads may take from a stopped file system what is left.
+func (s *Server) checkUsable(p *publication, there []Mount) error {
+	if err := s.checkMount(p.record, p.numbers, there); err != nil {
+		return err
+	}
+	if err := s.checkReadable(there[0]); err != nil || p.at.ReadOnly {
+		return err
+	}
+	return s.checkWritable(p.record, there[0])
 }
 
 // limitBlock makes a raw block device read-only unless somebody here may write to

@@ -58,7 +58,7 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 		return err
 	}
 	faultpoint.At("stage: record written")
-	if err := s.passStranger(ctx, rec.Target.IQN); err != nil {
+	if err = s.passStranger(ctx, rec.Target.IQN); err != nil {
 		return err
 	}
 	device, err := s.fulfil(ctx, op, rec, r)
@@ -256,21 +256,7 @@ func (s *Server) ensureStaged(ctx context.Context, rec *record, device iscsi.Dev
 		return err
 	}
 	if !mounted {
-		// A read-only mount that replays its journal writes (FM 18).
-		if err := s.devices.SetReadOnly(device.Path, rec.ReadOnly && r.noReplay()); err != nil {
-			return err
-		}
-		if err := s.ensureFilesystem(ctx, rec, device, r); err != nil {
-			return err
-		}
-		if err := s.mountDevice(ctx, rec, device, r); err != nil {
-			return err
-		}
-		faultpoint.At("stage: mounted")
-		if err := s.checkStaged(rec, device); err != nil {
-			return err
-		}
-		if err := s.noteOldErrors(rec); err != nil {
+		if err = s.mountFilesystem(ctx, rec, device, r); err != nil {
 			return err
 		}
 	}
@@ -278,6 +264,26 @@ func (s *Server) ensureStaged(ctx context.Context, rec *record, device iscsi.Dev
 		return nil
 	}
 	return s.growAtStage(ctx, rec, device)
+}
+
+// mountFilesystem mounts the device on the staging path, with a file system made on the
+// first use.
+func (s *Server) mountFilesystem(ctx context.Context, rec *record, device iscsi.Device, r stageRequest) error {
+	// A read-only mount that replays its journal writes (FM 18).
+	if err := s.devices.SetReadOnly(device.Path, rec.ReadOnly && r.noReplay()); err != nil {
+		return err
+	}
+	if err := s.ensureFilesystem(ctx, rec, device, r); err != nil {
+		return err
+	}
+	if err := s.mountDevice(ctx, rec, device, r); err != nil {
+		return err
+	}
+	faultpoint.At("stage: mounted")
+	if err := s.checkStaged(rec, device); err != nil {
+		return err
+	}
+	return s.noteOldErrors(rec)
 }
 
 // growAtStage grows the file system as far as it lets itself be grown: one that cannot,
