@@ -152,9 +152,10 @@ func (c *Client) connect(ctx context.Context, f *flight) (*session, error) {
 		}
 	}
 	if unspoken(err) {
-		e := &Error{kind: ErrNotDatera, cause: err}
-		e.Message = "it offers none of the API versions " + strings.Join(apiVersions(), ", ")
-		return nil, e
+		// Its words only: that the way to log in was not found must not look as
+		// if what was asked for had not been.
+		return nil, &Error{kind: ErrNotDatera, Message: fmt.Sprintf(
+			"it offers none of the API versions %s: %v", strings.Join(apiVersions(), ", "), err)}
 	}
 	if err != nil {
 		return nil, err

@@ -246,6 +246,17 @@ func TestNoVersionInCommonNamesWhatWasOffered(t *testing.T) {
 	}
 }
 
+// An array that does not find the way to log in has not said that a volume is gone.
+func TestALoginThatIsNotFoundIsNoMissingVolume(t *testing.T) {
+	f, s := newFake(t)
+	f.versions = `{"name":"InvalidRequestError","code":99,"http":400}`
+	f.login = body(404, `{"name":"NotFoundError","http":404,"message":"no such object"}`)
+	_, err := client(t, s.URL).Volume(t.Context(), "CSI-a")
+	if !errors.Is(err, dateraclient.ErrNotDatera) || errors.Is(err, dateraclient.ErrNotFound) || !strings.Contains(err.Error(), "no such object") {
+		t.Errorf("got %v, want ErrNotDatera with what the array says, and not ErrNotFound", err)
+	}
+}
+
 func TestPasswordIsNotSentToAStranger(t *testing.T) {
 	for _, page := range []string{"<html>It works!</html>", `{"hello":"world"}`, `[]`, `"v2.3"`} {
 		f, s := newFake(t)
