@@ -420,6 +420,27 @@ func TestUnpublishIsNoOKWhileTheSessionLives(t *testing.T) {
 	}
 }
 
+// FM 4: an array that says "not found" to the removal, and shows the node all the
+// same, has not fenced it.
+func TestUnpublishIsNoOKWhileTheACLHasTheNode(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	l.array.Fail(simtest.Put("/app_instances/*/storage_instances/*/acl_policy/initiators"), sim.Fault{Status: http.StatusNotFound, Times: -1})
+	for _, node := range []string{node1, ""} { // one, or all
+		wantCode(t, "unpublish "+node, l.unpublish(t.Context(), id, node), codes.FailedPrecondition, id, node1)
+	}
+	if diff := cmp.Diff(l.acl(t, id), []string{node1}); diff != "" {
+		t.Errorf("ACL (-got +want):\n%s", diff)
+	}
+	l.array.Array.ClearFaults()
+	if err := l.unpublish(t.Context(), id, node1); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUnpublishNeedsTheArray(t *testing.T) {
 	array := simtest.Start(t)
 	l := serve(array, array.BackendDir(t, "default"))

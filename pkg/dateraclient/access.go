@@ -144,7 +144,9 @@ const sessionGrace = 3 * time.Second
 //
 // A session that outlives its admission by a few seconds is ended by taking the
 // app instance offline, if nobody else is admitted; the next Grant brings it back.
-// ErrInUse says who stands in the way otherwise. ErrNotFound: the volume is gone.
+// ErrInUse says who stands in the way otherwise, the initiator itself if the array
+// does not take it out. ErrNotFound: the volume was read and is gone; whatever else
+// the array does not find is no proof of anything.
 func (c *Client) Revoke(ctx context.Context, v *Volume, iqn string) error {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
@@ -172,7 +174,7 @@ func (c *Client) Revoke(ctx context.Context, v *Volume, iqn string) error {
 			return err
 		}
 		if e.refusal != nil && listed(v.Initiators, iqn) {
-			return e.refusal
+			return inUse("%s still admits %s, which the array does not take out of the ACL: %v", v.Name, iqn, e.refusal)
 		}
 	}
 }
@@ -210,7 +212,11 @@ func (e *eviction) step(ctx context.Context, v *Volume) error {
 			e.iqn, v.Name, strings.Join(slices.Concat(v.Initiators, v.InitiatorGroups), ", ")+" may use it")
 	}
 	e.forced, e.since = true, time.Now()
-	return run(ctx, e.c, put(v.path(), adminState{State: offline, Force: true}))
+	err := run(ctx, e.c, put(v.path(), adminState{State: offline, Force: true}))
+	if errors.Is(err, ErrNotFound) {
+		return nil // the next look at the volume tells whether it is gone
+	}
+	return err
 }
 
 // expel removes every spelling of iqn from the ACL. A lost answer says nothing:

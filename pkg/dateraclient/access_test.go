@@ -288,6 +288,37 @@ func TestRevokeIsNotOKWhileASessionOutlivesEverything(t *testing.T) {
 	}
 }
 
+// FM 4: whatever the array says to the removal, a host that is still in the ACL is
+// not kept out, and no "not found" may pass for a volume that is gone.
+func TestRevokeIsNotOKWhileTheInitiatorIsAdmitted(t *testing.T) {
+	for _, status := range []int{400, 404, 409} {
+		s, c := simulated(t)
+		v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
+		s.Fail(simtest.Put(aclPath), sim.Fault{Status: status, Times: -1})
+		err := c.Revoke(t.Context(), v, hostA)
+		if !errors.Is(err, dateraclient.ErrInUse) || errors.Is(err, dateraclient.ErrNotFound) {
+			t.Errorf("%d: got %v, want ErrInUse only", status, err)
+		}
+		for _, says := range []string{hostA, "CSI-a"} {
+			if err != nil && !strings.Contains(err.Error(), says) {
+				t.Errorf("%d: %v does not say %s", status, err, says)
+			}
+		}
+	}
+}
+
+// FM 4: nor may a target that cannot be taken down pass for one that is gone.
+func TestRevokeIsNotOKWhenTheTargetIsNotFound(t *testing.T) {
+	t.Parallel() // it waits
+	s, c := simulated(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
+	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
+	s.LogIn(t, v.IQN, hostA)
+	s.Fail(simtest.Put("/app_instances/*"), sim.Fault{Status: 404, Times: -1})
+	if err := c.Revoke(t.Context(), v, hostA); !errors.Is(err, dateraclient.ErrInUse) || errors.Is(err, dateraclient.ErrNotFound) {
+		t.Errorf("got %v, want ErrInUse only", err)
+	}
+}
+
 func TestRevokeOfAnUnreachableArrayIsAnError(t *testing.T) {
 	s, c := simulated(t)
 	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
