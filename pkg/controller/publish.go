@@ -29,20 +29,20 @@ import (
 func (s *Server) ControllerPublishVolume(ctx context.Context, req *csi.ControllerPublishVolumeRequest) (*csi.ControllerPublishVolumeResponse, error) {
 	want, err := parsePublish(req)
 	if err != nil {
-		return nil, err
+		return nil, brief(err)
 	}
 	unlock, err := s.lock(want.ID)
 	if err != nil {
-		return nil, withStatus(err)
+		return nil, withAttachStatus(err)
 	}
 	defer unlock()
 	v, err := s.ensurePublished(ctx, want)
 	if err != nil {
-		return nil, withStatus(fmt.Errorf("publish volume %s to %s: %w", want.ID, want.Node, err))
+		return nil, withAttachStatus(fmt.Errorf("publish volume %s to %s: %w", want.ID, want.Node, err))
 	}
 	promise, err := want.promise(v)
 	if err != nil {
-		return nil, withStatus(fmt.Errorf("publish volume %s to %s: %w", want.ID, want.Node, err))
+		return nil, withAttachStatus(fmt.Errorf("publish volume %s to %s: %w", want.ID, want.Node, err))
 	}
 	return &csi.ControllerPublishVolumeResponse{PublishContext: publishctx.Encode(promise)}, nil
 }
@@ -77,16 +77,21 @@ func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (*dat
 
 // alone refuses nodes that share the name by which the array would know one of them.
 func alone(nodes []string) error {
-	const most = 8 // to name: an image may have made hundreds
 	if len(nodes) == 0 {
 		return nil
 	}
-	who := strings.Join(nodes[:min(len(nodes), most)], ", ")
-	if len(nodes) > most {
-		who += fmt.Sprintf(" and %d more", len(nodes)-most)
-	}
 	return fmt.Errorf("%w: %s; the array would admit them all, and could fence none: give each a name of its own (docs/operate-initiators.md), "+
-		"restart its iscsid and delete the plugin's pod there; if one is no more, delete its Node", errNamesakes, who)
+		"restart its iscsid and delete the plugin's pod there; if one is no more, delete its Node", errNamesakes, few(nodes))
+}
+
+// few names the first of what may be hundreds: what to do about it comes after.
+func few(names []string) string {
+	const most = 8
+	words := strings.Join(names[:min(len(names), most)], ", ")
+	if len(names) > most {
+		words += fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return words
 }
 
 // takeBackTimeout bounds the removal of a node that should not have been
@@ -115,7 +120,7 @@ func (r publishRequest) allowed(v *dateraclient.Volume) error {
 	}
 	strangers := slices.DeleteFunc(admitted(v), func(iqn string) bool { return iqn == r.Node })
 	if len(strangers) > 0 {
-		return fmt.Errorf("%w to %s, and its access mode is for a single node; it is admitted here when it is unpublished there", errPublished, strings.Join(strangers, ", "))
+		return fmt.Errorf("%w to %s, and its access mode is for a single node; it is admitted here when it is unpublished there", errPublished, few(strangers))
 	}
 	return nil
 }
@@ -127,7 +132,7 @@ func fenceable(v *dateraclient.Volume) error {
 	case v.AllowAll:
 		return fmt.Errorf("%w to everybody: access control is off; set the storage instance's access_control_mode to deny_all", errPublished)
 	case len(v.InitiatorGroups) > 0:
-		return fmt.Errorf("%w to the members of initiator groups (%s); take the groups out of the volume's ACL", errPublished, strings.Join(v.InitiatorGroups, ", "))
+		return fmt.Errorf("%w to the members of initiator groups (%s); take the groups out of the volume's ACL", errPublished, few(v.InitiatorGroups))
 	}
 	return nil
 }
@@ -177,15 +182,15 @@ func spread(id volumeID, portals []netip.AddrPort) netip.AddrPort {
 func (s *Server) ControllerUnpublishVolume(ctx context.Context, req *csi.ControllerUnpublishVolumeRequest) (*csi.ControllerUnpublishVolumeResponse, error) {
 	want, err := parseUnpublish(req)
 	if err != nil {
-		return nil, err
+		return nil, brief(err)
 	}
 	unlock, err := s.lock(want.ID)
 	if err != nil {
-		return nil, withStatus(err)
+		return nil, withAttachStatus(err)
 	}
 	defer unlock()
 	if err := s.ensureUnpublished(ctx, want); err != nil {
-		return nil, withStatus(fmt.Errorf("unpublish volume %s: %w", want.ID, err))
+		return nil, withAttachStatus(fmt.Errorf("unpublish volume %s: %w", want.ID, err))
 	}
 	return &csi.ControllerUnpublishVolumeResponse{}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
@@ -113,6 +114,63 @@ func TestPublishRefusesASecondNode(t *testing.T) {
 			t.Errorf("%s: ACL (-got +want):\n%s", mode, diff)
 		}
 	}
+}
+
+// What Kubernetes takes for the error of a VolumeAttachment, which external-attacher
+// fills with all that it hears.
+const mostOfAnAttachment = 1024
+
+func wantBrief(t *testing.T, what string, err error) {
+	t.Helper()
+	if err == nil || len(err.Error()) > mostOfAnAttachment || !utf8.ValidString(err.Error()) {
+		t.Errorf("%s: got %d bytes, want UTF-8 of at most %d: %v", what, len(fmt.Sprint(err)), mostOfAnAttachment, err)
+	}
+}
+
+// A volume of many nodes is not given to one: the error names some of them, says how
+// many more there are and what to do, and fits into a VolumeAttachment.
+func TestErrorsOfAttachmentsFitIntoOne(t *testing.T) {
+	const nodes = 40
+	for name, length := range map[string]int{"short": 40, "long": 223} {
+		l := start(t)
+		id := l.create(t, "pvc-1", as(shared()))
+		for i := range nodes {
+			iqn := fmt.Sprintf("iqn.2026-01.org.example:node-%03d-", i)
+			req := publishRequest(id, iqn+strings.Repeat("x", length-len(iqn)))
+			req.VolumeCapability = shared()
+			if _, err := l.publishAs(t.Context(), req); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := l.publish(t.Context(), id, node1)
+		wantBrief(t, name, err)
+		wantCode(t, name, err, codes.FailedPrecondition, id, "node-000-", "is published")
+		if name == "short" {
+			wantCode(t, name, err, codes.FailedPrecondition, "node-007-", " and 32 more", "when it is unpublished there")
+		}
+	}
+}
+
+// Nor does what the array says make them longer.
+func TestWordsOfTheArrayFitIntoAnAttachment(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Repeat("ü", 400)
+	l.array.Fail(simtest.Put("/app_instances/*/storage_instances/*/acl_policy/initiators"), sim.Fault{Status: http.StatusForbidden, Times: -1,
+		Body: fmt.Sprintf(`{"name":"PermissionDeniedError","http":403,"message":%[1]q,"errors":[%[1]q,%[1]q,%[1]q]}`, words)})
+	req := publishRequest(id, node2)
+	req.VolumeCapability = shared()
+	_, err := l.publishAs(t.Context(), req)
+	wantBrief(t, "publish", err)
+	err = l.unpublish(t.Context(), id, node1)
+	wantBrief(t, "unpublish", err)
+	wantCode(t, "unpublish", err, codes.PermissionDenied, id, "üü")
+	_, err = l.publish(t.Context(), id, strings.Repeat("\x01", 256))
+	wantBrief(t, "publish to what is no name", err)
+	wantBrief(t, "unpublish of what is no name", l.unpublish(t.Context(), id, strings.Repeat("\x01", 256)))
 }
 
 func TestPublishRefusesAVolumeWithAStrangersSession(t *testing.T) {

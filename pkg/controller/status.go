@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -121,6 +122,26 @@ func snapshotting() []row {
 // here; request.go and its siblings have given them theirs.
 func withStatus(err error) error {
 	return search(err, table(), codes.Internal)
+}
+
+// mostAttachWords is how long a message may be, in bytes, that ends up in a
+// VolumeAttachment: external-attacher stores it whole and with what gRPC puts before
+// it, and Kubernetes refuses more than 1024 bytes. All that a pod shows then is that
+// it waits.
+const mostAttachWords = 1024 - 64
+
+// withAttachStatus is withStatus for ControllerPublishVolume and
+// ControllerUnpublishVolume.
+func withAttachStatus(err error) error { return brief(withStatus(err)) }
+
+// brief cuts a status that would be too long for a VolumeAttachment.
+func brief(err error) error {
+	s := status.Convert(err)
+	const end = "…"
+	if len(s.Message()) <= mostAttachWords {
+		return err
+	}
+	return status.Error(s.Code(), strings.ToValidUTF8(s.Message()[:mostAttachWords-len(end)], "")+end)
 }
 
 // withModifyStatus is withStatus for ControllerModifyVolume.

@@ -77,7 +77,7 @@ func (v *Volume) deletable() error {
 	case len(stamps) > 0:
 		return inUse("%s has the snapshots %s: delete them first", v.Name, strings.Join(stamps, ", "))
 	case len(v.ActiveInitiators) > 0:
-		return inUse("%s is in use by %s: unpublish it first", v.Name, strings.Join(v.ActiveInitiators, ", "))
+		return inUse("%s is in use by %s: unpublish it first", v.Name, few(v.ActiveInitiators))
 	}
 	return nil
 }

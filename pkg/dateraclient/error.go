@@ -255,6 +255,16 @@ func clip(s string, most int) string {
 	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
+// few names the first of many hosts.
+func few(names []string) string {
+	const most = 8
+	words := strings.Join(names[:min(len(names), most)], ", ")
+	if len(names) > most {
+		words += fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return words
+}
+
 // excerpt quotes the beginning of an answer on one line, without secrets.
 func excerpt(raw []byte, secrets []string) string {
 	// Secrets go first: of one that is cut in half no half must stay.
