@@ -393,6 +393,26 @@ func TestBadPublishRequests(t *testing.T) {
 	}
 }
 
+// What the array takes for a name this driver takes too, and no other: a node that
+// was published to can be unpublished.
+func TestEveryNameThatTheArrayTakesIsANode(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	for node, code := range map[string]codes.Code{
+		"iqn.2026-01.org.example:node_1": codes.OK, "iqn.1993-08.a:01": codes.OK, "eui.02004567A425678D": codes.OK,
+		"iqn.1993-08.a:1": codes.NotFound, "naa.52004567BA64678D": codes.NotFound,
+	} {
+		_, err := l.publish(t.Context(), id, node)
+		wantCode(t, "publish to "+node, err, code)
+		if err := l.unpublish(t.Context(), id, node); err != nil {
+			t.Errorf("unpublish of %s: %v", node, err)
+		}
+		if acl := l.acl(t, id); len(acl) != 0 {
+			t.Fatalf("ACL %v, want nobody", acl)
+		}
+	}
+}
+
 // FM 22: whatever has gone already is unpublished.
 func TestUnpublishAfterTheNodeOrVolumeIsGone(t *testing.T) {
 	l := start(t)

@@ -3,7 +3,6 @@ package controller
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -13,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/datera-csi/datera-csi/internal/filesystem"
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
 
 type publishRequest struct {
@@ -46,7 +46,7 @@ func parsePublish(req *csi.ControllerPublishVolumeRequest) (publishRequest, erro
 	if err != nil {
 		return publishRequest{}, invalid(err)
 	}
-	if !initiatorPattern.MatchString(req.GetNodeId()) {
+	if !dateraclient.IsInitiator(req.GetNodeId()) {
 		return publishRequest{}, status.Errorf(codes.NotFound, "node %q does not exist: a node's id is the name of its iSCSI initiator, iqn.YYYY-MM.… or eui.…", req.GetNodeId())
 	}
 	return publishRequest{ID: id, Node: req.GetNodeId(), Capability: c, RoundRobin: roundRobin, Filesystem: class}, nil
@@ -79,10 +79,6 @@ func renderVolumeContext(p parameters) map[string]string {
 	}
 	return m
 }
-
-// initiatorPattern is what the array admits (RFC 7143, 4.2.7): a reversed domain
-// with a date, or a 64-bit extended unique identifier.
-var initiatorPattern = regexp.MustCompile(`^(iqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[a-zA-Z0-9][a-zA-Z0-9.:_-]{0,210}|eui\.[0-9a-fA-F]{16})$`)
 
 func checkNodeText(node string) error {
 	const maxNodeID = 256 // CSI v1.13
@@ -117,5 +113,5 @@ func parseUnpublish(req *csi.ControllerUnpublishVolumeRequest) (unpublishRequest
 	if err := checkNodeText(node); err != nil {
 		return unpublishRequest{}, invalid(err)
 	}
-	return unpublishRequest{ID: id, Node: node, Never: !initiatorPattern.MatchString(node)}, nil
+	return unpublishRequest{ID: id, Node: node, Never: !dateraclient.IsInitiator(node)}, nil
 }

@@ -35,7 +35,7 @@ func (v *Volume) memberRequest(op, iqn string) request {
 func (c *Client) Grant(ctx context.Context, v *Volume, iqn string) (*Volume, error) {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
-	if !isInitiator(iqn) {
+	if !IsInitiator(iqn) {
 		return nil, invalid("%q is not an initiator's name", iqn)
 	}
 	wait := backoff{pollFirst, pollMost}
@@ -150,9 +150,6 @@ const sessionGrace = 3 * time.Second
 func (c *Client) Revoke(ctx context.Context, v *Volume, iqn string) error {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
-	if !isInitiator(iqn) {
-		return invalid("%q is not an initiator's name", iqn)
-	}
 	e := eviction{c: c, iqn: iqn}
 	wait := backoff{pollFirst, pollMost}
 	for first := true; ; first = false {
@@ -160,6 +157,9 @@ func (c *Client) Revoke(ctx context.Context, v *Volume, iqn string) error {
 		case v.AllowAll:
 			return unfenced(v)
 		case !listed(v.Initiators, iqn) && !listed(v.ActiveInitiators, iqn):
+			if first && !IsInitiator(iqn) { // of what is listed, the array has judged
+				return invalid("%q is not an initiator's name", iqn)
+			}
 			return c.otherWays(ctx, v, iqn)
 		case !first && !wait.wait(ctx):
 			return &Error{kind: ErrUnavailable, cause: context.Cause(ctx), Message: fmt.Sprintf(

@@ -176,6 +176,51 @@ func TestGrantAndRevokeGetThroughFaults(t *testing.T) {
 	}
 }
 
+// Whatever the array takes for a name can be admitted and kept out again.
+func TestNamesThatTheArrayTakesAreAdmittedAndExpelled(t *testing.T) {
+	_, c := simulated(t)
+	v := mustCreate(t, c, small("CSI-a"))
+	for _, iqn := range []string{
+		"iqn.1993-08.a:01", "iqn.2026-01.org.example:with_underscore", "iqn.2026-01.org.example:" + strings.Repeat("x", 199),
+		"eui.02004567A425678D",
+	} {
+		v = mustGrant(t, c, v, iqn)
+		if err := c.Revoke(t.Context(), v, iqn); err != nil {
+			t.Errorf("%s: %v", iqn, err)
+		}
+		if v = mustRead(t, c, "CSI-a"); len(v.Initiators) != 0 {
+			t.Errorf("still admitted: %v", v.Initiators)
+		}
+	}
+	for _, iqn := range []string{
+		"", "worker-1", "iqn.1993-08.a:1", "iqn.1993-13.org.debian:01:a", "iqn.1993-08.org/../x", "iqn.2026-01.org.example:" + strings.Repeat("x", 200),
+		"eui.02004567", "naa.52004567BA64678D",
+	} {
+		if _, err := c.Grant(t.Context(), v, iqn); !errors.Is(err, dateraclient.ErrInvalid) {
+			t.Errorf("grant %q: got %v, want ErrInvalid", iqn, err)
+		}
+		if err := c.Revoke(t.Context(), v, iqn); !errors.Is(err, dateraclient.ErrInvalid) {
+			t.Errorf("revoke %q: got %v, want ErrInvalid", iqn, err)
+		}
+	}
+}
+
+// Of a name that stands in the ACL the array has judged: it is taken out, whatever
+// this client thinks of it.
+func TestRevokeTakesOutWhatItWouldNotAdmit(t *testing.T) {
+	const odd = "iqn.2026-00.-odd"
+	s, c := simulated(t)
+	mustCreate(t, c, small("CSI-a"))
+	known(t, s, odd)
+	administrator(t, s, "/root", "PUT", "/app_instances/CSI-a/storage_instances/storage-1/acl_policy/initiators", `{"path":"/initiators/`+odd+`","op":"add"}`)
+	if err := c.Revoke(t.Context(), mustRead(t, c, "CSI-a"), odd); err != nil {
+		t.Error(err)
+	}
+	if v := mustRead(t, c, "CSI-a"); len(v.Initiators) != 0 {
+		t.Errorf("still admitted: %v", v.Initiators)
+	}
+}
+
 func TestRevokeIsTwoRequests(t *testing.T) {
 	s, c := simulated(t)
 	v := mustCreate(t, c, small("CSI-a"))

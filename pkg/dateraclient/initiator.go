@@ -3,7 +3,7 @@ package dateraclient
 import (
 	"context"
 	"iter"
-	"strings"
+	"regexp"
 )
 
 // Initiator is a host that the array knows.
@@ -39,11 +39,10 @@ func (w initiatorWire) iqn() string {
 	return (&ref{Path: string(w.Path)}).name()
 }
 
-// isInitiator tells whether s has the form of an iSCSI name, and so can be part of
-// a path.
-func isInitiator(s string) bool {
-	if len(s) < 16 || len(s) > 223 || !strings.HasPrefix(s, "iqn.") && !strings.HasPrefix(s, "eui.") {
-		return false
-	}
-	return !strings.ContainsFunc(s, func(r rune) bool { return r != ':' && (r == '_' || !isNameRune(r)) })
-}
+// initiatorPattern is what the array admits (RFC 7143, 4.2.7): a reversed domain
+// with a date, 16 to 223 characters in all, or a 64-bit extended unique identifier.
+var initiatorPattern = regexp.MustCompile(`^(iqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[a-zA-Z0-9][a-zA-Z0-9.:_-]{3,210}|eui\.[0-9a-fA-F]{16})$`)
+
+// IsInitiator tells whether s can be the name of an initiator to an array, and so a
+// part of a path. No other was ever admitted by Grant.
+func IsInitiator(s string) bool { return initiatorPattern.MatchString(s) }
