@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,10 +62,7 @@ func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (*dat
 	if err = want.allowed(v); err != nil {
 		return nil, err
 	}
-	known := slices.Contains(v.Initiators, want.Node)
-	if known && v.Online && v.Exported {
-		return v, nil
-	}
+	known := slices.ContainsFunc(v.Initiators, want.isNode)
 	v, err = array.Grant(ctx, v, want.Node)
 	if err != nil {
 		return nil, err
@@ -118,12 +116,15 @@ func (r publishRequest) allowed(v *dateraclient.Volume) error {
 	if r.Capability.ManyNodes {
 		return nil
 	}
-	strangers := slices.DeleteFunc(admitted(v), func(iqn string) bool { return iqn == r.Node })
+	strangers := slices.DeleteFunc(admitted(v), r.isNode)
 	if len(strangers) > 0 {
 		return fmt.Errorf("%w to %s, and its access mode is for a single node; it is admitted here when it is unpublished there", errPublished, few(strangers))
 	}
 	return nil
 }
+
+// isNode compares as iSCSI does: names that differ in case only are one name.
+func (r publishRequest) isNode(iqn string) bool { return strings.EqualFold(iqn, r.Node) }
 
 // fenceable refuses a volume that admits hosts other than by name: nobody could
 // prove that one of them has lost its access.
@@ -137,11 +138,14 @@ func fenceable(v *dateraclient.Volume) error {
 	return nil
 }
 
-// admitted is every initiator that may use the volume or does so now.
+// admitted is every initiator that may use the volume or does so now, each in one
+// spelling.
 func admitted(v *dateraclient.Volume) []string {
 	all := slices.Concat(v.Initiators, v.ActiveInitiators)
-	slices.Sort(all)
-	return slices.Compact(all)
+	slices.SortFunc(all, func(a, b string) int {
+		return cmp.Or(strings.Compare(strings.ToLower(a), strings.ToLower(b)), strings.Compare(a, b))
+	})
+	return slices.CompactFunc(all, strings.EqualFold)
 }
 
 // promise is what the node may rely on.

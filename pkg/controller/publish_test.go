@@ -208,6 +208,36 @@ func TestPublishRefusesWhatCannotBeFenced(t *testing.T) {
 	}
 }
 
+// An iSCSI name is the same in capitals: a node is no stranger to a volume that
+// admits it so, is let in as it writes itself, and leaves in every spelling.
+func TestANodeIsTheSameInCapitals(t *testing.T) {
+	l := start(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
+	id := l.create(t, "pvc-1")
+	capitals := strings.TrimSuffix(node1, "aaaaaaaaaaaa") + "AAAAAAAAAAAA"
+	l.api(t, http.MethodPost, "/initiators", map[string]any{"id": capitals, "name": "by hand"}, nil)
+	l.api(t, http.MethodPut, "/app_instances/"+id+"/storage_instances/storage-1/acl_policy/initiators",
+		map[string]any{"path": "/initiators/" + capitals, "op": "add"}, nil)
+	target := l.target(t, id)
+	l.array.LogIn(t, target, capitals)
+	for range 2 {
+		if _, err := l.publish(t.Context(), id, node1); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(l.acl(t, id), []string{capitals, node1}); diff != "" {
+			t.Errorf("ACL (-got +want):\n%s", diff)
+		}
+	}
+	_, err := l.publish(t.Context(), id, node2)
+	wantCode(t, "publish elsewhere", err, codes.FailedPrecondition, "is published to "+capitals+", and")
+	time.AfterFunc(50*time.Millisecond, func() { l.array.LogOut(target, capitals) })
+	if err := l.unpublish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	if v := l.volume(t, id); len(v.Initiators)+len(v.ActiveInitiators) != 0 {
+		t.Errorf("left: %v, %v", v.Initiators, v.ActiveInitiators)
+	}
+}
+
 // Two controllers that share no lock admit two nodes at once: both may lose, and
 // both may come back, but never do two nodes have the volume and an OK.
 func TestTwoReplicasNeverAdmitTwoNodes(t *testing.T) {

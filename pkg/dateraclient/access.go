@@ -43,7 +43,7 @@ func (c *Client) Grant(ctx context.Context, v *Volume, iqn string) (*Volume, err
 		switch {
 		case v.AllowAll:
 			return nil, unfenced(v)
-		case v.admits(iqn):
+		case v.admits(iqn) && (!first || slices.Contains(v.Initiators, iqn)):
 			return v, nil
 		case !first && !wait.wait(ctx):
 			return nil, &Error{kind: ErrUnavailable, cause: context.Cause(ctx), Message: fmt.Sprintf(
@@ -64,7 +64,7 @@ func (c *Client) Grant(ctx context.Context, v *Volume, iqn string) (*Volume, err
 
 // admits tells whether iqn can use v now.
 func (v *Volume) admits(iqn string) bool {
-	return v.Online && v.Exported && slices.Contains(v.Initiators, iqn)
+	return v.Online && v.Exported && listed(v.Initiators, iqn)
 }
 
 func unfenced(v *Volume) error {
@@ -74,7 +74,8 @@ func unfenced(v *Volume) error {
 
 // admit adds iqn to the ACL, and makes it known to the array if that is what is
 // missing. Of an answer that was lost, and of the conflict when somebody was
-// faster, nothing is said here: the next look at the volume tells.
+// faster, nothing is said here: the next look at the volume tells. Beside another
+// spelling of the name it is added, too, for an array that takes them for two.
 func (c *Client) admit(ctx context.Context, v *Volume, iqn string) error {
 	if slices.Contains(v.Initiators, iqn) {
 		return nil

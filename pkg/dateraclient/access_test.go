@@ -70,6 +70,18 @@ func TestGrantIntroducesAnInitiatorOnce(t *testing.T) {
 	}
 }
 
+// An array that takes two spellings for one name refuses the second as a conflict.
+func TestGrantBesideAnotherSpellingOfTheName(t *testing.T) {
+	s, c := simulated(t)
+	capitals := strings.ToUpper(hostA[len("iqn.1993-08."):])
+	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), "iqn.1993-08."+capitals)
+	s.Fail(simtest.Put(aclPath), sim.Fault{Status: 409, Times: -1})
+	v = mustGrant(t, c, v, hostA)
+	if diff := cmp.Diff([]string{"iqn.1993-08." + capitals}, v.Initiators); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestGrantKeepsTheOthers(t *testing.T) {
 	_, c := simulated(t)
 	stale := mustCreate(t, c, small("CSI-a"))
