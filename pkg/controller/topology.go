@@ -221,7 +221,7 @@ func (s *Server) ensurePlaced(ctx context.Context, want createRequest, backends 
 		if err != nil && !passing(err) {
 			s.placed.forget(want.ID.Name) // there is none of ours
 		}
-		if !errors.Is(err, dateraclient.ErrNoSpace) {
+		if !errors.Is(err, dateraclient.ErrNoSpace) || passing(err) { // else there may be one yet
 			return want, v, err
 		}
 		full = errors.Join(full, fmt.Errorf("backend %s: %w", c.Backend, err))

@@ -149,6 +149,30 @@ func TestAFullBackendLeavesTheVolumeToTheNext(t *testing.T) {
 	wantCode(t, "both full", err, codes.ResourceExhausted, "backend east", "backend default")
 }
 
+// FM 33: a backend that is full now may have made the volume already, and then none
+// is made on the next.
+func TestABackendThatMayHaveTheVolumeIsNotLeftThoughItIsFull(t *testing.T) {
+	full := sim.Fault{Status: 507, Body: `{"name":"NoSpaceError","http":507,"message":"no space left","errors":[]}`, Times: -1}
+	create := simtest.Post("/app_instances")
+	for name, faults := range map[string][]struct {
+		match sim.Match
+		fault sim.Fault
+	}{
+		"the first answer was lost": {{create, sim.Fault{Reset: true}}, {create, full}},
+		"nobody can look":           {{create, full}, {simtest.Get("/app_instances/*"), sim.Fault{Status: 403, Times: -1}}},
+	} {
+		z := startZoned(t)
+		for _, f := range faults {
+			z.east.Fail(f.match, f.fault)
+		}
+		_, err := z.CreateVolume(t.Context(), createRequest("pvc-1", within(zone("east", "west"), zone("east"))))
+		wantCode(t, name, err, codes.Unavailable, "no space left")
+		if left := z.objects(t); len(left) != 0 {
+			t.Errorf("%s: made in the west: %v", name, left)
+		}
+	}
+}
+
 // TestAnOutageElsewhereDoesNotMatter: with late binding every zone is allowed and
 // one is preferred.
 func TestAnOutageElsewhereDoesNotMatter(t *testing.T) {

@@ -56,16 +56,19 @@ const createAttempts = 3
 // be of long ago, with somebody's data, and is never deleted again.
 func (c *Client) create(ctx context.Context, r request, spec VolumeSpec) (_ *Volume, mine bool, _ error) {
 	wait := backoff{retryFirst, retryMost}
+	var lost error // why the first answer did not come: what it was asked for may be made yet
 	for attempt := 1; ; attempt++ {
 		a, err := call[appInstance](ctx, c, r)
-		if err == nil {
+		switch {
+		case err == nil:
 			v, shapeErr := c.made(ctx, &a)
 			return v, true, shapeErr
-		}
-		// A conflict after an attempt whose answer was lost may be with that
-		// attempt's own volume.
-		if !unanswered(err) && (attempt == 1 || !errors.Is(err, ErrConflict)) {
+		case lost == nil && !unanswered(err):
 			return nil, false, err
+		case lost == nil:
+			lost = err
+		case !unanswered(err) && !errors.Is(err, ErrConflict): // that would be the attempt's own volume
+			return nil, false, undecided(lost, fmt.Errorf("asked again: %w", err))
 		}
 		v, lookErr := c.Volume(ctx, spec.Name)
 		switch {

@@ -210,6 +210,26 @@ func TestCreateThatNobodyCanClearUpIsNotFinal(t *testing.T) {
 	}
 }
 
+// FM 33: a request whose answer was lost may be carried out yet, whatever the array
+// says to the same request sent again.
+func TestARefusalAfterALostAnswerIsNotFinal(t *testing.T) {
+	for status, kind := range map[int]error{
+		400: dateraclient.ErrInvalid, 403: dateraclient.ErrPermission, 404: dateraclient.ErrNotFound, 507: dateraclient.ErrNoSpace,
+	} {
+		s, c := simulated(t)
+		s.Fail(simtest.Post("/app_instances"), sim.Fault{Reset: true})
+		s.Fail(simtest.Post("/app_instances"), sim.Fault{Status: status})
+		_, err := c.CreateVolume(t.Context(), small("CSI-a"))
+		if !errors.Is(err, dateraclient.ErrAnswerLost) || errors.Is(err, kind) || !strings.Contains(fmt.Sprint(err), kind.Error()) {
+			t.Errorf("%d: got %v, want ErrAnswerLost that tells of %v", status, err, kind)
+		}
+		s.Fail(simtest.Post("/app_instances"), sim.Fault{Status: status})
+		if _, err = c.CreateVolume(t.Context(), small("CSI-a")); errors.Is(err, dateraclient.ErrAnswerLost) {
+			t.Errorf("%d at once: got %v, want it final", status, err)
+		}
+	}
+}
+
 func TestVolumeIsFoundByNameOnly(t *testing.T) {
 	_, c := simulated(t)
 	v := mustCreate(t, c, small("CSI-a"))
