@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -385,6 +386,41 @@ func TestDeleteRefusesAPublishedVolume(t *testing.T) {
 	}
 	if err := l.delete(t.Context(), id); err != nil {
 		t.Error(err)
+	}
+}
+
+// FM 5: the provisioner's leader deletes on one replica what the attacher's leader
+// publishes on another: no lock is between them, and the array shows it in time.
+func TestDeleteRefusesAVolumeThatIsPublishedMeanwhile(t *testing.T) {
+	for name, fault := range map[string]sim.Fault{
+		"before the offline": {Delay: 300 * time.Millisecond},
+		"before the force":   {Delay: 300 * time.Millisecond, Status: 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := start(t)
+			other := serve(l.array, l.dir)
+			id := l.create(t, "pvc-1")
+			l.array.Fail(simtest.Put("/app_instances/*"), fault)
+			l.requests()
+			done := make(chan error)
+			go func() { done <- l.delete(t.Context(), id) }()
+			for !slices.ContainsFunc(l.array.Requests(), func(r sim.Request) bool { return r.Method == http.MethodPut }) {
+				time.Sleep(time.Millisecond)
+			}
+			if _, err := other.publish(t.Context(), id, node1); err != nil {
+				t.Fatal(err)
+			}
+			wantCode(t, "delete", <-done, codes.FailedPrecondition, id, node1)
+			if v := l.volume(t, id); !v.Online || !v.Exported {
+				t.Errorf("got %+v, want it online for the node that has it", v)
+			}
+			if err := other.unpublish(t.Context(), id, node1); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.delete(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

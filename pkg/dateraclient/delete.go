@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -19,9 +20,11 @@ type adminState struct {
 // call has ended it.
 //
 // ErrInUse: v has snapshots, which the array would delete along with it, or
-// initiators that are logged in. Both are looked for in v and again in the
-// array's answer to going offline, which is as late as can be. The offline is not
-// forced, so that the array itself refuses while somebody is logged in.
+// initiators that are logged in, or somebody was admitted to it since the caller has
+// read it. All are looked for in the array's answer to going offline, which is as
+// late as can be, and v goes online again. Whom v shows to be admitted is the
+// caller's to judge. The offline is not forced, so that the array itself refuses
+// while somebody is logged in.
 //
 // The array answers DELETE with the object it has deleted. Only when that answer
 // says that work goes on is the volume read until it is gone; a lost answer is
@@ -40,11 +43,8 @@ func (c *Client) DeleteVolume(ctx context.Context, v *Volume) error {
 	if err != nil {
 		return err
 	}
-	if err = last.deletable(); err != nil {
-		if v.Online {
-			err = errors.Join(err, run(ctx, c, put(v.path(), adminState{State: online})))
-		}
-		return err
+	if err = last.stillDeletable(v); err != nil {
+		return c.takeBackOffline(ctx, v, last, err)
 	}
 	rest, err := call[appInstance](ctx, c, del(v.path()))
 	if errors.Is(err, ErrNotFound) || err == nil && rest.OpState == "" {
@@ -54,6 +54,18 @@ func (c *Client) DeleteVolume(ctx context.Context, v *Volume) error {
 		return err
 	}
 	return c.awaitGone(ctx, v)
+}
+
+// takeBackOffline brings a volume online again that is not deleted, because of why:
+// if it was online, or if whoever was admitted since will want it.
+func (c *Client) takeBackOffline(ctx context.Context, v, last *Volume, why error) error {
+	if !v.Online && len(last.newcomers(v)) == 0 {
+		return why
+	}
+	if err := run(ctx, c, put(v.path(), adminState{State: online})); err != nil {
+		return inUse("%v; and it could not be brought online again: %v", why, err)
+	}
+	return why
 }
 
 // awaitGone returns when the array has forgotten v.
@@ -82,9 +94,31 @@ func (v *Volume) deletable() error {
 	return nil
 }
 
+// stillDeletable is deletable of v as it is now, when it was as before when the
+// caller decided to delete it.
+func (v *Volume) stillDeletable(before *Volume) error {
+	if err := v.deletable(); err != nil {
+		return err
+	}
+	if hosts := v.newcomers(before); len(hosts) > 0 {
+		return inUse("%s was just published to %s: unpublish it first", v.Name, few(hosts))
+	}
+	return nil
+}
+
+// newcomers are the initiators, and groups of them, that v admits and did not
+// before.
+func (v *Volume) newcomers(before *Volume) []string {
+	return slices.Concat(
+		slices.DeleteFunc(slices.Clone(v.Initiators), func(iqn string) bool { return listed(before.Initiators, iqn) }),
+		slices.DeleteFunc(slices.Clone(v.InitiatorGroups), func(name string) bool { return slices.Contains(before.InitiatorGroups, name) }),
+	)
+}
+
 // takeOffline takes the app instance offline and gives it as it is then. The
 // array may refuse for reasons other than a session, such as an initiator that is
-// admitted; it is forced only when a new look finds nobody logged in.
+// admitted; it is forced only when a new look finds nobody logged in, and nobody
+// admitted who was not before.
 func (c *Client) takeOffline(ctx context.Context, v *Volume) (*Volume, error) {
 	a, err := call[appInstance](ctx, c, put(v.path(), adminState{State: offline}))
 	if errors.Is(err, ErrInvalid) || errors.Is(err, ErrConflict) {
@@ -92,7 +126,7 @@ func (c *Client) takeOffline(ctx context.Context, v *Volume) (*Volume, error) {
 		if readErr != nil {
 			return nil, readErr
 		}
-		if inUse := seen.deletable(); inUse != nil {
+		if inUse := seen.stillDeletable(v); inUse != nil {
 			return nil, fmt.Errorf("%w: %w", inUse, err)
 		}
 		a, err = call[appInstance](ctx, c, put(v.path(), adminState{State: offline, Force: true}))

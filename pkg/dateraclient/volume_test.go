@@ -527,6 +527,36 @@ func TestDeleteOfAnAdmittedVolumeWithoutSessions(t *testing.T) {
 	}
 }
 
+// Who was admitted since the caller looked has not been judged by anybody. The
+// refusal stays one when the volume cannot be brought online again, whatever the
+// array says to that.
+func TestDeleteRefusesWhoWasAdmittedMeanwhile(t *testing.T) {
+	s, c := simulated(t)
+	v := mustCreate(t, c, small("CSI-a"))
+	seen := mustGrant(t, c, v, hostA)
+	for _, view := range []*dateraclient.Volume{v, seen} {
+		mustGrant(t, c, seen, hostB)
+		err := c.DeleteVolume(t.Context(), view)
+		if !errors.Is(err, dateraclient.ErrInUse) || !strings.Contains(err.Error(), hostB) || strings.Contains(err.Error(), hostA) != (view == v) {
+			t.Errorf("got %v, want ErrInUse that names who was admitted since", err)
+		}
+		if got := mustRead(t, c, "CSI-a"); !got.Online || len(got.Initiators) != 2 {
+			t.Errorf("the volume was disturbed: %+v", got)
+		}
+	}
+	s.Fail(simtest.Put("/app_instances/*"), sim.Fault{Delay: time.Millisecond}) // the offline
+	s.Fail(simtest.Put("/app_instances/*"), sim.Fault{Status: 404})
+	if err := c.DeleteVolume(t.Context(), seen); !errors.Is(err, dateraclient.ErrInUse) || errors.Is(err, dateraclient.ErrNotFound) {
+		t.Errorf("got %v, want ErrInUse only", err)
+	}
+	administrator(t, s, "/root", "POST", "/initiator_groups", `{"name":"rack-1","members":[{"path":"/initiators/`+hostA+`"}]}`)
+	administrator(t, s, "/root", "PUT", "/app_instances/CSI-a/storage_instances/storage-1/acl_policy/initiator_groups",
+		`{"path":"/initiator_groups/rack-1","op":"add"}`)
+	if err := c.DeleteVolume(t.Context(), mustGrant(t, c, seen, hostB)); err != nil { // the view of now has the group, too
+		t.Error(err)
+	}
+}
+
 func TestSystemIsAsked(t *testing.T) {
 	s, c := simulated(t)
 	for range 2 {
