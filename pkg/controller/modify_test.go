@@ -135,6 +135,46 @@ func TestModifyIsCheckedBeforeAnythingChanges(t *testing.T) {
 	wantCode(t, "the array fails", l.modify(t.Context(), id, "read_iops_max", "1"), codes.Internal, id)
 }
 
+// The array takes no replica away, so none is added before it has taken the limits.
+func TestModifyAddsNoReplicaForLimitsThatAreRefused(t *testing.T) {
+	const policy = "/app_instances/*/storage_instances/*/volumes/*/performance_policy"
+	for name, class := range map[string]func(*csi.CreateVolumeRequest){
+		"no limits": parameters("replica_count", "2"), "limits": parameters("replica_count", "2", "read_iops_max", "11", "iops_per_gb", "9"),
+	} {
+		l := start(t)
+		id := l.create(t, "pvc-1", class)
+		before := l.volume(t, id)
+		for _, match := range []sim.Match{simtest.Post(policy), simtest.Put(policy)} {
+			l.array.Fail(match, sim.Fault{Status: 400})
+		}
+		err := l.modify(t.Context(), id, "read_iops_max", "12", "iops_per_gb", "7", "replica_count", "3", "placement_policy", "all-flash")
+		wantCode(t, name, err, codes.InvalidArgument, id)
+		if after := l.volume(t, id); after.Replicas != 2 || after.PlacementPolicy != "default" || after.QoS != before.QoS || after.Description != before.Description {
+			t.Errorf("%s: got %+v, want it as before: %+v", name, after, before)
+		}
+	}
+}
+
+// What is refused later is taken back.
+func TestModifyThatIsRefusedLeavesNoLimitsAndNoNotes(t *testing.T) {
+	for name, class := range map[string]func(*csi.CreateVolumeRequest){
+		"no limits": parameters("replica_count", "2"), "limits": parameters("replica_count", "2", "read_iops_max", "11", "iops_per_gb", "9"),
+		"a description": parameters("replica_count", "2", "csi.storage.k8s.io/pvc/name", "data"),
+	} {
+		l := start(t)
+		id := l.create(t, "pvc-1", class)
+		before := l.volume(t, id)
+		pairs := []string{"read_iops_max", "12", "iops_per_gb", "7", "replica_count", "5"}
+		wantCode(t, name, l.modify(t.Context(), id, pairs...), codes.InvalidArgument, "storage nodes")
+		if after := l.volume(t, id); after.QoS != before.QoS || after.Description != before.Description {
+			t.Errorf("%s: got %+v, want it as before: %+v", name, after, before)
+		}
+		l.array.Fail(simtest.Any("/app_instances/*/storage_instances/*/volumes/*/performance_policy"), sim.Fault{Delay: time.Millisecond})
+		l.array.Fail(simtest.Any("/app_instances/*/storage_instances/*/volumes/*/performance_policy"), sim.Fault{Status: 403})
+		wantCode(t, name, l.modify(t.Context(), id, pairs...), codes.InvalidArgument, "storage nodes", "could be set back")
+	}
+}
+
 // Wherever a call is cut off, repeating it leads to what was asked for.
 func TestModifyThatIsCutOffConverges(t *testing.T) {
 	const volume = "/app_instances/*/storage_instances/*/volumes/*"

@@ -62,33 +62,71 @@ type Change struct {
 }
 
 // ModifyVolume changes v, which the caller has just read: one request for the
-// description, one for replicas and placement, one for the limits, each only if it
-// differs. It is safe to repeat after a failure. ErrInvalid: the array does not
-// want it so; of the limits, which come last, nothing was changed then.
+// description, one for the limits, one for replicas and placement, each only if it
+// differs. The replicas, which no array takes back, come last. It is safe to repeat
+// after a failure. ErrInvalid: the array does not want it so; then description and
+// limits are set back, which the error says if it fails, and nothing has changed.
 func (c *Client) ModifyVolume(ctx context.Context, v *Volume, to Change) error {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
 	if to.Replicas != 0 && to.Replicas < v.Replicas {
 		return invalid("%s has %d replicas, and the array only adds some", v.Name, v.Replicas)
 	}
+	if to.Description = described(to.Description); to.Description == "" {
+		to.Description = v.Description
+	}
+	if to.QoS == nil {
+		to.QoS = &v.QoS
+	}
+	for _, step := range []func(context.Context, *Volume, Change) error{c.describe, c.limit, c.place} {
+		err := step(ctx, v, to)
+		if errors.Is(err, ErrInvalid) {
+			return c.setBack(ctx, v, to, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Client) describe(ctx context.Context, v *Volume, to Change) error {
+	if to.Description == v.Description {
+		return nil
+	}
+	return run(ctx, c, put(v.path(), map[string]string{"descr": to.Description}))
+}
+
+func (c *Client) limit(ctx context.Context, v *Volume, to Change) error {
+	if *to.QoS == v.QoS {
+		return nil
+	}
+	return c.SetQoS(ctx, v, *to.QoS)
+}
+
+func (c *Client) place(ctx context.Context, v *Volume, to Change) error {
 	_, err := c.conformPlacement(ctx, v, VolumeSpec{
 		Replicas: to.Replicas, PlacementMode: to.PlacementMode, PlacementPolicy: to.PlacementPolicy,
 	})
 	if errors.Is(err, ErrNotFound) {
-		err = invalid("it does not know the placement %q: %v", to.PlacementPolicy+to.PlacementMode, err)
+		return invalid("it does not know the placement %q: %v", to.PlacementPolicy+to.PlacementMode, err)
+	}
+	return err
+}
+
+// setBack gives v, which may be on its way to another state, its limits and its
+// description again, because of why.
+func (c *Client) setBack(ctx context.Context, v *Volume, from Change, why error) error {
+	now := *v
+	now.Description, now.QoS = from.Description, *from.QoS
+	err := c.limit(ctx, &now, Change{QoS: &v.QoS})
+	if err == nil {
+		err = c.describe(ctx, &now, Change{Description: v.Description})
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; and not all could be set back: %w", why, err)
 	}
-	if descr := described(to.Description); descr != "" && descr != v.Description {
-		if err := run(ctx, c, put(v.path(), map[string]string{"descr": descr})); err != nil {
-			return err
-		}
-	}
-	if to.QoS == nil || *to.QoS == v.QoS {
-		return nil
-	}
-	return c.SetQoS(ctx, v, *to.QoS)
+	return why
 }
 
 // SetQoS sets all limits of v, which the caller has just read, with one request;
