@@ -14,8 +14,8 @@ import (
 
 // GetCapacity tells how much a class could still make at a place: what is free on
 // the media of the class, divided by its copies, in whole GiB. Where CreateVolume
-// may choose between backends the free space of all counts, and the largest volume
-// is what the largest of them takes. While no backend is told where it is, every
+// may choose between backends the free space of all counts, that of an array with
+// several of them once, and the largest volume is what the largest of them takes. While no backend is told where it is, every
 // node reaches every volume, and a place has what there is anywhere. A class with a
 // mistake has the capacity of an empty one: it is CreateVolume that tells, where
 // claims show it.
@@ -48,6 +48,7 @@ func (s *Server) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (
 type room struct {
 	Free, Largest dateraclient.GiB
 	Smallest      dateraclient.GiB // volume that can be made
+	Array         string           // its UUID; "" is not known
 }
 
 func (s *Server) room(ctx context.Context, want capacityRequest) (room, error) {
@@ -67,12 +68,17 @@ func (s *Server) room(ctx context.Context, want capacityRequest) (room, error) {
 	if err != nil {
 		return room{}, err
 	}
+	counted := map[string]dateraclient.GiB{} // by array: tenants of one share its space
 	for i, c := range candidates {
 		one, err := s.roomAt(ctx, c.Backend, want.Parameters)
 		if err != nil {
 			return room{}, fmt.Errorf("backend %s: %w", c.Backend, err)
 		}
-		all.Free += one.Free
+		if one.Array == "" {
+			one.Array = "of backend " + c.Backend
+		}
+		all.Free += max(0, one.Free-counted[one.Array])
+		counted[one.Array] = max(counted[one.Array], one.Free)
 		all.Largest = max(all.Largest, one.Largest)
 		if i == 0 || one.Smallest < all.Smallest {
 			all.Smallest = one.Smallest
@@ -97,7 +103,7 @@ func (s *Server) roomAt(ctx context.Context, backend string, p parameters) (room
 		return room{}, err
 	}
 	free := made.media(system).Available / int64(max(1, made.Replicas))
-	r := room{Free: max(0, dateraclient.GiB(free>>30)), Smallest: 1}
+	r := room{Free: max(0, dateraclient.GiB(free>>30)), Smallest: 1, Array: system.UUID}
 	r.Largest = min(r.Free, maxSize)
 	if made.Fixed > 0 {
 		r.Smallest = made.Fixed
@@ -115,6 +121,8 @@ type layout struct {
 	Fixed        dateraclient.GiB // the one size there is; 0: any
 }
 
+// templated is the layout of what a template makes: of what the class names, the
+// class decides, as in CreateVolume.
 func templated(ctx context.Context, array Array, p parameters) (layout, error) {
 	t, err := array.Template(ctx, p.Template)
 	if errors.Is(err, dateraclient.ErrNotFound) {
@@ -124,6 +132,12 @@ func templated(ctx context.Context, array Array, p parameters) (layout, error) {
 		return layout{}, err
 	}
 	made := layout{Replicas: t.Replicas, Mode: t.PlacementMode, Policy: t.PlacementPolicy}
+	if p.Named["replica_count"] {
+		made.Replicas = p.Replicas
+	}
+	if p.PlacementNamed {
+		made.Mode, made.Policy = p.PlacementMode, p.PlacementPolicy
+	}
 	if p.DisableTemplateOverride {
 		made.Fixed = t.Size
 	}

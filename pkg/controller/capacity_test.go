@@ -100,6 +100,19 @@ func TestCapacityFollowsTheTemplate(t *testing.T) {
 	if got, want := l.capacity(t, class("template", "gold")), (figures{150, 150, 1}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
+	for _, c := range []struct {
+		pairs []string
+		want  figures
+	}{ // what the class names comes over the template
+		{[]string{"replica_count", "3"}, figures{100, 100, 1}},
+		{[]string{"placement_policy", "default"}, figures{450, 450, 1}},
+		{[]string{"placement_mode", "hybrid", "replica_count", "1"}, figures{900, 900, 1}},
+		{[]string{"replica_count", "3", "placement_policy", "default", "disable_template_override", "true"}, figures{150, 40, 40}},
+	} {
+		if got := l.capacity(t, class(append(c.pairs, "template", "gold")...)); got != c.want {
+			t.Errorf("%v: got %v, want %v", c.pairs, got, c.want)
+		}
+	}
 	fixed := class("template", "gold", "disable_template_override", "true")
 	if got, want := l.capacity(t, fixed), (figures{150, 40, 40}); got != want {
 		t.Errorf("of one size: got %v, want %v", got, want)
@@ -146,6 +159,19 @@ func TestCapacityOfAPlace(t *testing.T) {
 		if got := l.capacity(t, c.request...); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
+	}
+}
+
+// Two tenants of one array share what is free on it.
+func TestTheSpaceOfAnArrayCountsOnce(t *testing.T) {
+	l := start(t, mixedArray)
+	l.setTopology(t, "default", "zone=west")
+	l.api(t, http.MethodPost, "/tenants", map[string]any{"name": "prod"}, nil)
+	l.addBackend(t, "prod", map[string]string{"endpoint": l.array.URL, "tenant": "/root/prod", "topology": "zone=west"})
+	other := start(t, func(c *sim.Config) { c.Capacity = 300 << 30 })
+	l.addBackend(t, "other", map[string]string{"endpoint": other.array.URL, "topology": "zone=west"})
+	if got, want := l.capacity(t, at("zone", "west")), (figures{400, 300, 1}); got != want {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 
