@@ -56,11 +56,11 @@ func (s *Server) room(ctx context.Context, want capacityRequest) (room, error) {
 	if want.Refusal != "" {
 		return all, nil
 	}
-	candidates, err := s.candidates(want.Parameters, want.Place)
+	candidates, err := s.candidates(ctx, want.Parameters, want.Place)
 	if errors.Is(err, errPlaceless) {
 		// Nodes have places, backends not yet: external-provisioner asks for each place of a
 		// node, and without an answer the scheduler takes every array for full.
-		candidates, err = s.candidates(want.Parameters, nil)
+		candidates, err = s.candidates(ctx, want.Parameters, nil)
 	}
 	if errors.Is(err, errPlace) {
 		return all, nil

@@ -82,11 +82,15 @@ type candidate struct {
 // candidates are the backends for a class and a requirement, the preferred ones
 // first. A class that names its backend has that one. Another has the default
 // backend and, if places are asked for, those that are told where they are:
-// between equals the default comes first, then the order is that of the names.
-func (s *Server) candidates(p parameters, need *requirement) ([]candidate, error) {
-	all, err := s.eligible(p, need)
-	if err != nil || need == nil {
-		return all, err
+// between equals the default comes first, then the order is that of the names. One
+// whose topology cannot be read is passed over while there is another.
+func (s *Server) candidates(ctx context.Context, p parameters, need *requirement) ([]candidate, error) {
+	all, unread, err := s.eligible(p, need)
+	if err != nil {
+		return nil, err
+	}
+	if need == nil {
+		return all, unread
 	}
 	var chosen []candidate
 	for _, place := range need.Places {
@@ -97,7 +101,12 @@ func (s *Server) candidates(p parameters, need *requirement) ([]candidate, error
 			}
 		}
 	}
-	if len(chosen) == 0 {
+	switch {
+	case len(chosen) == 0 && unread != nil:
+		return nil, unread // it may be there
+	case unread != nil:
+		klog.FromContext(ctx).Info("No volumes are made on backends whose topology cannot be read", "reason", unread)
+	case len(chosen) == 0:
 		return nil, fmt.Errorf("%w: asked for %s; %s", errPlace, topology.Set(need.Places), describe(all))
 	}
 	return chosen, nil
@@ -111,16 +120,17 @@ func describe(all []candidate) string {
 	return strings.Join(words, ", ")
 }
 
-// eligible are the backends a class may use, wherever they are.
-func (s *Server) eligible(p parameters, need *requirement) ([]candidate, error) {
+// eligible are the backends a class may use, wherever they are. unread says what is
+// wrong with those of which that cannot be told.
+func (s *Server) eligible(p parameters, need *requirement) (all []candidate, unread, err error) {
 	if need != nil && !s.backends.Placed() {
-		return nil, errPlaceless
+		return nil, nil, errPlaceless
 	}
 	names := []string{p.Backend}
 	if !p.BackendNamed && need != nil {
-		found, err := s.backends.Names()
-		if err != nil {
-			return nil, err
+		found, namesErr := s.backends.Names()
+		if namesErr != nil {
+			return nil, nil, namesErr
 		}
 		slices.SortFunc(found, func(a, b string) int {
 			switch {
@@ -133,17 +143,16 @@ func (s *Server) eligible(p parameters, need *requirement) ([]candidate, error) 
 		})
 		names = found
 	}
-	var all []candidate
 	for _, name := range names {
-		where, err := s.backends.topology(name)
-		if err != nil {
-			return nil, err
-		}
-		if name == p.Backend || len(where) > 0 {
+		where, topologyErr := s.backends.topology(name)
+		switch {
+		case topologyErr != nil:
+			unread = errors.Join(unread, topologyErr)
+		case name == p.Backend || len(where) > 0:
 			all = append(all, candidate{name, where})
 		}
 	}
-	return all, nil
+	return all, unread, nil
 }
 
 func renderTopology(set topology.Set) []*csi.Topology {
@@ -168,10 +177,15 @@ const (
 // that does not answer is passed over, as an outage there must not keep volumes
 // from being made here: unless this process has tried to make the volume there.
 func (s *Server) holders(ctx context.Context, name string, all []candidate) ([]candidate, error) {
+	placed, known := s.placed.find(name)
+	if known {
+		if _, err := s.backends.topology(placed); err != nil { // so it is not among the candidates
+			return nil, fmt.Errorf("%w: backend %s was asked to make it: %w", errUndecided, placed, err)
+		}
+	}
 	if len(all) < 2 {
 		return all, nil
 	}
-	placed, _ := s.placed.find(name)
 	search, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	found := make([]error, len(all))

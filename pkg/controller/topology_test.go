@@ -318,6 +318,37 @@ func TestABrokenTopologyIsNamed(t *testing.T) {
 	}
 }
 
+// One tenant's mistake does not stop all: the backend is passed over, but not where
+// it is the only one, and not for a volume that it may have.
+func TestABrokenTopologyElsewhereDoesNotMatter(t *testing.T) {
+	z := startZoned(t)
+	z.east.Fail(simtest.Post("/app_instances"), sim.Fault{Status: 500})
+	_, err := z.CreateVolume(t.Context(), createRequest("asked-for", within(zone("east", "west"), zone("east"))))
+	wantCode(t, "the array fails", err, codes.Unavailable)
+	z.setTopology(t, "east", "zone: east")
+	if id := z.create(t, "pvc-1", within(zone("east", "west"), zone("east"))); id != "CSI-pvc-1" {
+		t.Errorf("made %s, want it on the default backend", id)
+	}
+	if got := z.capacity(t, at("zone", "west")); got[0] == 0 {
+		t.Error("nothing is free in the west")
+	}
+	for name, change := range map[string][]func(*csi.CreateVolumeRequest){
+		"only":      {within(zone("east"), nil)},
+		"named":     {parameters("backend", "east"), within(zone("east", "west"), nil)},
+		"asked-for": {within(zone("east", "west"), zone("west"))},
+	} {
+		_, err := z.CreateVolume(t.Context(), createRequest(name, change...))
+		wantCode(t, name, err, codes.Unavailable, "east/topology", "key=value")
+	}
+	if got := len(z.objects(t)); got != 1 {
+		t.Errorf("%d volumes in the west, want one", got)
+	}
+	z.setTopology(t, "default", "zone: west") // north is left
+	if id := z.create(t, "pvc-2", within(zone("west", "north"), zone("west"))); id != "north/CSI-pvc-2" {
+		t.Errorf("made %s, want it in the north", id)
+	}
+}
+
 func TestListCarriesTopology(t *testing.T) {
 	z := startZoned(t)
 	z.create(t, "pvc-1", within(zone("east"), nil))

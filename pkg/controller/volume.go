@@ -19,7 +19,7 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	if err != nil {
 		return nil, err
 	}
-	backends, err := s.candidates(want.Parameters, want.Place)
+	backends, err := s.candidates(ctx, want.Parameters, want.Place)
 	if err != nil {
 		return nil, withCreateStatus(fmt.Errorf("create volume %s: %w", want.ID, err))
 	}
