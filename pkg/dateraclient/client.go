@@ -24,7 +24,8 @@ type Config struct {
 	// /root; empty is /root itself.
 	Tenant string
 
-	// Credentials is asked at every login, so that a rotated Secret just works.
+	// Credentials is asked at every login, so that a rotated Secret just works. What
+	// the array refuses is not tried again for a while, until it is something else.
 	Credentials func() (user, password string, err error)
 
 	// HTTP sends the requests; nil is HTTPClient(nil, false). A copy of it is
@@ -42,6 +43,9 @@ type Config struct {
 	// Agent names this client to the array (Datera-Driver header); empty is
 	// datera-csi.
 	Agent string
+
+	// Clock tells when refused credentials may be tried again; nil is time.Now.
+	Clock func() time.Time
 }
 
 // DefaultConcurrency is how many requests are under way at most when Config does
@@ -58,9 +62,12 @@ type Client struct {
 	http        *http.Client
 	slots       chan struct{}
 
+	clock func() time.Time
+
 	mu      sync.Mutex
 	current *session
 	flight  *flight
+	refusal refusal
 }
 
 // New makes a client. It does not talk to the array; the first call logs in.
@@ -85,6 +92,9 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Agent == "" {
 		cfg.Agent = "datera-csi"
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
 	if cfg.HTTP == nil {
 		if cfg.HTTP, err = HTTPClient(nil, false); err != nil {
 			return nil, err
@@ -97,6 +107,7 @@ func New(cfg Config) (*Client, error) {
 		credentials: cfg.Credentials,
 		http:        fitted(cfg.HTTP, cfg.Concurrency, cfg.Proxy),
 		slots:       make(chan struct{}, cfg.Concurrency),
+		clock:       cfg.Clock,
 	}, nil
 }
 

@@ -135,15 +135,19 @@ func (c *Client) leave(f *flight) {
 // apiVersions are those this client speaks, best first.
 func apiVersions() []string { return []string{"v2.3", "v2.2"} }
 
-// connect asks what the array speaks, logs in and asks what the array is.
+// connect asks what the array speaks, logs in and asks what the array is. It asks
+// nothing while the credentials are those that the array has just refused.
 func (c *Client) connect(ctx context.Context, f *flight) (*session, error) {
-	versions, err := c.negotiate(ctx, f)
-	if err != nil {
-		return nil, err
-	}
 	user, password, err := c.credentials()
 	if err != nil {
 		return nil, &Error{kind: ErrAuth, Message: "read the credentials", cause: err}
+	}
+	if err = c.refused(user, password); err != nil {
+		return nil, err
+	}
+	versions, err := c.negotiate(ctx, f)
+	if err != nil {
+		return nil, err
 	}
 	var s *session
 	for _, version := range versions {
@@ -157,6 +161,7 @@ func (c *Client) connect(ctx context.Context, f *flight) (*session, error) {
 		return nil, &Error{kind: ErrNotDatera, Message: fmt.Sprintf(
 			"it offers none of the API versions %s: %v", strings.Join(apiVersions(), ", "), err)}
 	}
+	c.learn(user, password, err)
 	if err != nil {
 		return nil, err
 	}
@@ -208,8 +213,8 @@ func unspoken(err error) bool {
 		(e.HTTP == http.StatusNotFound || e.HTTP == http.StatusBadRequest || e.HTTP == http.StatusMethodNotAllowed)
 }
 
-// authenticate logs in. A refused login is never repeated: it would only help to
-// lock the account.
+// authenticate logs in. A refused login is not repeated: it would only help to lock
+// the account.
 func (c *Client) authenticate(ctx context.Context, f *flight, version, user, password string) (*session, error) {
 	r := put("/login", map[string]string{"name": user, "password": password})
 	r.secrets, r.hidden = []string{password}, true

@@ -165,6 +165,94 @@ func TestRefusedLoginIsNotRepeated(t *testing.T) {
 	}
 }
 
+// Every call would log in, and arrays lock accounts for that: what was refused is
+// tried again less and less often, and at once when it is something else.
+func TestRefusedCredentialsAreTriedAgainLessAndLess(t *testing.T) {
+	f, s := newFake(t)
+	refuse := body(401, `{"name":"AuthFailedError","http":401,"message":"go away"}`)
+	f.login = refuse
+	var mu sync.Mutex
+	secret, now := "first", time.Now()
+	c := client(t, s.URL, func(cfg *dateraclient.Config) {
+		cfg.Credentials = func() (string, string, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return user, secret, nil
+		}
+		cfg.Clock = func() time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			return now
+		}
+	})
+	after := func(pause time.Duration) (logins int) {
+		t.Helper()
+		mu.Lock()
+		now = now.Add(pause)
+		mu.Unlock()
+		before, requests := f.count("PUT /v2.3/login"), f.count("GET /api_versions")
+		for range 3 {
+			if _, err := c.System(t.Context()); !errors.Is(err, dateraclient.ErrAuth) || !strings.Contains(err.Error(), "go away") {
+				t.Errorf("got %v, want ErrAuth with what the array said", err)
+			}
+		}
+		if logins = f.count("PUT /v2.3/login") - before; f.count("GET /api_versions")-requests != logins {
+			t.Error("the array was asked something else meanwhile")
+		}
+		return logins
+	}
+	const moment = time.Millisecond
+	for i, step := range []struct {
+		pause time.Duration
+		want  int
+	}{
+		{0, 1}, {30*time.Second - moment, 0}, {moment, 1}, {time.Minute - moment, 0}, {moment, 1}, {2 * time.Minute, 1}, {4 * time.Minute, 1},
+		{5*time.Minute - moment, 0}, {moment, 1}, {5 * time.Minute, 1},
+	} {
+		if got := after(step.pause); got != step.want {
+			t.Errorf("step %d, after %v: %d logins, want %d", i, step.pause, got, step.want)
+		}
+	}
+	secret = "second"
+	for _, want := range []int{1, 0} {
+		if got := after(0); got != want {
+			t.Errorf("with another password: %d logins, want %d", got, want)
+		}
+	}
+	secret = "third"
+	f.mu.Lock()
+	f.login = nil
+	f.mu.Unlock()
+	if _, err := c.System(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.expire()
+	f.mu.Lock()
+	f.login = refuse
+	f.mu.Unlock()
+	for _, step := range []struct {
+		pause time.Duration
+		want  int
+	}{{0, 1}, {30 * time.Second, 1}} { // a success begins anew
+		if got := after(step.pause); got != step.want {
+			t.Errorf("once it was right, after %v: %d logins, want %d", step.pause, got, step.want)
+		}
+	}
+}
+
+// What is no judgement of the credentials is not kept against them.
+func TestALoginThatIsNotAnsweredIsTriedAgainAtOnce(t *testing.T) {
+	f, s := newFake(t)
+	f.login = answers(body(500, `{"name":"InternalError","http":500,"message":"oops"}`), f.logIn)
+	c := client(t, s.URL)
+	if _, err := c.System(t.Context()); !errors.Is(err, dateraclient.ErrFault) {
+		t.Errorf("got %v, want ErrFault", err)
+	}
+	if _, err := c.System(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRotatedSecretIsUsedAtTheNextLogin(t *testing.T) {
 	f, s := newFake(t)
 	var mu sync.Mutex
