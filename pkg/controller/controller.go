@@ -26,6 +26,7 @@ type Array interface {
 	System(ctx context.Context) (*dateraclient.System, error)
 	Template(ctx context.Context, name string) (*dateraclient.Template, error)
 	CreateVolume(ctx context.Context, spec dateraclient.VolumeSpec) (*dateraclient.Volume, error)
+	CheckPlace(ctx context.Context, spec dateraclient.VolumeSpec) error
 	CloneVolume(ctx context.Context, spec dateraclient.VolumeSpec, from dateraclient.Origin) (*dateraclient.Volume, error)
 	Conform(ctx context.Context, volume *dateraclient.Volume, spec dateraclient.VolumeSpec) (*dateraclient.Volume, error)
 	ModifyVolume(ctx context.Context, volume *dateraclient.Volume, to dateraclient.Change) error

@@ -170,6 +170,9 @@ func (o order) make(ctx context.Context, array Array) (*dateraclient.Volume, err
 	if o.Source.isZero() {
 		return array.CreateVolume(ctx, spec)
 	}
+	if err := o.checkPlace(ctx, array); err != nil {
+		return nil, err
+	}
 	v, err := array.CloneVolume(ctx, spec, o.Source.origin())
 	if errors.Is(err, dateraclient.ErrNotFound) {
 		return nil, fmt.Errorf("content source %s: %w", o.Source, err)
@@ -181,6 +184,23 @@ func (o order) make(ctx context.Context, array Array) (*dateraclient.Volume, err
 		return nil, fmt.Errorf("%w: %w", errUndecided, err)
 	}
 	return v, nil
+}
+
+// checkPlace refuses a class whose pool or policy is not there before there is a
+// clone: one that was interrupted afterwards could neither be finished nor be proven
+// to be nobody's. What the class does not name is there.
+func (o order) checkPlace(ctx context.Context, array Array) error {
+	var named dateraclient.VolumeSpec
+	if o.Parameters.Named["ip_pool"] {
+		named.IPPool = o.Parameters.IPPool
+	}
+	if o.Parameters.PlacementNamed {
+		named.PlacementMode, named.PlacementPolicy = o.Parameters.PlacementMode, o.Parameters.PlacementPolicy
+	}
+	if named.IPPool+named.PlacementPolicy == "" {
+		return nil
+	}
+	return array.CheckPlace(ctx, named)
 }
 
 // existing finds the volume that has the name already, which is ours if it is as

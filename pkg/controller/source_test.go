@@ -294,6 +294,42 @@ func TestRefusedClonesLeaveNothing(t *testing.T) {
 	}
 }
 
+// FM 33: a clone that was cut off before it was found not to be as asked would be
+// finished by nobody, and forgotten by nobody either. So what its class names is
+// looked for before there is one.
+func TestAClassThatCannotBeMakesNoClone(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	l.array.Fail(simtest.Put("/app_instances/**"), sim.Fault{Delay: time.Second, Times: -1}) // what comes after the clone
+	for _, pairs := range [][]string{{"ip_pool", "nowhere"}, {"placement_policy", "gold-leaf"}} {
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			_, err := l.CreateVolume(ctx, createRequest("pvc-2", fromVolume(id), parameters(pairs...)))
+			cancel()
+			wantCode(t, pairs[0], err, codes.InvalidArgument, pairs[1])
+			if n := len(l.objects(t)); n != 1 {
+				t.Fatalf("%s: %d app instances, want only the source", pairs[0], n)
+			}
+		}
+	}
+}
+
+// Whoever may not look may have it made all the same; who cannot look comes again.
+func TestACloneInAPoolThatIsNotShown(t *testing.T) {
+	for status, want := range map[int]codes.Code{400: codes.OK, 403: codes.OK, 500: codes.Unavailable} {
+		l := start(t)
+		l.api(t, http.MethodPost, "/access_network_ip_pools", map[string]any{"name": "blue"}, nil)
+		id := l.create(t, "pvc-1")
+		l.array.Fail(simtest.Get("/access_network_ip_pools/*"), sim.Fault{Status: status})
+		req := createRequest("pvc-2", fromVolume(id), parameters("ip_pool", "blue", "placement_policy", "all-flash"))
+		_, err := l.CreateVolume(t.Context(), req)
+		wantCode(t, fmt.Sprint(status), err, want)
+		if _, err = l.CreateVolume(t.Context(), req); err != nil {
+			t.Errorf("%d, again: %v", status, err)
+		}
+	}
+}
+
 func TestCloneOfATemplatesVolumeLikeTheTemplate(t *testing.T) {
 	l := start(t)
 	gold := template("gold", 5)

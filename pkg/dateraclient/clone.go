@@ -54,6 +54,35 @@ func (c *Client) CloneVolume(ctx context.Context, spec VolumeSpec, from Origin) 
 	return nil, refusal
 }
 
+// CheckPlace finds out before a clone is made whether it can get the pool and the
+// placement of spec, which the array gives it only afterwards: ErrInvalid if it
+// knows no such thing. An array that does not let itself be asked may know it.
+func (c *Client) CheckPlace(ctx context.Context, spec VolumeSpec) error {
+	ctx, cancel := patiently(ctx)
+	defer cancel()
+	_, policy, err := c.placement(ctx, spec)
+	if err != nil {
+		return err
+	}
+	pool, err := reference("/access_network_ip_pools/", spec.IPPool)
+	if err != nil {
+		return err
+	}
+	for _, r := range []*ref{pool, policy} {
+		if r == nil || r.name() == "default" { // which is always there
+			continue
+		}
+		err = run(ctx, c, get(r.Path))
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return invalid("it does not know %s: %v", r.Path, err)
+		case err != nil && !errors.Is(err, ErrPermission) && !errors.Is(err, ErrInvalid):
+			return err
+		}
+	}
+	return nil
+}
+
 // origin reads the volume that a clone was to be made from, and says what hinders.
 func (c *Client) origin(ctx context.Context, from Origin) (*Volume, error) {
 	v, err := c.Volume(ctx, from.Volume)
