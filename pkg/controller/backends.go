@@ -64,21 +64,30 @@ func OpenBackends(cfg BackendsConfig) *Backends {
 
 // Names lists the backends that there are now.
 func (b *Backends) Names() ([]string, error) {
+	names, _, err := b.directories()
+	return names, err
+}
+
+// directories are the names of the backends, and what is wrong with the names of
+// those that are none for it.
+func (b *Backends) directories() (names []string, misnamed []error, err error) {
 	entries, err := os.ReadDir(b.cfg.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("read the backends: %w", err)
+		return nil, nil, fmt.Errorf("read the backends: %w", err)
 	}
-	var names []string
-	for _, entry := range entries { // Kubernetes adds ..data and its like; a valid name has no dot
-		if checkBackendName(entry.Name()) != nil {
+	for _, entry := range entries {
+		path := filepath.Join(b.cfg.Dir, entry.Name())
+		info, statErr := os.Stat(path) // a symbolic link to a directory counts
+		if statErr != nil || !info.IsDir() || strings.HasPrefix(entry.Name(), ".") {
+			continue // Kubernetes adds ..data and its like
+		}
+		if nameErr := checkBackendName(entry.Name()); nameErr != nil {
+			misnamed = append(misnamed, fmt.Errorf("directory %s: %w", path, nameErr))
 			continue
 		}
-		info, err := os.Stat(filepath.Join(b.cfg.Dir, entry.Name())) // a symbolic link to a directory counts
-		if err == nil && info.IsDir() {
-			names = append(names, entry.Name())
-		}
+		names = append(names, entry.Name())
 	}
-	return names, nil
+	return names, misnamed, nil
 }
 
 // Check reads every backend's files and names what is wrong with them. It asks
@@ -102,13 +111,13 @@ func (b *Backends) Ready() error {
 // usable counts the backends whose files are fit, and says what is wrong with the
 // others.
 func (b *Backends) usable() (int, error) {
-	names, err := b.Names()
+	names, misnamed, err := b.directories()
 	if err != nil {
 		return 0, err
 	}
 	if len(names) == 0 {
-		return 0, fmt.Errorf("%s holds no backend: make a directory %s with the files %s, %s and %s",
-			b.cfg.Dir, filepath.Join(b.cfg.Dir, defaultBackend), fileEndpoint, fileUser, filePassword)
+		return 0, errors.Join(append(misnamed, fmt.Errorf("%s holds no backend: make a directory %s with the files %s, %s and %s",
+			b.cfg.Dir, filepath.Join(b.cfg.Dir, defaultBackend), fileEndpoint, fileUser, filePassword))...)
 	}
 	var errs []error
 	for _, name := range names {
@@ -123,7 +132,7 @@ func (b *Backends) usable() (int, error) {
 			errs = append(errs, err)
 		}
 	}
-	return len(names) - len(errs), errors.Join(errs...)
+	return len(names) - len(errs), errors.Join(append(errs, misnamed...)...)
 }
 
 // array is the array of a backend. A backend that does not exist is

@@ -203,6 +203,26 @@ func TestReadyNeedsOneBackend(t *testing.T) {
 	}
 }
 
+// A directory that cannot be a backend for its name is not passed over in silence.
+func TestAMisnamedBackendIsNamed(t *testing.T) {
+	long := strings.Repeat("b", 41)
+	dir := backend(t, t.TempDir(), long, good())
+	b := OpenBackends(BackendsConfig{Dir: dir})
+	if err := b.Ready(); err == nil || !strings.Contains(err.Error(), long) || !strings.Contains(err.Error(), "1 to 40") {
+		t.Errorf("alone: got %v, want an error that says how long a name may be", err)
+	}
+	backend(t, dir, "default", good())
+	if err := b.Ready(); err != nil {
+		t.Errorf("beside another: got %v", err)
+	}
+	if err := b.Check(); err == nil || !strings.Contains(err.Error(), long) {
+		t.Errorf("beside another, it must still be told: got %v", err)
+	}
+	if names, err := b.Names(); err != nil || len(names) != 1 {
+		t.Errorf("got %v, %v, want default", names, err)
+	}
+}
+
 // What was served and is gone may hold what an earlier call has made.
 func TestABackendThatIsGoneIsNotUnknown(t *testing.T) {
 	dir := backend(t, t.TempDir(), "default", good())

@@ -103,16 +103,17 @@ func appInstanceName(csiName string) string {
 var (
 	appInstancePattern = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]{2,63}$`)
 	objectPattern      = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_.-]{2,63}$`)
-	backendPattern     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	backendPattern     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 	hashedPattern      = regexp.MustCompile(`(^|-)[0-9a-v]{26}$`)
 	unfitPattern       = regexp.MustCompile(`[^a-zA-Z0-9_.-]+`)
 	uuidPattern        = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 )
 
-// checkBackendName takes what a Kubernetes Secret or directory may be called.
+// checkBackendName takes what a Kubernetes Secret or directory may be called, as far
+// as the longest id of a snapshot stays one that CSI allows.
 func checkBackendName(s string) error {
 	if !backendPattern.MatchString(s) {
-		return fmt.Errorf("%q cannot be the name of a backend: lower-case letters, digits and '-', 1 to 63 of them", s)
+		return fmt.Errorf("%q cannot be the name of a backend: lower-case letters, digits and '-', 1 to 40 of them", s)
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
 
 func TestNamesOfTheVendorsDriverAreKept(t *testing.T) {
@@ -47,7 +49,7 @@ func TestNamesNeverCollide(t *testing.T) {
 		if again := appInstanceName(name); again != got {
 			t.Errorf("%q: first %q, then %q", name, got, again)
 		}
-		id := volumeID{Backend: strings.Repeat("b", 63), Name: got}
+		id := volumeID{Backend: strings.Repeat("b", 40), Name: got}
 		if back, err := parseVolumeID(id.String()); err != nil || back != id {
 			t.Errorf("id %s comes back as %v, %v", id, back, err)
 		}
@@ -88,6 +90,34 @@ func TestHostileVolumeIDsAreRefused(t *testing.T) {
 		if id, err := parseVolumeID(s); err == nil {
 			t.Errorf("%q: got %v, want an error", s, id)
 		}
+	}
+}
+
+// Whatever is answered as an id or a token is taken again: the longest of each.
+func TestTheLongestIDsAreTakenBack(t *testing.T) {
+	volume := volumeID{Backend: strings.Repeat("b", 40), Name: "CSI-" + strings.Repeat("n", 60)}
+	if err := checkBackendName(volume.Backend + "b"); err == nil || !strings.Contains(err.Error(), "1 to 40") {
+		t.Errorf("a longer backend: got %v, want an error that says how long it may be", err)
+	}
+	if back, err := parseVolumeID(volume.String()); err != nil || back != volume {
+		t.Errorf("got %v, %v", back, err)
+	}
+	snapshot := snapshotID{Volume: volume, UTCTS: "12345678901.123456789"}
+	if back, err := parseSnapshotID(snapshot.String()); err != nil || back != snapshot {
+		t.Errorf("%s of %d bytes: got %v, %v", snapshot, len(snapshot.String()), back, err)
+	}
+	for _, digit := range []string{"1" + snapshot.UTCTS, snapshot.UTCTS + "1"} {
+		if _, err := parseSnapshotID("CSI-a:" + digit); err == nil {
+			t.Errorf("%s is taken, and would not be in a longer id", digit)
+		}
+	}
+	place := position{Backend: volume.Backend, Place: dateraclient.Place{After: volume.Name, Offset: 1<<31 - 1}}
+	if back, err := parseToken(place.String()); err != nil || back != place {
+		t.Errorf("token %s: got %v, %v", place, back, err)
+	}
+	within := snapshotPosition{place, snapshot.UTCTS}
+	if back, err := parseSnapshotToken(within.String()); err != nil || back.UTCTS != within.UTCTS || back.Place.After != place.Place.After || len(within.String()) > maxID {
+		t.Errorf("token %s of %d bytes: got %v, %v", within, len(within.String()), back, err)
 	}
 }
 

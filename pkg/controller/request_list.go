@@ -44,13 +44,16 @@ func parseList(maxEntries int32, token string) (listRequest, error) {
 // counts, so that a token outlives what is made and deleted in the meantime. The
 // offset, in base 36, spares a search, and is left out where it would make the
 // token longer than CSI allows.
-func (p position) String() string {
+func (p position) String() string { return p.within(maxID) }
+
+// within is String for a part of a token that may be this long.
+func (p position) within(most int) string {
 	id := p.Backend + "/" + p.Place.After
 	if p.Backend == defaultBackend {
 		id = p.Place.After
 	}
 	token := strconv.FormatInt(int64(p.Place.Offset), 36) + ":" + id
-	if len(token) > maxID {
+	if len(token) > most {
 		return ":" + id
 	}
 	return token

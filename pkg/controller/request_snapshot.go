@@ -159,7 +159,10 @@ type snapshotPosition struct {
 }
 
 // String is the token of a position: `UTC_TS@` and the token of the volume.
-func (p snapshotPosition) String() string { return p.UTCTS + "@" + p.position.String() }
+func (p snapshotPosition) String() string {
+	key := p.UTCTS + "@"
+	return key + p.within(maxID-len(key))
+}
 
 func parseSnapshotToken(token string) (snapshotPosition, error) {
 	if token == "" {
@@ -167,7 +170,7 @@ func parseSnapshotToken(token string) (snapshotPosition, error) {
 	}
 	ts, rest, _ := strings.Cut(token, "@")
 	volume, err := parseToken(rest)
-	if err != nil || volume.Place.After == "" || !utcPattern.MatchString(ts) {
+	if err != nil || volume.Place.After == "" || !utcPattern.MatchString(ts) || len(token) > maxID {
 		return snapshotPosition{}, withStatus(fmt.Errorf("%w: %q was not given by this driver; list again from the beginning", errToken, token))
 	}
 	return snapshotPosition{volume, ts}, nil

@@ -21,7 +21,9 @@ type snapshotID struct {
 
 func (id snapshotID) String() string { return id.Volume.String() + ":" + id.UTCTS }
 
-var utcPattern = regexp.MustCompile(`^[0-9]{1,12}\.[0-9]{1,12}$`)
+// utcPattern has room for the ten and nine digits of the array's keys, and leaves ids
+// and tokens as long as CSI allows, see maxID.
+var utcPattern = regexp.MustCompile(`^[0-9]{1,11}\.[0-9]{1,9}$`)
 
 // errForeignID is an id that this driver never gave to a snapshot, and so one of no
 // snapshot.
