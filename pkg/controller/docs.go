@@ -26,7 +26,7 @@ A key that is not in this table is an error that lists the known ones, so a miss
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", p.key, p.values, preset, p.help)
 	}
 	b.WriteString(`
-The file system is chosen by ` + "`csi.storage.k8s.io/fstype`" + `: ` + "`xfs`" + ` or ` + "`ext4`" + `. The keys ` + "`fs_type` and `fs_args`" + ` of the vendor's driver never had an effect; here they are an error.
+The file system is chosen by ` + "`csi.storage.k8s.io/fstype`" + `: ` + "`xfs`" + ` or ` + "`ext4`" + `. Without it a new volume gets xfs, and one that holds either is mounted as what it holds. The keys ` + "`fs_type` and `fs_args`" + ` of the vendor's driver never had an effect; here they are an error.
 
 File systems are made without discards, and with features that Linux 5.10 mounts, so that a volume moves between nodes of different age; a newer feature in ` + "`mkfsOptions`" + ` needs a newer ` + "`oldestKernel`" + `. The options are checked before the volume is made, for the file system that the claim asks for; only a volume that is proven empty is ever formatted. Options of mount are ` + "`mountOptions`" + ` of the StorageClass; those that would mount something else, or stop the node, are refused.
 
