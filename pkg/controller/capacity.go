@@ -15,10 +15,10 @@ import (
 // GetCapacity tells how much a class could still make at a place: what is free on
 // the media of the class, divided by its copies, in whole GiB. Where CreateVolume
 // may choose between backends the free space of all counts, that of an array with
-// several of them once, and the largest volume is what the largest of them takes. While no backend is told where it is, every
-// node reaches every volume, and a place has what there is anywhere. A class with a
-// mistake has the capacity of an empty one: it is CreateVolume that tells, where
-// claims show it.
+// several of them once, and the largest volume is what the largest of them takes. While
+// no backend is told where it is, every node reaches every volume, and a place has what
+// there is anywhere. A class with a mistake has the capacity of an empty one: it is
+// CreateVolume that tells, where claims show it.
 func (s *Server) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	want, err := parseCapacity(req)
 	if err != nil {

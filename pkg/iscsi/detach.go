@@ -35,6 +35,9 @@ func (i *Initiator) Detach(ctx context.Context, t Target) error {
 	if err := i.disconnect(ctx, t); err != nil {
 		return err
 	}
+	if runs, err := i.multipathdRuns(); err != nil || !runs {
+		return err
+	}
 	return i.removeOrphan(ctx, t) // multipathd may have laid a map over the disks before they went
 }
 

@@ -58,11 +58,10 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 		if err != nil {
 			return 0, err
 		}
-		s.ungrown.Delete(r.Volume)
 	}
 	faultpoint.At("expand: file system grown")
-	if bytes > rec.Target.Bytes {
-		rec.Target.Bytes = bytes
+	if bytes > rec.Target.Bytes || rec.Ungrown != "" {
+		rec.Target.Bytes, rec.Ungrown = max(rec.Target.Bytes, bytes), ""
 		return bytes, s.records.save(rec)
 	}
 	return bytes, nil

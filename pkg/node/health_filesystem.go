@@ -50,8 +50,8 @@ func (s *Server) filesystem(ctx context.Context, d *diagnosis, rec *record, numb
 		e = FilesystemErrors{} // gone meanwhile, or of a kind that keeps none
 	}
 	d.remembered(e)
-	if why, is := s.ungrown.Load(rec.Volume); is {
-		d.Add(health.Degraded, "FilesystemSmaller", fmt.Sprintf("the file system is smaller than the volume, for it could not be grown when it was staged: %v; once that is mended, delete the volume's pods on this node, so that it is staged anew", why))
+	if rec.Ungrown != "" {
+		d.Add(health.Degraded, "FilesystemSmaller", "the file system is smaller than the volume, for it could not be grown when it was staged: "+rec.Ungrown+"; once that is mended, delete the volume's pods on this node, so that it is staged anew")
 	}
 	if reachable && s.enterRoot(ctx, d, rec, m, e) && !rec.ReadOnly && !readOnly {
 		d.Add(health.Inaccessible, "FilesystemReadOnly", broken)

@@ -194,6 +194,8 @@ func TestHealthOfADeadVolumeIsAnsweredAndCostsOneGoroutine(t *testing.T) {
 		}
 	}
 	ok(t, v.unpublishAt(v.path+"2")) // no lock is held
+	want(t, v.publishAt(v.path+"2"), codes.Unavailable, "does not answer")
+	ok(t, v.unpublishAt(v.path+"2"))
 	c := twoPaths(v)
 	c.Paths[0].Session, c.Paths[1].Session = "FAILED", "FAILED"
 	v.disk().Become(c)

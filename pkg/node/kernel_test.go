@@ -436,6 +436,8 @@ func kernelShutdown(t *testing.T) {
 	if _, err := os.ReadDir(v.staging); err == nil {
 		t.Fatal("the file system still answers")
 	}
+	want(t, v.publish(), codes.FailedPrecondition, "shut the file system")
+	want(t, v.stage(), codes.DataLoss) // once: what was not synced before is lost
 	ok(t, v.stage(), os.WriteFile(filepath.Join(v.staging, "file"), nil, 0o600), v.unstage())
 }
 

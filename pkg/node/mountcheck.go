@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
@@ -82,29 +83,33 @@ func (s *Server) checkWritable(rec *record, m Mount) error {
 // remembers may be from another node, whose clock is another: one that was there when it
 // was mounted here stopped nothing.
 func (s *Server) stoppedHere(rec *record, m Mount, e FilesystemErrors) (bool, error) {
-	if before, noted := s.oldErrors.Load(rec.Volume); noted && before == e {
+	if old := rec.OldErrors; e.Count > 0 && e.Count == old.Count && e.Time.Equal(old.Time) {
 		return false, nil
 	}
 	return s.devices.Stopped(m, e)
 }
 
-// noteOldErrors remembers what an ext4 remembers of errors as it is mounted.
-func (s *Server) noteOldErrors(rec *record) error {
-	s.oldErrors.Delete(rec.Volume)
-	if rec.FSType != fsExt4 {
-		return nil
-	}
-	mounts, err := s.mounts.List()
-	if err != nil {
-		return err
-	}
-	for _, m := range at(mounts, rec.Staging) {
-		e, err := s.devices.FilesystemErrors(m.Type, m.Device)
-		if err == nil && e.Count > 0 {
-			s.oldErrors.Store(rec.Volume, e)
+// noteOldErrors writes down what an ext4 remembered of errors when its mount began. One
+// of the mount itself, as of what it cleans up, is none of these.
+func (s *Server) noteOldErrors(rec *record, began time.Time) error {
+	var old oldErrors
+	if rec.FSType == fsExt4 {
+		mounts, err := s.mounts.List()
+		if err != nil {
+			return err
+		}
+		for _, m := range at(mounts, rec.Staging) {
+			e, unknown := s.devices.FilesystemErrors(m.Type, m.Device)
+			if unknown == nil && e.Count > 0 && (e.Time.Before(began.Add(-time.Second)) || e.Time.After(s.clock().Add(time.Second))) {
+				old = oldErrors{Count: e.Count, Time: e.Time.UTC()}
+			}
 		}
 	}
-	return nil
+	if rec.OldErrors.Count == old.Count && rec.OldErrors.Time.Equal(old.Time) {
+		return nil
+	}
+	rec.OldErrors = old
+	return s.records.save(rec)
 }
 
 // clearStale takes dead mounts of this volume off its staging path: those whose

@@ -187,8 +187,6 @@ type Server struct {
 	stats      measurements[[]*csi.VolumeUsage]
 	looks      measurements[bool]
 	losses     sync.Map // of *loss, by volume
-	oldErrors  sync.Map // of FilesystemErrors that a file system had as it was mounted, by volume
-	ungrown    sync.Map // of why a file system was not grown at stage, by volume
 	reconciler reconciler
 }
 

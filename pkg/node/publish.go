@@ -52,7 +52,7 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 		return err
 	}
 	p := &publication{record: rec, device: device, numbers: numbers, at: published{Path: target, ReadOnly: r.ReadOnly || rec.ReadOnly}, oneTarget: r.Capability.OneTarget}
-	return s.runWatched(ctx, op, rec, "binding the target path", func(context.Context) error { return s.ensurePublished(p) })
+	return s.runWatched(ctx, op, rec, "binding the target path", func(ctx context.Context) error { return s.ensurePublished(ctx, p) })
 }
 
 // stagedRecord returns the record of a staged volume that fits the request. When
@@ -110,13 +110,13 @@ type publication struct {
 }
 
 // ensurePublished makes the target path one bind of the volume.
-func (s *Server) ensurePublished(p *publication) error {
+func (s *Server) ensurePublished(ctx context.Context, p *publication) error {
 	mounts, err := s.mounts.List()
 	if err != nil {
 		return err
 	}
 	if p.record.Mode == modeMount {
-		if err = s.checkUsable(p, at(mounts, p.record.Staging)); err != nil {
+		if err = s.checkUsable(ctx, p, at(mounts, p.record.Staging)); err != nil {
 			return err
 		}
 	}
@@ -147,12 +147,14 @@ func (s *Server) ensurePublished(p *publication) error {
 }
 
 // checkUsable proves that what is mounted on the staging path is the volume, and that it
-// works. Who only reads may take from a stopped file system what is left.
-func (s *Server) checkUsable(p *publication, there []Mount) error {
+// works. Who only reads may take from a stopped file system what is left. The look into it
+// is left behind when the device does not answer, so that others may unpublish (FM 31).
+func (s *Server) checkUsable(ctx context.Context, p *publication, there []Mount) error {
 	if err := s.checkMount(p.record, p.numbers, there); err != nil {
 		return err
 	}
-	if err := s.checkReadable(there[0]); err != nil || p.at.ReadOnly {
+	_, err := s.looks.do(ctx, "publish "+p.record.Volume, s.statsTimeout, func(context.Context) (bool, error) { return true, s.checkReadable(there[0]) })
+	if err != nil || p.at.ReadOnly {
 		return err
 	}
 	return s.checkWritable(p.record, there[0])

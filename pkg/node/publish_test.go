@@ -257,6 +257,8 @@ func TestAnErrorFromAnotherNodeStopsNothing(t *testing.T) {
 	v.cap = mountCap("ext4", writer)
 	v.disk().Err(node.FilesystemErrors{Count: 1, Where: "ext4_journal_check_start", Time: time.Now().Add(time.Hour)})
 	ok(t, v.stage(), v.publish(), v.stage())
+	m.restart()
+	ok(t, v.publishAt(v.path+" restarted"))
 	v.disk().Err(node.FilesystemErrors{Count: 2, Where: "ext4_journal_check_start", Time: time.Now()})
 	want(t, v.publishAt(v.path+" too"), codes.FailedPrecondition, "lets nobody write")
 }

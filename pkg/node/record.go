@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/datera-csi/datera-csi/internal/durable"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -34,6 +35,14 @@ type record struct {
 	Flags     []string     `json:"mountFlags,omitempty"`
 	ReadOnly  bool         `json:"readOnly"`
 	Targets   []published  `json:"targets,omitempty"`
+	OldErrors oldErrors    `json:"oldErrors,omitzero"`
+	Ungrown   string       `json:"ungrown,omitempty"` // why the file system is smaller than its device
+}
+
+// oldErrors are those that a file system remembered when it was mounted here.
+type oldErrors struct {
+	Count int64     `json:"count"`
+	Time  time.Time `json:"time"` // of the last
 }
 
 // published is a target path that was bound, or was about to be.

@@ -62,12 +62,22 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 		return err
 	}
 	device, err := s.fulfil(ctx, op, rec, r)
-	if err == nil {
+	switch {
+	case err == nil:
 		s.losses.Delete(r.Volume) // what is written from now on is told of anew
 		return nil
-	}
-	if !final(err) || len(at(mounts, staging)) > 0 {
+	case errors.Is(err, errUnwritten):
+		s.toldLoss(r.Volume)
 		return err
+	case !final(err):
+		return err
+	}
+	now, listErr := s.mounts.List()
+	if listErr != nil {
+		return fmt.Errorf("%w; %w: %w", err, errLeft, listErr)
+	}
+	if len(at(mounts, staging)) > 0 && len(at(now, staging)) > 0 {
+		return err // what an earlier stage mounted is there still
 	}
 	return s.giveUp(ctx, op, rec, device, err)
 }
@@ -159,7 +169,7 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 		}
 	}
 	if old.Target.Serial == rec.Target.Serial {
-		rec.Targets = old.Targets
+		rec.Targets, rec.OldErrors, rec.Ungrown = old.Targets, old.OldErrors, old.Ungrown
 		rec.Target.Bytes = max(rec.Target.Bytes, old.Target.Bytes)
 	}
 	if reflect.DeepEqual(old, rec) {
@@ -276,6 +286,7 @@ func (s *Server) mountFilesystem(ctx context.Context, rec *record, device iscsi.
 	if err := s.ensureFilesystem(ctx, rec, device, r); err != nil {
 		return err
 	}
+	began := s.clock()
 	if err := s.mountDevice(ctx, rec, device, r); err != nil {
 		return err
 	}
@@ -283,7 +294,7 @@ func (s *Server) mountFilesystem(ctx context.Context, rec *record, device iscsi.
 	if err := s.checkStaged(rec, device); err != nil {
 		return err
 	}
-	return s.noteOldErrors(rec)
+	return s.noteOldErrors(rec, began)
 }
 
 // growAtStage grows the file system as far as it lets itself be grown: one that cannot,
@@ -291,13 +302,16 @@ func (s *Server) mountFilesystem(ctx context.Context, rec *record, device iscsi.
 // data from everybody (FM 34). The volume's health tells.
 func (s *Server) growAtStage(ctx context.Context, rec *record, device iscsi.Device) error {
 	err := s.ensureGrown(ctx, rec.FSType, device.Path, rec.Staging, device.Bytes)
-	if err == nil || !final(err) {
-		s.ungrown.Delete(rec.Volume)
+	why := ""
+	if refusal := (*iscsi.ExitError)(nil); errors.As(err, &refusal) && refusal.Code > 0 && refusal.Code < 126 {
+		klog.FromContext(ctx).Error(err, "The file system is used at the size that it has")
+		why, err = err.Error(), nil
+	}
+	if err != nil || why == rec.Ungrown {
 		return err
 	}
-	klog.FromContext(ctx).Error(err, "The file system is used at the size that it has")
-	s.ungrown.Store(rec.Volume, err.Error())
-	return nil
+	rec.Ungrown = why
+	return s.records.save(rec)
 }
 
 // stageOptions are the mount options. xfs always gets nouuid: a snapshot carries
@@ -348,8 +362,11 @@ func (s *Server) stagedAlready(rec *record, device iscsi.Device) (bool, error) {
 	if err == nil {
 		err = s.checkWritable(rec, there[0])
 	}
-	if errors.Is(err, errUnhealthy) && len(otherUses(mounts, there[0].Device, rec.Staging)) == 0 {
-		return false, s.clearStale(rec, mounts, there)
+	if !errors.Is(err, errUnhealthy) || len(otherUses(mounts, there[0].Device, rec.Staging)) > 0 {
+		return err == nil, err
 	}
-	return err == nil, err
+	if err = s.writeOut(rec, there); err != nil {
+		return false, err
+	}
+	return false, s.clearStale(rec, mounts, there)
 }

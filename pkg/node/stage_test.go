@@ -575,9 +575,14 @@ func TestAFileSystemThatCannotBeGrownIsStaged(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")
 	ok(t, v.stage(), v.unstage(), v.disk().Grow(2*gib))
-	m.Fail("xfs_growfs", errDevice)
+	for _, killed := range []error{&iscsi.ExitError{Tool: "xfs_growfs", Code: 137}, errDevice} { // which says nothing of the file system
+		m.Fail("xfs_growfs", killed)
+		want(t, v.stage(), codes.Internal, "grow the xfs")
+	}
+	m.Fail("xfs_growfs", &iscsi.ExitError{Tool: "xfs_growfs", Code: 1})
 	ok(t, v.stage(), v.publish())
-	v.expectHealth(map[string]string{"DEGRADED/FilesystemSmaller": "input/output error"})
+	m.restart()
+	v.expectHealth(map[string]string{"DEGRADED/FilesystemSmaller": "xfs_growfs"})
 	if _, err := v.expand(v.path, 2*gib); err != nil {
 		t.Error(err)
 	}
@@ -603,6 +608,11 @@ func TestAFileSystemThatStoppedIsMountedAnew(t *testing.T) {
 			v.cap = mountCap("ext4", writer)
 			ok(t, v.stage())
 			stop(v)
+			m.Fail("sync", errDevice) // what nobody heard of is told first (FM 21)
+			want(t, v.stage(), codes.DataLoss, "could not be written")
+			if name == "cannot be read" {
+				stop(v)
+			}
 			ok(t, v.stage())
 			if got := m.calls("umount"); len(got) != 1 {
 				t.Errorf("unmounted by %q", got)

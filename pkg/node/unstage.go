@@ -63,8 +63,6 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 	}
 	faultpoint.At("unstage: detached")
 	s.losses.Delete(r.Volume)
-	s.ungrown.Delete(r.Volume)
-	s.oldErrors.Delete(r.Volume)
 	return s.records.remove(r.Volume)
 }
 

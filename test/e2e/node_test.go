@@ -168,7 +168,8 @@ func samples(ctx context.Context, t testing.TB, w *testbed.Worker, device string
 	return sh(ctx, t, w.Guest, "for at in 0 64 127; do dd if="+device+" bs=8M count=1 skip=$at iflag=direct status=none; done | sha256sum")
 }
 
-// TestXFSThatShutDownIsNotTakenForStaged is FM 7.
+// TestXFSThatShutDownIsNotTakenForStaged is FM 7: as long as a pod has it, nothing else is
+// to be had of it; then it is mounted anew.
 func TestXFSThatShutDownIsNotTakenForStaged(t *testing.T) {
 	ctx, bed := useBed(t)
 	fault(t, "the file system shuts down")
@@ -180,8 +181,12 @@ func TestXFSThatShutDownIsNotTakenForStaged(t *testing.T) {
 	if err := w.Stage(ctx, v, published); err == nil {
 		t.Error("a file system that shut down counts as staged")
 	}
+	expectCode(t, w.PublishTo(ctx, v, published, "pod-1"), codes.FailedPrecondition, "shut the file system")
 	must(t, w.UnpublishFrom(ctx, v, "pod-0"))
-	expectCode(t, w.Unstage(ctx, v), codes.DataLoss, v.ID) // told once: what was not synced is lost
+	expectCode(t, w.Stage(ctx, v, published), codes.DataLoss, v.ID) // told once: what was not synced is lost
+	must(t, w.Stage(ctx, v, published))
+	must(t, w.PublishTo(ctx, v, published, "pod-0"))
+	write(ctx, t, w, testbed.TargetPath(v, "pod-0")+"/new", 64)
 	gone(ctx, t, bed, v)
 }
 
