@@ -82,6 +82,14 @@ func TestVolumesOfTheVendorsDriverAreTakenOver(t *testing.T) {
 		}
 		return nil
 	})
+	// Kubernetes takes a volume for mounted until the node's next status, and a kubelet that never had it has none
+	// to send for five minutes.
+	r.eventually("the kubelet to report the volume", func() error {
+		if used := r.field("{.status.volumesInUse}", "node", r.Other(host.Name)); !strings.Contains(used, "CSI-"+name) {
+			return fmt.Errorf("it reports %q", used)
+		}
+		return nil
+	})
 	r.kubectl("delete", "pod", "elsewhere")
 	r.expect("", "{.items[*].metadata.name}", "volumeattachments")
 	r.apply(pod("here", "data", "nodeName: "+host.Name+","))
