@@ -99,7 +99,10 @@ func TargetPath(v *Volume, pod string) string {
 // Stage stages a volume as kubelet does: the staging directory is there already.
 func (w *Worker) Stage(ctx context.Context, v *Volume, published map[string]string) error {
 	if _, err := w.Run(ctx, "mkdir", "-p", StagingPath(v)); err != nil {
-		return err
+		// What is mounted there may be dead, and cannot be looked at then.
+		if _, unmounted := w.Run(ctx, "grep", "-qF", " "+StagingPath(v)+" ", "/proc/self/mountinfo"); unmounted != nil {
+			return err
+		}
 	}
 	_, err := w.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
 		VolumeId: v.ID, PublishContext: published, StagingTargetPath: StagingPath(v),
