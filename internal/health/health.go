@@ -37,7 +37,7 @@ type Findings struct {
 // Add notes one finding. A second one with its status and reason adds its words to
 // the first.
 func (f *Findings) Add(status csi.VolumeHealthErrorType, reason, message string) {
-	reason = cut(reason, maxReason)
+	reason = Cut(reason, maxReason)
 	for _, e := range f.entries {
 		if e.GetStatus() == status && e.GetReason() == reason {
 			e.Message = Message(e.GetMessage() + "; " + message)
@@ -66,10 +66,10 @@ func severity(e *csi.VolumeHealth_VolumeHealthEntry) int {
 }
 
 // Message is as much of a message as can be told.
-func Message(s string) string { return cut(s, maxMessage) }
+func Message(s string) string { return Cut(s, maxMessage) }
 
-// cut shortens s to size bytes, of whole characters, and shows that it did.
-func cut(s string, size int) string {
+// Cut shortens s to size bytes, of whole characters, and shows that it did.
+func Cut(s string, size int) string {
 	const more = "…"
 	s = strings.ToValidUTF8(s, "?") // of names that others chose
 	if len(s) <= size {

@@ -79,17 +79,7 @@ func alone(nodes []string) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %s; the array would admit them all, and could fence none: give each a name of its own (docs/operate-initiators.md), "+
-		"restart its iscsid and delete the plugin's pod there; if one is no more, delete its Node", errNamesakes, few(nodes))
-}
-
-// few names the first of what may be hundreds: what to do about it comes after.
-func few(names []string) string {
-	const most = 8
-	words := strings.Join(names[:min(len(names), most)], ", ")
-	if len(names) > most {
-		words += fmt.Sprintf(" and %d more", len(names)-most)
-	}
-	return words
+		"restart its iscsid and delete the plugin's pod there; if one is no more, delete its Node", errNamesakes, dateraclient.Few(nodes))
 }
 
 // takeBackTimeout bounds the removal of a node that should not have been
@@ -118,7 +108,7 @@ func (r publishRequest) allowed(v *dateraclient.Volume) error {
 	}
 	strangers := slices.DeleteFunc(admitted(v), r.isNode)
 	if len(strangers) > 0 {
-		return fmt.Errorf("%w to %s, and its access mode is for a single node; it is admitted here when it is unpublished there", errPublished, few(strangers))
+		return fmt.Errorf("%w to %s, and its access mode is for a single node; it is admitted here when it is unpublished there", errPublished, dateraclient.Few(strangers))
 	}
 	return nil
 }
@@ -133,7 +123,7 @@ func fenceable(v *dateraclient.Volume) error {
 	case v.AllowAll:
 		return fmt.Errorf("%w to everybody: access control is off; set the storage instance's access_control_mode to deny_all", errPublished)
 	case len(v.InitiatorGroups) > 0:
-		return fmt.Errorf("%w to the members of initiator groups (%s); take the groups out of the volume's ACL", errPublished, few(v.InitiatorGroups))
+		return fmt.Errorf("%w to the members of initiator groups (%s); take the groups out of the volume's ACL", errPublished, dateraclient.Few(v.InitiatorGroups))
 	}
 	return nil
 }

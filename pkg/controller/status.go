@@ -3,11 +3,11 @@ package controller
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/datera-csi/datera-csi/internal/health"
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
 
@@ -137,11 +137,10 @@ func withAttachStatus(err error) error { return brief(withStatus(err)) }
 // brief cuts a status that would be too long for a VolumeAttachment.
 func brief(err error) error {
 	s := status.Convert(err)
-	const end = "…"
 	if len(s.Message()) <= mostAttachWords {
 		return err
 	}
-	return status.Error(s.Code(), strings.ToValidUTF8(s.Message()[:mostAttachWords-len(end)], "")+end)
+	return status.Error(s.Code(), health.Cut(s.Message(), mostAttachWords))
 }
 
 // withModifyStatus is withStatus for ControllerModifyVolume.

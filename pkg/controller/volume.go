@@ -180,7 +180,7 @@ func (s *Server) ensureDeleted(ctx context.Context, id volumeID) error {
 		return fmt.Errorf("%w that would be lost with it: %s; delete them first", errSnapshots, strings.Join(ids, ", "))
 	}
 	if nodes := admitted(v); len(nodes) > 0 {
-		return fmt.Errorf("%w to %s; detach it there first, or take the initiator out of the volume's ACL if its node is gone for good", errPublished, few(nodes))
+		return fmt.Errorf("%w to %s; detach it there first, or take the initiator out of the volume's ACL if its node is gone for good", errPublished, dateraclient.Few(nodes))
 	}
 	remove := array.DeleteVolume
 	if parseMarks(v.Description).Retain {

@@ -210,7 +210,7 @@ func (e *eviction) step(ctx context.Context, v *Volume) error {
 			e.iqn, v.Name)
 	case len(v.Initiators)+len(v.InitiatorGroups) > 0:
 		return inUse("%s is still logged in to %s, and %s too: log it out on that host",
-			e.iqn, v.Name, few(slices.Concat(v.Initiators, v.InitiatorGroups))+" may use it")
+			e.iqn, v.Name, Few(slices.Concat(v.Initiators, v.InitiatorGroups))+" may use it")
 	}
 	e.forced, e.since = true, time.Now()
 	err := run(ctx, e.c, put(v.path(), adminState{State: offline, Force: true}))

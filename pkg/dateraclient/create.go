@@ -159,7 +159,7 @@ func unknownReference(spec VolumeSpec, err error) error {
 // asked for, so that a final error leaves nothing behind.
 func (c *Client) undo(ctx context.Context, v *Volume, cause error) error {
 	if len(v.Initiators) > 0 {
-		return undecided(cause, fmt.Errorf("%s is admitted to %s", v.Name, few(v.Initiators)))
+		return undecided(cause, fmt.Errorf("%s is admitted to %s", v.Name, Few(v.Initiators)))
 	}
 	if err := c.DeleteVolume(ctx, v); err != nil && !errors.Is(err, ErrNotFound) {
 		return undecided(cause, fmt.Errorf("%s was made, does not fit and could not be deleted: %w", v.Name, err))

@@ -89,7 +89,7 @@ func (v *Volume) deletable() error {
 	case len(stamps) > 0:
 		return inUse("%s has the snapshots %s: delete them first", v.Name, strings.Join(stamps, ", "))
 	case len(v.ActiveInitiators) > 0:
-		return inUse("%s is in use by %s: unpublish it first", v.Name, few(v.ActiveInitiators))
+		return inUse("%s is in use by %s: unpublish it first", v.Name, Few(v.ActiveInitiators))
 	}
 	return nil
 }
@@ -101,7 +101,7 @@ func (v *Volume) stillDeletable(before *Volume) error {
 		return err
 	}
 	if hosts := v.newcomers(before); len(hosts) > 0 {
-		return inUse("%s was just published to %s: unpublish it first", v.Name, few(hosts))
+		return inUse("%s was just published to %s: unpublish it first", v.Name, Few(hosts))
 	}
 	return nil
 }

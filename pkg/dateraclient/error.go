@@ -255,8 +255,9 @@ func clip(s string, most int) string {
 	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
-// few names the first of many hosts.
-func few(names []string) string {
+// Few names the first of what may be hundreds of hosts or groups, for an error that goes
+// on to say what to do.
+func Few(names []string) string {
 	const most = 8
 	words := strings.Join(names[:min(len(names), most)], ", ")
 	if len(names) > most {
