@@ -231,7 +231,7 @@ func (s *Server) ensureFilesystem(ctx context.Context, rec *record, device iscsi
 		return err
 	}
 	v, err := decide(evidence{
-		Asked: rec.FSType, Any: rec.AnyFSType, Content: c, Blkid: b,
+		Asked: rec.FSType, Any: r.Capability.AnyFSType, Content: c, Blkid: b,
 		Serial: rec.Target.Serial, Bytes: device.Bytes, Format: known, KnownFrom: file,
 		FromSource: r.Context.FromSource, UsedBytes: r.Context.UsedBytes, ReadOnly: rec.ReadOnly,
 	})

@@ -31,7 +31,6 @@ type record struct {
 	Target    recordTarget `json:"target"`
 	Mode      mode         `json:"mode"`
 	FSType    string       `json:"fsType,omitempty"`
-	AnyFSType bool         `json:"anyFsType,omitempty"` // until something is mounted, FSType is the default
 	Flags     []string     `json:"mountFlags,omitempty"`
 	ReadOnly  bool         `json:"readOnly"`
 	Targets   []published  `json:"targets,omitempty"`

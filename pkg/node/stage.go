@@ -142,7 +142,7 @@ func (s *Server) giveUp(ctx context.Context, op *operation, rec *record, device 
 func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*record, error) {
 	rec := &record{
 		Version: recordVersion, Volume: r.Volume, Staging: staging, Target: recordTarget(r.Context.Target),
-		Mode: r.Capability.Mode, FSType: r.Capability.FSType, AnyFSType: r.Capability.AnyFSType, Flags: r.Capability.Flags, ReadOnly: r.Capability.ReadOnly,
+		Mode: r.Capability.Mode, FSType: r.Capability.FSType, Flags: r.Capability.Flags, ReadOnly: r.Capability.ReadOnly,
 	}
 	if err := s.checkStagingFree(ctx, rec); err != nil {
 		return nil, err
@@ -157,7 +157,7 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 	case err != nil:
 		return nil, err
 	}
-	if rec.AnyFSType && old.Mode == modeMount && sameLUN(old, rec) {
+	if r.Capability.AnyFSType && old.Mode == modeMount && sameLUN(old, rec) {
 		rec.FSType = old.FSType
 	}
 	if err := s.compatible(ctx, old, rec); err != nil {
