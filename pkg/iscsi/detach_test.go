@@ -488,18 +488,25 @@ func TestADiskThatMultipathdLooksIntoGoes(t *testing.T) {
 	wantNothingLeft(t, h, i)
 }
 
-// FM 13, 21: the map comes while the disk is looked at.
-func TestAMapThatAppearsDuringADetachGoes(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	i := h.initiator()
-	d := attach(t, i, targetA())
-	disk := filepath.Base(d.Path)
-	h.opened = map[string][]iscsi.Opener{h.read("sys/block/" + disk + "/dev"): {iscsi.NewKeeper("process 4711 multipathd")}}
+// mapAppears is a host with a disk of targetA that multipathd and others have open, and
+// over which it lays a map as soon as somebody looks who has.
+func mapAppears(t *testing.T, others ...iscsi.Opener) (h *host, i *iscsi.Initiator, disk string) {
+	t.Helper()
+	h = newHost(t)
+	i = h.initiator()
+	disk = filepath.Base(attach(t, i, targetA()).Path)
+	h.opened = map[string][]iscsi.Opener{h.read("sys/block/" + disk + "/dev"): append(others, iscsi.NewKeeper("process 4711 multipathd"))}
 	h.meanwhile = func() {
 		h.runMultipathd().takeUp(disk)
 		h.claimed[disk] = true
 	}
+	return h, i, disk
+}
+
+// FM 13, 21: the map comes while the disk is looked at.
+func TestAMapThatAppearsDuringADetachGoes(t *testing.T) {
+	t.Parallel()
+	h, i, _ := mapAppears(t)
 	detach(t, i, targetA())
 	wantNothingLeft(t, h, i)
 }
@@ -508,17 +515,7 @@ func TestAMapThatAppearsDuringADetachGoes(t *testing.T) {
 // does not count it, and what it writes after the disk is gone would be dropped.
 func TestADiskThatIsWrittenUnderAMapThatAppearsStays(t *testing.T) {
 	t.Parallel()
-	h := newHost(t)
-	i := h.initiator()
-	d := attach(t, i, targetA())
-	disk := filepath.Base(d.Path)
-	h.opened = map[string][]iscsi.Opener{h.read("sys/block/" + disk + "/dev"): {
-		iscsi.NewKeeper("process 4711 multipathd"), iscsi.NewOpener("process 4712 writer", true),
-	}}
-	h.meanwhile = func() {
-		h.runMultipathd().takeUp(disk)
-		h.claimed[disk] = true
-	}
+	h, i, disk := mapAppears(t, iscsi.NewOpener("process 4712 writer", true))
 	if err := i.Detach(t.Context(), targetA()); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), "is open in process 4712 writer") {
 		t.Errorf("err = %v, want ErrBusy naming the writer", err)
 	}
