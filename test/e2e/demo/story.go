@@ -303,15 +303,29 @@ func (s *story) tidy(ctx context.Context) error {
 	return nil
 }
 
-// letGo takes every volume from where it is, worker 1's orphan of pod 1 first.
+// letGo takes every volume from where it is, worker 1's orphan of pod 1 first: that
+// something written there may be lost is told once, as to kubelet, which asks again.
 func (s *story) letGo(ctx context.Context) error {
 	detach := func(i int, w *testbed.Worker) call {
 		return call{"Unpublish, unstage", claim(i) + " on " + w.Name, func() error { return s.bed.Detach(ctx, s.volumes[i], w, pod(i)) }}
 	}
-	orphan := s.volumes[1]
+	orphan, fenced := s.volumes[1], claim(1)+" on "+s.one.Name+", fenced"
+	var told error
+	err := s.calls(
+		call{"NodeUnpublishVolume", fenced, func() error { return s.one.UnpublishFrom(ctx, orphan, pod(1)) }},
+		call{"NodeUnstageVolume", fenced + ": DataLoss", func() error {
+			if told = s.one.Unstage(ctx, orphan); status.Code(told) != codes.DataLoss {
+				return fmt.Errorf("unstage of a fenced volume answered %v, want DataLoss", told)
+			}
+			return nil
+		}},
+	)
+	if err != nil {
+		return err
+	}
+	s.tell.Proved("kubelet is told once: %s", status.Convert(errors.Unwrap(told)).Message())
 	return s.calls(
-		call{"NodeUnpublishVolume", claim(1) + " on " + s.one.Name + ", fenced", func() error { return s.one.UnpublishFrom(ctx, orphan, pod(1)) }},
-		call{"NodeUnstageVolume", claim(1) + " on " + s.one.Name + ", fenced", func() error { return s.one.Unstage(ctx, orphan) }},
+		call{"NodeUnstageVolume", fenced + ", again", func() error { return s.one.Unstage(ctx, orphan) }},
 		detach(0, s.two), detach(1, s.two), detach(2, s.one),
 	)
 }
