@@ -52,7 +52,7 @@ func arrows() map[string][]string {
 		"pkg/node":                   {"pkg/iscsi", "internal/durable", "internal/filesystem", "internal/faultpoint", "internal/mountinfo", "internal/publishctx", "internal/health", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
 		"pkg/node/nodetest":          {"pkg/node", "pkg/iscsi", mountUtils}, // test support
 		"pkg/dateraclient":           {},
-		"pkg/iscsi":                  {"internal/faultpoint", "internal/mountinfo", klog, xSys},
+		"pkg/iscsi":                  {"internal/durable", "internal/faultpoint", "internal/keylock", "internal/mountinfo", klog, xSys},
 		"internal/durable":           {},
 		"internal/faultpoint":        {},
 		"internal/faultpoint/points": {}, // test support

@@ -1,9 +1,13 @@
 package keylock
 
 import (
+	"context"
+	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 )
 
 func TestOnlyOneHolderAKey(t *testing.T) {
@@ -48,4 +52,56 @@ func TestKeysAreIndependentAndReleasedOnce(t *testing.T) {
 	}
 	again()
 	unlockB()
+}
+
+func TestWhoWaitsGetsTheKeyInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var k Keys
+		unlock, _ := k.TryLock("a")
+		var order []int
+		for n := range 5 {
+			go func() {
+				mine, err := k.Lock(t.Context(), "a")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				order = append(order, n)
+				mine()
+			}()
+			synctest.Wait() // they come one after the other
+		}
+		unlock()
+		synctest.Wait()
+		if want := []int{0, 1, 2, 3, 4}; !slices.Equal(order, want) {
+			t.Errorf("the key went to %v, want %v", order, want)
+		}
+		if len(k.held) != 0 {
+			t.Errorf("%d keys are remembered that nobody holds", len(k.held))
+		}
+	})
+}
+
+func TestAWaitEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var k Keys
+		unlock, _ := k.TryLock("a")
+		ctx, cancel := context.WithCancel(t.Context())
+		failed := make(chan error, 1)
+		go func() { _, err := k.Lock(ctx, "a"); failed <- err }()
+		synctest.Wait()
+		cancel()
+		if err := <-failed; !errors.Is(err, context.Canceled) {
+			t.Errorf("Lock = %v, want that its context was cancelled", err)
+		}
+		unlock()
+		if again, ok := k.TryLock("a"); !ok {
+			t.Error("who has left holds the key still")
+		} else {
+			again()
+		}
+		if len(k.held) != 0 {
+			t.Errorf("%d keys are remembered that nobody holds", len(k.held))
+		}
+	})
 }

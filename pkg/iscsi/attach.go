@@ -29,7 +29,7 @@ func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, e
 	if err := i.Ready(ctx); err != nil {
 		return Device{}, err
 	}
-	unlock, err := i.targets.lock(ctx, t.IQN)
+	unlock, err := i.targets.Lock(ctx, t.IQN)
 	if err != nil {
 		return Device{}, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
 	}

@@ -19,7 +19,7 @@ func (i *Initiator) Detach(ctx context.Context, t Target) error {
 	if err := t.check(); err != nil {
 		return err
 	}
-	unlock, err := i.targets.lock(ctx, t.IQN)
+	unlock, err := i.targets.Lock(ctx, t.IQN)
 	if err != nil {
 		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
 	}

@@ -40,7 +40,7 @@ func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort
 	if err := t.checkPromise(); err != nil {
 		return Healed{}, err
 	}
-	unlock, err := i.targets.lock(ctx, t.IQN)
+	unlock, err := i.targets.Lock(ctx, t.IQN)
 	if err != nil {
 		return Healed{}, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
 	}

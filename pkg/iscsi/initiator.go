@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/datera-csi/datera-csi/internal/keylock"
 )
 
 // MultipathMode says what to do about dm-multipath.
@@ -53,11 +55,11 @@ type Initiator struct {
 	iscsiadm *iscsiadm
 	kernel   kernel
 	bounds   bounds
-	targets  gates // by IQN: LUNs of one target share its sessions
+	targets  keylock.Keys // by IQN: LUNs of one target share its sessions
 
-	asking gates       // one question to multipath about a new disk at a time
-	tell   atomic.Bool // multipathd was seen to wait until it is told of a disk
-	seen   sync.Map    // directories in /proc, by the name of what runs there
+	asking keylock.Keys // one question to multipath about a new disk at a time
+	tell   atomic.Bool  // multipathd was seen to wait until it is told of a disk
+	seen   sync.Map     // directories in /proc, by the name of what runs there
 
 	failing sync.Map // WWIDs of maps that disableQueueing changed and that still are
 }

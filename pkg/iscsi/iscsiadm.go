@@ -13,6 +13,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/datera-csi/datera-csi/internal/durable"
+	"github.com/datera-csi/datera-csi/internal/keylock"
 )
 
 // iscsiadm changes the initiator's state with the host's iscsiadm, and only
@@ -23,7 +26,7 @@ type iscsiadm struct {
 	db        nodeDB
 	templates recordTemplates
 	root      string
-	gate      gates // one writer to the database in this process; the lock file keeps other processes apart
+	gate      keylock.Keys // one writer to the database in this process; the lock file keeps other processes apart
 }
 
 // iscsiadm's exit status (iscsiadm(8) and open-iscsi's iscsi_err.h).
@@ -164,7 +167,8 @@ func (a *iscsiadm) create(ctx context.Context, iqn string, portal netip.AddrPort
 			continue
 		}
 		a.templates.learn(iqn, r)
-		if err := r.replace(r.with(settings)); err != nil {
+		// Iscsiadm made it with the host's node.startup, which must not come back: it may be to log in at boot.
+		if err := together(r.replace(r.with(settings)), durable.SyncDir(filepath.Dir(r.path))); err != nil {
 			return err
 		}
 		written = true
@@ -298,7 +302,7 @@ func discard(all []nodeRecord, which func(nodeRecord) bool) error {
 // other that uses the same lock file. iscsiadm's own lock does not cover its
 // walks through the tree: parallel deletes fail with exit 6 (measured).
 func (a *iscsiadm) lock(ctx context.Context) (unlock func(), err error) {
-	leave, err := a.gate.lock(ctx, "")
+	leave, err := a.gate.Lock(ctx, "")
 	if err != nil {
 		return nil, fmt.Errorf("wait for the node records: %w", err)
 	}

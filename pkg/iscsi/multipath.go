@@ -114,7 +114,7 @@ func (i *Initiator) offer(ctx context.Context, d disk) error {
 // each such call makes multipath look at all disks of the host, and many at once
 // keep multipathd from what they ask for.
 func (i *Initiator) unlessTaken(ctx context.Context, d disk, fn func() error) error {
-	unlock, err := i.asking.lock(ctx, "")
+	unlock, err := i.asking.Lock(ctx, "")
 	if err != nil {
 		return fmt.Errorf("wait to ask multipath about %s: %w", d.name, err)
 	}
@@ -319,7 +319,7 @@ func (i *Initiator) Complete(ctx context.Context, t Target, d Device) error {
 	if errors.Is(err, errNotMultipath) || gone(err) || err == nil && !m.suspended && m.is(d) {
 		return nil
 	}
-	unlock, err := i.targets.lock(ctx, t.IQN)
+	unlock, err := i.targets.Lock(ctx, t.IQN)
 	if err != nil {
 		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
 	}

@@ -2,7 +2,6 @@ package iscsi
 
 import (
 	"context"
-	"sync"
 	"time"
 )
 
@@ -36,45 +35,5 @@ func untilSlowly(ctx context.Context, timeout, first, slowest time.Duration, con
 			next.Stop()
 			return false, ctx.Err()
 		}
-	}
-}
-
-// gates keeps callers with the same key apart; the zero value is ready. Unlike
-// a mutex it stops waiting when ctx ends.
-type gates struct {
-	mu   sync.Mutex
-	held map[string]*gate
-}
-
-type gate struct {
-	slot chan struct{}
-	refs int // holder and waiters
-}
-
-func (g *gates) lock(ctx context.Context, key string) (unlock func(), err error) {
-	g.mu.Lock()
-	if g.held == nil {
-		g.held = make(map[string]*gate)
-	}
-	one, ok := g.held[key]
-	if !ok {
-		one = &gate{slot: make(chan struct{}, 1)}
-		g.held[key] = one
-	}
-	one.refs++
-	g.mu.Unlock()
-	leave := func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if one.refs--; one.refs == 0 {
-			delete(g.held, key)
-		}
-	}
-	select {
-	case one.slot <- struct{}{}:
-		return sync.OnceFunc(func() { <-one.slot; leave() }), nil
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
 	}
 }
