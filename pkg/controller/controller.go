@@ -48,6 +48,8 @@ type Config struct {
 	// Namesakes are the nodes that have an initiator name when there are several, so
 	// far as that is known; nil: nobody knows. It must not wait for anything.
 	Namesakes func(ctx context.Context, initiator string) (nodes []string)
+
+	TurnTime time.Duration // how long a publish or an unpublish waits for other calls of its volume; 0 means 10 s
 }
 
 // Server implements csi.ControllerServer. It is safe for concurrent use.
@@ -57,11 +59,13 @@ type Server struct {
 	backends *Backends
 	volumes  keylock.Keys       // held by volume id, from the first look at the array to the answer
 	names    keylock.Keys       // held by snapshot uuid while the snapshot is made
+	leaving  keylock.Keys       // held by snapshot id while the snapshot is deleted
 	taken    memory[snapshotID] // by uuid; believed after the array has confirmed it
 	placed   memory[string]     // the backend by a volume's name: it may be there since a call of this process
 	silent   memory[time.Time]  // backends that did not answer, by name, and until when they are not waited for
 	clock    func() time.Time
 	sharing  func(ctx context.Context, initiator string) (nodes []string)
+	turnTime time.Duration
 }
 
 // New makes a Server. It asks nothing of the array.
@@ -72,7 +76,10 @@ func New(cfg Config) *Server {
 	if cfg.Namesakes == nil {
 		cfg.Namesakes = func(context.Context, string) []string { return nil }
 	}
-	return &Server{backends: cfg.Backends, clock: cfg.Clock, sharing: cfg.Namesakes}
+	if cfg.TurnTime == 0 {
+		cfg.TurnTime = 10 * time.Second // a sidecar gives a call a minute
+	}
+	return &Server{backends: cfg.Backends, clock: cfg.Clock, sharing: cfg.Namesakes, turnTime: cfg.TurnTime}
 }
 
 // ControllerGetCapabilities lists what this Server offers in full.
@@ -113,6 +120,21 @@ func (s *Server) lock(id volumeID) (unlock func(), err error) {
 	unlock, ok := s.volumes.TryLock(id.String())
 	if !ok {
 		return nil, fmt.Errorf("volume %s: %w", id, errHeld)
+	}
+	return unlock, nil
+}
+
+// lockInTurn is lock for what many nodes ask of one volume at once: they wait a little
+// for each other, since who hears Aborted stays away for longer and longer.
+func (s *Server) lockInTurn(ctx context.Context, id volumeID) (unlock func(), err error) {
+	waiting, cancel := context.WithTimeout(ctx, s.turnTime)
+	defer cancel()
+	unlock, err = s.volumes.Lock(waiting, id.String())
+	if err != nil && ctx.Err() == nil {
+		err = errHeld
+	}
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", id, err)
 	}
 	return unlock, nil
 }

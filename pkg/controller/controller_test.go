@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -40,9 +41,18 @@ func start(tb testing.TB, opts ...func(*sim.Config)) *lab {
 	return serve(array, array.BackendDir(tb, "default"))
 }
 
-func serve(array *simtest.Server, dir string) *lab {
+func serve(array *simtest.Server, dir string, opts ...func(*controller.Config)) *lab {
 	backends := controller.OpenBackends(controller.BackendsConfig{Dir: dir, Concurrency: 16, Agent: "controller-test"})
-	return &lab{Server: controller.New(controller.Config{Backends: backends}), array: array, dir: dir}
+	cfg := controller.Config{Backends: backends}
+	for _, o := range opts {
+		o(&cfg)
+	}
+	return &lab{Server: controller.New(cfg), array: array, dir: dir}
+}
+
+// patient is a controller of the same array in which a publish waits so long for its turn.
+func (l *lab) patient(turnTime time.Duration) *lab {
+	return serve(l.array, l.dir, func(c *controller.Config) { c.TurnTime = turnTime })
 }
 
 // requests are what the array was asked since the last call, without the login

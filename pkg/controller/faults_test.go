@@ -281,7 +281,7 @@ func TestACallerThatGivesUpHearsSo(t *testing.T) {
 }
 
 func TestOneCallAVolume(t *testing.T) {
-	l := start(t)
+	l := start(t).patient(20 * time.Millisecond)
 	id := l.create(t, "pvc-1")
 	l.array.Fail(simtest.Get("/app_instances/*"), sim.Fault{Delay: 300 * time.Millisecond})
 	done := make(chan error)

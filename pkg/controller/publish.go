@@ -32,7 +32,7 @@ func (s *Server) ControllerPublishVolume(ctx context.Context, req *csi.Controlle
 	if err != nil {
 		return nil, brief(err)
 	}
-	unlock, err := s.lock(want.ID)
+	unlock, err := s.lockInTurn(ctx, want.ID)
 	if err != nil {
 		return nil, withAttachStatus(err)
 	}
@@ -178,7 +178,7 @@ func (s *Server) ControllerUnpublishVolume(ctx context.Context, req *csi.Control
 	if err != nil {
 		return nil, brief(err)
 	}
-	unlock, err := s.lock(want.ID)
+	unlock, err := s.lockInTurn(ctx, want.ID)
 	if err != nil {
 		return nil, withAttachStatus(err)
 	}

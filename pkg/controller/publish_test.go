@@ -613,6 +613,46 @@ func TestTheACLIsWhatCallersWereTold(t *testing.T) {
 	}
 }
 
+// FM 38: fifty nodes that ask for one volume at once get it at once, where each that hears
+// Aborted would come back later and later.
+func TestManyNodesOfOneVolumeWaitForEachOther(t *testing.T) {
+	l := start(t).patient(time.Minute)
+	id := l.create(t, "pvc-1")
+	var all sync.WaitGroup
+	for i := range 50 {
+		all.Go(func() {
+			req := publishRequest(id, fmt.Sprintf("iqn.2026-01.org.example:node-%03d", i))
+			req.VolumeCapability = shared()
+			if _, err := l.publishAs(t.Context(), req); err != nil {
+				t.Errorf("node %d: %v", i, err)
+			}
+		})
+	}
+	all.Wait()
+	if n := len(l.acl(t, id)); n != 50 {
+		t.Errorf("%d nodes are admitted, want 50", n)
+	}
+}
+
+// FM 38: who waits for his turn goes when his caller does.
+func TestAPublishThatWaitsForItsTurnHonoursItsCaller(t *testing.T) {
+	l := start(t).patient(time.Hour)
+	id := l.create(t, "pvc-1")
+	l.array.Fail(simtest.Get("/app_instances/*"), sim.Fault{Delay: 300 * time.Millisecond})
+	done := make(chan error, 1)
+	go func() { done <- l.delete(t.Context(), id) }()
+	for !strings.HasPrefix(lastPath(l), "/app_instances/CSI-pvc-1") {
+		time.Sleep(time.Millisecond)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := l.publish(ctx, id, node1)
+	wantCode(t, "publish", err, codes.DeadlineExceeded, id)
+	if err := <-done; err != nil {
+		t.Errorf("delete: %v", err)
+	}
+}
+
 // settle publishes or unpublishes as a CO does: Aborted means come back.
 func settle(ctx context.Context, l *lab, id, node string, on bool) error {
 	for {

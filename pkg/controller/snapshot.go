@@ -138,9 +138,10 @@ func (s *Server) DeleteSnapshot(ctx context.Context, req *csi.DeleteSnapshotRequ
 	if want.Never {
 		return &csi.DeleteSnapshotResponse{}, nil
 	}
-	unlock, err := s.lock(want.ID.Volume)
-	if err != nil {
-		return nil, withStatus(err)
+	// Not the volume's lock: the array may take long, and a fence must not wait for it.
+	unlock, ok := s.leaving.TryLock(want.ID.String())
+	if !ok {
+		return nil, withStatus(fmt.Errorf("snapshot %s: %w", want.ID, errHeld))
 	}
 	defer unlock()
 	if err := s.ensureSnapshotDeleted(ctx, want.ID); err != nil {

@@ -295,6 +295,32 @@ func TestDeleteSnapshotIsSafeToRepeat(t *testing.T) {
 	wantCode(t, "the array keeps it", l.deleteSnapshot(t.Context(), kept), codes.FailedPrecondition, kept, "has clones")
 }
 
+// FM 4: while an array takes its time to delete a snapshot, its volume is fenced and admitted.
+func TestASnapshotThatIsBeingDeletedKeepsNoPodFromMoving(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	snapshot := l.snap(t, "snapshot-1", id).GetSnapshotId()
+	if _, err := l.publish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	l.array.Fail(simtest.Delete("/app_instances/**"), sim.Fault{Delay: time.Second})
+	done := make(chan error, 1)
+	go func() { done <- l.deleteSnapshot(t.Context(), snapshot) }()
+	for !strings.Contains(lastPath(l), "/snapshots/") {
+		time.Sleep(time.Millisecond)
+	}
+	wantCode(t, "the same deletion", l.deleteSnapshot(t.Context(), snapshot), codes.Aborted, snapshot)
+	if err := l.unpublish(t.Context(), id, node1); err != nil {
+		t.Errorf("unpublish: %v", err)
+	}
+	if _, err := l.publish(t.Context(), id, node2); err != nil {
+		t.Errorf("publish: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("delete: %v", err)
+	}
+}
+
 // Clones do not need their snapshot: the array lets it go, and they keep the data.
 func TestDeleteSnapshotOfAClone(t *testing.T) {
 	l := start(t)
