@@ -41,6 +41,9 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 		return 0, fmt.Errorf("rescan: %w", err)
 	}
 	faultpoint.At("expand: device grown")
+	if err := s.keepReadOnly(ctx, op, rec); err != nil {
+		return 0, err
+	}
 	if bytes < r.Least {
 		return 0, fmt.Errorf("%w: %d bytes are visible, %d are asked for; has the array grown the volume?", errNotGrown, bytes, r.Least)
 	}

@@ -53,6 +53,19 @@ func TestExpandOfABlockVolumeIsARescan(t *testing.T) {
 	}
 }
 
+// FM 18: a map that grows takes writes again, with the kernels of before 5.12.
+func TestAReadersDeviceIsReadOnlyWhenItHasGrown(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.cap, v.ro = blockCap(writer), true
+	ok(t, v.stage(), v.publish(), v.disk().Grow(3*gib), m.SetReadOnly(v.disk().Path(), false))
+	_, err := v.expand(v.path, 3*gib)
+	ok(t, err)
+	if !v.disk().ReadOnly() {
+		t.Error("the reader may write")
+	}
+}
+
 func TestGrowthThatIsNotVisibleYetIsUnavailable(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")

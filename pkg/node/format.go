@@ -314,7 +314,7 @@ func (s *Server) checkMade(rec *record, device iscsi.Device) error {
 			name = nameExt
 		}
 		if !c.Complete || c.Name != name || c.Bytes > device.Bytes {
-			return fmt.Errorf("%w: %s was made on %s, but the device does not show it; look at the array", errUnhealthy, rec.FSType, device.Path)
+			return fmt.Errorf("%w: %s was made on %s, but the device does not show it; look at the array", ErrDamaged, rec.FSType, device.Path)
 		}
 		return nil
 	})

@@ -63,7 +63,7 @@ func (d *diagnosis) remembered(e FilesystemErrors) {
 	if e.Count == 0 {
 		return
 	}
-	text := fmt.Sprintf("the kernel found %d errors in the file system, the last at %s in %s; it is cleared by a check: unmount it and run e2fsck -f", e.Count, e.Time.UTC().Format(time.RFC3339), e.Where)
+	text := fmt.Sprintf("the kernel found %d errors in the file system, the last at %s in %s; they stay noted until e2fsck -f has looked at it, unmounted: docs/troubleshoot.md, repair by hand", e.Count, e.Time.UTC().Format(time.RFC3339), e.Where)
 	d.Add(health.Degraded, "FilesystemErrors", text)
 	if e.Corrupt {
 		d.Add(health.DataLoss, "FilesystemCorrupted", "what is on the disk contradicts itself or its checksum; check it on a copy, or go back to a snapshot")

@@ -1,11 +1,12 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 )
 
 // writeOut writes what the file system holds back, as an unmount does, which does
@@ -13,33 +14,45 @@ import (
 // until a caller has heard it, and the repeat goes on, for it does not come back
 // (FM 21). So it is of a file system that had shut down before: who wrote without a
 // sync never heard.
-func (s *Server) writeOut(rec *record, there []Mount) error {
+//
+// The kernel tells it once, and a step may outlive its caller and the plugin: so it is
+// in the record until somebody was told.
+func (s *Server) writeOut(ctx context.Context, rec *record, there []Mount) error {
 	if rec.ReadOnly {
 		return nil
 	}
 	err := s.devices.Sync(there[len(there)-1].Path)
-	if err != nil && !errors.Is(err, unix.EROFS) { // an ext4 that stopped before is read-only
-		s.losses.LoadOrStore(rec.Volume, &loss{cause: err})
-	}
-	found, _ := s.losses.Load(rec.Volume)
-	l, lost := found.(*loss)
-	if !lost || l.told.Load() {
+	if _, told := s.lossTold.Load(rec.Volume); told {
 		return nil
 	}
-	return fmt.Errorf("%w: %w; see why the volume could not be written; the next attempt unmounts it", errUnwritten, l.cause)
+	if err != nil && !errors.Is(err, unix.EROFS) && rec.Unwritten == "" { // an ext4 that stopped before is read-only
+		klog.FromContext(ctx).Error(err, "What was written last may be lost", "volume", rec.Volume, "path", rec.Staging)
+		rec.Unwritten = err.Error()
+		s.saveLoss(ctx, rec)
+	}
+	return untold(rec)
 }
 
-// loss is why something of a volume could not be written. A step may outlive its
-// caller, so that it happened and that it was told are two things.
-type loss struct {
-	cause error
-	told  atomic.Bool
+// untold is the loss that nobody has heard of.
+func untold(rec *record) error {
+	if rec.Unwritten == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: %s; see why the volume could not be written; the next attempt goes on", errUnwritten, rec.Unwritten)
 }
 
-// toldLoss notes that a caller hears of a volume's loss.
-func (s *Server) toldLoss(volume string) {
-	found, _ := s.losses.Load(volume)
-	if l, ok := found.(*loss); ok {
-		l.told.Store(true)
+// tellLoss notes that a caller hears of a volume's loss. From then on until the volume is
+// staged anew nothing is told.
+func (s *Server) tellLoss(ctx context.Context, rec *record) {
+	s.lossTold.Store(rec.Volume, true)
+	rec.Unwritten = ""
+	s.saveLoss(ctx, rec)
+}
+
+// saveLoss goes on without a record that cannot be written: at worst the loss is told
+// twice, or after a restart of the plugin by the log alone.
+func (s *Server) saveLoss(ctx context.Context, rec *record) {
+	if err := s.records.save(rec); err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot note what is told of a loss", "volume", rec.Volume)
 	}
 }

@@ -39,7 +39,7 @@ func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount)
 	case m.Type != rec.FSType:
 		return fmt.Errorf("%w: %s is mounted as %s, and %s was asked for", errIncompatible, rec.Staging, m.Type, rec.FSType)
 	case !rec.ReadOnly && slices.Contains(m.Super, "ro") && !slices.Contains(m.Options, "ro"):
-		return fmt.Errorf("%w: the kernel found an error in the file system on %s and made it read-only; see the kernel's log", errUnhealthy, rec.Staging)
+		return fmt.Errorf("%w: the kernel found an error in the file system on %s and made it read-only; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errStopped, rec.Staging)
 	case m.ReadOnly() != rec.ReadOnly:
 		return fmt.Errorf("%w: %s is mounted read-only: %v; asked for read-only: %v", errIncompatible, rec.Staging, m.ReadOnly(), rec.ReadOnly)
 	}
@@ -50,7 +50,7 @@ func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount)
 // looks like any other in the mount table.
 func (s *Server) checkReadable(m Mount) error {
 	if err := s.devices.Alive(m.Path); isDead(err) {
-		return fmt.Errorf("%w: the kernel shut the file system on %s down or cannot read it: %w; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errUnhealthy, m.Path, err)
+		return fmt.Errorf("%w: the kernel shut the file system on %s down or cannot read it: %w; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errStopped, m.Path, err)
 	} else if err != nil {
 		return fmt.Errorf("read %s: %w", m.Path, err)
 	}
@@ -74,7 +74,7 @@ func (s *Server) checkWritable(rec *record, m Mount) error {
 		}
 	}
 	if stopped {
-		return fmt.Errorf("%w: the kernel found an error in the file system on %s and lets nobody write to it any more; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errUnhealthy, m.Path)
+		return fmt.Errorf("%w: the kernel found an error in the file system on %s and lets nobody write to it any more; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errStopped, m.Path)
 	}
 	return nil
 }

@@ -186,7 +186,7 @@ type Server struct {
 	unstaging  turns
 	stats      measurements[[]*csi.VolumeUsage]
 	looks      measurements[bool]
-	losses     sync.Map // of *loss, by volume
+	lossTold   sync.Map // volumes of whose loss a caller has heard
 	reconciler reconciler
 }
 

@@ -167,6 +167,19 @@ func (s *Server) limitBlock(rec *record, device iscsi.Device) error {
 	return s.devices.SetReadOnly(device.Path, !rec.writable())
 }
 
+// keepReadOnly makes the device of a raw volume that nobody here may write to read-only
+// again: before Linux 5.12 a map that gets a path, or grows, takes writes anew (FM 18).
+func (s *Server) keepReadOnly(ctx context.Context, op *operation, rec *record) error {
+	if rec.Mode != modeBlock || rec.writable() {
+		return nil
+	}
+	device, err := s.attacher.Find(ctx, rec.target())
+	if err != nil {
+		return nil //nolint:nilerr // whether it is there, and itself, others tell
+	}
+	return s.runWatched(ctx, op, rec, "keeping the device read-only", func(context.Context) error { return s.limitBlock(rec, device) })
+}
+
 // writable says whether somebody here may write to a raw volume, or may yet.
 func (r *record) writable() bool {
 	return !r.ReadOnly && (len(r.Targets) == 0 || slices.ContainsFunc(r.Targets, func(p published) bool { return !p.ReadOnly }))

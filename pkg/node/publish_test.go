@@ -119,6 +119,22 @@ func TestUnpublishUndoesStackedBinds(t *testing.T) {
 	}
 }
 
+// A full disk of the node keeps no pod from ending, which is what frees it.
+func TestAPodEndsAlthoughTheNodesDiskIsFull(t *testing.T) {
+	for name, capability := range map[string]*csi.VolumeCapability{"mount": mountCap("xfs", writer), "block": blockCap(writer)} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			v := m.volume("a")
+			v.cap = capability
+			ok(t, v.stage(), v.publish())
+			m.Fail("record", unix.ENOSPC)
+			ok(t, v.unpublish())
+			ok(t, v.unstage())
+			m.nothingLeft()
+		})
+	}
+}
+
 func TestUnpublishNeverRemovesData(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")

@@ -61,20 +61,11 @@ func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *recor
 		all[0].Evidence += "; " + why
 		return p.heal(ctx, rec, shape, all)
 	}
-	return errors.Join(p.heal(ctx, rec, shape, all), p.keepReadOnly(ctx, op, rec))
-}
-
-// keepReadOnly makes the device of a raw volume that nobody here may write to read-only
-// again: before Linux 5.12 a map that gets a path, or grows, takes writes anew (FM 18).
-func (p *pass) keepReadOnly(ctx context.Context, op *operation, rec *record) error {
-	if rec.Mode != modeBlock || rec.writable() || p.mode != ReconcileRepair {
-		return nil
+	err = p.heal(ctx, rec, shape, all)
+	if p.mode == ReconcileRepair {
+		err = errors.Join(err, p.keepReadOnly(ctx, op, rec))
 	}
-	device, err := p.attacher.Find(ctx, rec.target())
-	if err != nil {
-		return nil //nolint:nilerr // whether it is there, and itself, others tell
-	}
-	return p.runWatched(ctx, op, rec, "keeping the device read-only", func(context.Context) error { return p.limitBlock(rec, device) })
+	return err
 }
 
 func (p *pass) about(rec *record, reason Reason, portal, evidence string) Finding {

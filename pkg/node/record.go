@@ -35,7 +35,8 @@ type record struct {
 	ReadOnly  bool         `json:"readOnly"`
 	Targets   []published  `json:"targets,omitempty"`
 	OldErrors oldErrors    `json:"oldErrors,omitzero"`
-	Ungrown   string       `json:"ungrown,omitempty"` // why the file system is smaller than its device
+	Ungrown   string       `json:"ungrown,omitempty"`   // why the file system is smaller than its device
+	Unwritten string       `json:"unwritten,omitempty"` // why something may be lost, and nobody has heard of it
 }
 
 // oldErrors are those that a file system remembered when it was mounted here.

@@ -62,12 +62,15 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 		return err
 	}
 	device, err := s.fulfil(ctx, op, rec, r)
+	if err == nil {
+		err = untold(rec)
+	}
 	switch {
 	case err == nil:
-		s.losses.Delete(r.Volume) // what is written from now on is told of anew
+		s.lossTold.Delete(r.Volume) // what is written from now on is told of anew
 		return nil
 	case errors.Is(err, errUnwritten):
-		s.toldLoss(r.Volume)
+		s.tellLoss(ctx, rec)
 		return err
 	case !final(err):
 		return err
@@ -169,7 +172,7 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 		}
 	}
 	if old.Target.Serial == rec.Target.Serial {
-		rec.Targets, rec.OldErrors, rec.Ungrown = old.Targets, old.OldErrors, old.Ungrown
+		rec.Targets, rec.OldErrors, rec.Ungrown, rec.Unwritten = old.Targets, old.OldErrors, old.Ungrown, old.Unwritten
 		rec.Target.Bytes = max(rec.Target.Bytes, old.Target.Bytes)
 	}
 	if reflect.DeepEqual(old, rec) {
@@ -261,7 +264,7 @@ func (s *Server) checkStagingFree(ctx context.Context, rec *record) error {
 // ensureStaged makes the staging path one mount of the device, proven by its
 // number, and the file system as large as the device.
 func (s *Server) ensureStaged(ctx context.Context, rec *record, device iscsi.Device, r stageRequest) error {
-	mounted, err := s.stagedAlready(rec, device)
+	mounted, err := s.stagedAlready(ctx, rec, device)
 	if err != nil {
 		return err
 	}
@@ -339,7 +342,7 @@ func stageOptions(rec *record, noReplay bool) []string {
 // stagedAlready says whether the staging path is the mount it should be. A mount
 // of ours whose device is gone, or that the kernel stopped, is taken off when nothing
 // else uses it; anything else that is there is an error (FM 7).
-func (s *Server) stagedAlready(rec *record, device iscsi.Device) (bool, error) {
+func (s *Server) stagedAlready(ctx context.Context, rec *record, device iscsi.Device) (bool, error) {
 	mounts, err := s.mounts.List()
 	if err != nil {
 		return false, err
@@ -362,10 +365,10 @@ func (s *Server) stagedAlready(rec *record, device iscsi.Device) (bool, error) {
 	if err == nil {
 		err = s.checkWritable(rec, there[0])
 	}
-	if !errors.Is(err, errUnhealthy) || len(otherUses(mounts, there[0].Device, rec.Staging)) > 0 {
+	if !errors.Is(err, errStopped) || len(otherUses(mounts, there[0].Device, rec.Staging)) > 0 {
 		return err == nil, err
 	}
-	if err = s.writeOut(rec, there); err != nil {
+	if err = s.writeOut(ctx, rec, there); err != nil {
 		return false, err
 	}
 	return false, s.clearStale(rec, mounts, there)

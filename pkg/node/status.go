@@ -21,7 +21,7 @@ var (
 	errForeign      = errors.New("not this volume's")
 	errPath         = errors.New("unsuitable path")
 	errInUse        = errors.New("the volume is in use")
-	errUnhealthy    = errors.New("the file system is damaged")
+	errStopped      = errors.New("the file system has stopped")
 	errRefused      = errors.New("refused to make a file system")
 	errOtherFS      = errors.New("another file system")
 	errUnreadable   = errors.New("the device cannot be read")
@@ -50,7 +50,7 @@ var codeOf = []struct {
 	{errForeign, codes.FailedPrecondition},
 	{errPath, codes.FailedPrecondition},
 	{errInUse, codes.FailedPrecondition},
-	{errUnhealthy, codes.FailedPrecondition},
+	{errStopped, codes.FailedPrecondition},
 	{ErrDamaged, codes.FailedPrecondition},
 	{ErrMountRead, codes.Unavailable},
 	{errRefused, codes.FailedPrecondition},

@@ -15,7 +15,7 @@ func TestEveryErrorKindHasACode(t *testing.T) {
 		}
 		seen[line.kind] = true
 	}
-	for _, kind := range []error{errPending, errNotFound, errNotStaged, errIncompatible, errForeign, errPath, errInUse, errUnhealthy, errRefused, errOtherFS, errUnreadable, errNotGrown, errRecord, errNoAnswer, errNoTable} {
+	for _, kind := range []error{errPending, errNotFound, errNotStaged, errIncompatible, errForeign, errPath, errInUse, errStopped, errRefused, errOtherFS, errUnreadable, errNotGrown, errRecord, errNoAnswer, errNoTable} {
 		if !seen[kind] {
 			t.Errorf("%v is not in the table", kind)
 		}

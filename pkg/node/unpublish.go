@@ -7,6 +7,8 @@ import (
 	"io/fs"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
 )
@@ -57,7 +59,19 @@ func (s *Server) unpublish(ctx context.Context, op *operation, r unpublishReques
 	if _, known := rec.publishedAt(target); !known {
 		return nil
 	}
-	return s.records.save(rec.without(target))
+	err = s.records.save(rec.without(target))
+	if noRoom(err) {
+		// To end pods is what frees a full disk, and whoever reads of a target path
+		// looks into the mount table, too. The record goes with the unstage.
+		klog.FromContext(ctx).Error(err, "A target path that is gone stays in the volume's record", "volume", r.Volume, "path", target)
+		return nil
+	}
+	return err
+}
+
+// noRoom says that a file was not written because its file system takes nothing.
+func noRoom(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)
 }
 
 // takeOffTarget unmounts what a publish bound, however often, and removes the

@@ -62,7 +62,7 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 		return err
 	}
 	faultpoint.At("unstage: detached")
-	s.losses.Delete(r.Volume)
+	s.lossTold.Delete(r.Volume)
 	return s.records.remove(r.Volume)
 }
 
@@ -71,7 +71,7 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 func (s *Server) takeDown(ctx context.Context, op *operation, rec *record, staging string, numbers map[Number]bool) error {
 	err := s.runWatched(ctx, op, rec, "unmounting", func(ctx context.Context) error { return s.takeOff(ctx, rec, staging, numbers) })
 	if errors.Is(err, errUnwritten) {
-		s.toldLoss(rec.Volume)
+		s.tellLoss(ctx, rec)
 	}
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 		return nil
 	}
 	s.failRefusedIO(ctx, rec)
-	if err := s.writeOut(rec, there); err != nil {
+	if err := s.writeOut(ctx, rec, there); err != nil {
 		return err
 	}
 	for _, m := range slices.Backward(there) {
