@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Names of the children that this driver makes.
@@ -150,9 +151,21 @@ func unknownReference(spec VolumeSpec, err error) error {
 	}
 	out := *e
 	out.kind = ErrInvalid
-	out.Message = fmt.Sprintf("it does not know the template %q, the IP pool %q or the placement %q: %s",
-		spec.Template.name(), spec.IPPool, spec.PlacementPolicy+spec.PlacementMode, e.Message)
+	out.Message = fmt.Sprintf("it does not know the %s: %s", strings.Join(spec.references(), " or the "), e.Message)
 	return &out
+}
+
+// references name what of the array's a volume is made with.
+func (s VolumeSpec) references() []string {
+	var all []string
+	for _, r := range []struct{ what, name string }{
+		{"template", s.Template.name()}, {"IP pool", s.IPPool}, {"placement", s.PlacementPolicy + s.PlacementMode},
+	} {
+		if r.name != "" {
+			all = append(all, fmt.Sprintf("%s %q", r.what, r.name))
+		}
+	}
+	return all
 }
 
 // undo deletes a volume that this call has made and that cannot become what was

@@ -3,6 +3,7 @@ package dateraclient
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -91,7 +92,7 @@ func transportError(r request, err error, wrote bool) *Error {
 // diagnose finds out what a transport's error says about the array.
 func diagnose(err error, wrote bool) verdict {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return verdict{ErrUntrusted, final, "put the certificate of the authority that signed it into the backend's ca.crt"}
+		return verdict{ErrUntrusted, final, untrusted(err)}
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
 		return verdict{ErrNotDatera, final, "it does not speak TLS: is the endpoint's scheme http, or its port 7718?"}
@@ -114,6 +115,17 @@ func diagnose(err error, wrote bool) verdict {
 	default:
 		return verdict{ErrNotDatera, garbled, ""}
 	}
+}
+
+// untrusted is what to do about a certificate that was refused.
+func untrusted(err error) string {
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "write a name that it has into the backend's endpoint, or give the array a certificate for the name that is there"
+	}
+	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired {
+		return "renew it on the array, or set the clock of the node that this controller runs on"
+	}
+	return "put the certificate of the authority that signed it into the backend's ca.crt"
 }
 
 // dropped tells whether the other side refused or cut the connection.

@@ -336,8 +336,26 @@ func TestCertificateOfAnotherHostIsRefused(t *testing.T) {
 	// The test certificate is for 127.0.0.1 and example.com.
 	elsewhere := strings.Replace(s.URL, "127.0.0.1", "localhost", 1)
 	_, err = client(t, elsewhere, func(cfg *dateraclient.Config) { cfg.HTTP = h }).System(t.Context())
-	if !errors.Is(err, dateraclient.ErrUntrusted) {
-		t.Errorf("got %v, want ErrUntrusted", err)
+	if !errors.Is(err, dateraclient.ErrUntrusted) || strings.Contains(err.Error(), "ca.crt") || !strings.Contains(err.Error(), "endpoint") {
+		t.Errorf("got %v, want ErrUntrusted, and that the endpoint is to be another", err)
+	}
+}
+
+// An authority that is trusted does not mend a certificate whose time is over.
+func TestExpiredCertificateIsSaidToBe(t *testing.T) {
+	s, ca, _ := secure(t)
+	h, err := dateraclient.HTTPClient(ca, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport, ok := h.Transport.(*http.Transport)
+	if !ok {
+		t.Fatalf("transport %T", h.Transport)
+	}
+	transport.TLSClientConfig.Time = func() time.Time { return s.Certificate().NotAfter.Add(time.Hour) }
+	_, err = client(t, s.URL, func(cfg *dateraclient.Config) { cfg.HTTP = h }).System(t.Context())
+	if !errors.Is(err, dateraclient.ErrUntrusted) || strings.Contains(err.Error(), "ca.crt") || !strings.Contains(err.Error(), "renew it") {
+		t.Errorf("got %v, want ErrUntrusted, and that the certificate is to be renewed", err)
 	}
 }
 
