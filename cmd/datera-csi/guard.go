@@ -73,8 +73,9 @@ so that the plugin needs none. The plugin and the registrar are sidecars
 (init containers with restartPolicy Always): Kubernetes ends them after this.
 
 Told to end, it returns at once when the node stays, as in an upgrade of the
-plugin: volumes go on without it. When the node is cordoned, deleted or shut
-down, it waits until the kubelet has given back the last volume of the driver.
+plugin: volumes go on without it. When the node is cordoned, shut down or being
+deleted, and still there, it waits until the kubelet has given back the last
+volume of the driver.
 
 With --startup-taint it first waits until the driver is registered and removes
 that taint, so that pods come to a new node only when their volumes can.`,

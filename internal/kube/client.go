@@ -40,6 +40,7 @@ const (
 type Client struct {
 	server *url.URL
 	token  string // its file; the kubelet renews it, so it is read for each request
+	ca     string // likewise, for each connection
 	http   *http.Client
 }
 
@@ -50,27 +51,39 @@ func New(server, serviceAccount string) (*Client, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("API server %q: want https://HOST:PORT", server)
 	}
-	pem, err := os.ReadFile(filepath.Join(serviceAccount, "ca.crt"))
+	c := &Client{server: u, token: filepath.Join(serviceAccount, "token"), ca: filepath.Join(serviceAccount, "ca.crt")}
+	if _, err := c.roots(); err != nil {
+		return nil, err
+	}
+	c.http = &http.Client{
+		Timeout: requestTimeout,
+		// No proxy, whatever the environment says: the token goes to the API server only.
+		Transport:     &http.Transport{DialTLSContext: c.dial},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+// roots are the authorities that the API server's certificate may be of.
+func (c *Client) roots() (*x509.CertPool, error) {
+	pem, err := os.ReadFile(c.ca)
 	if err != nil {
 		return nil, fmt.Errorf("read the CA of the API server: %w: is the service account mounted into this container?", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s/ca.crt holds no certificate", serviceAccount)
+		return nil, fmt.Errorf("%s holds no certificate", c.ca)
 	}
-	return &Client{
-		server: u,
-		token:  filepath.Join(serviceAccount, "token"),
-		http: &http.Client{
-			Timeout: requestTimeout,
-			// No proxy, whatever the environment says: the token goes to the API server only.
-			Transport: &http.Transport{
-				TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-				TLSHandshakeTimeout: requestTimeout,
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}, nil
+	return roots, nil
+}
+
+// dial connects to the API server, whose CA may have been rotated since.
+func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	roots, err := c.roots()
+	if err != nil {
+		return nil, err
+	}
+	return (&tls.Dialer{Config: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}).DialContext(ctx, network, address)
 }
 
 // InCluster is where the API is for a pod, by the two variables that Kubernetes

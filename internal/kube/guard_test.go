@@ -2,7 +2,13 @@ package kube_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"math/big"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -144,6 +150,52 @@ func TestRefusalsSayWhatTheAPISaid(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "401 Unauthorized") || strings.Contains(err.Error(), "of another") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// FM 37: a pod outlives the CA that it began with.
+func TestARotatedCAIsTakenWithoutARestart(t *testing.T) {
+	server := httptest.NewTLSServer(&api{node: node(t, `{"spec":{}}`)})
+	defer server.Close()
+	dir := serviceAccount(t, server)
+	file := filepath.Join(dir, "ca.crt")
+	current, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = os.WriteFile(file, another(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client, err := kube.New(server.URL, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := kube.Guard{API: client, Node: "n1", Driver: driver, Every: time.Millisecond}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err = g.Hold(ctx); err == nil {
+		t.Fatal("a server of another CA was believed")
+	}
+	if err = os.WriteFile(file, current, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err = g.Hold(t.Context()); err != nil {
+		t.Errorf("Hold = %v, with the new CA in the file", err)
+	}
+}
+
+// another is the certificate of an authority that signed nothing here.
+func another(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 func TestWhatNewRefuses(t *testing.T) {
