@@ -4,8 +4,7 @@
 #
 # `make image` builds the same files without a container engine; both use hack/image, which
 # picks them out of Debian's packages. The base is only where that runs, nothing of it is in the
-# image. It is pinned by tag, since its digest was not to be had where this was written: a
-# release builds with --build-arg BASE=golang@sha256:….
+# image. It is pinned by tag; a release builds with --build-arg BASE=golang@sha256:….
 ARG BASE=golang:1.26.8-bookworm
 FROM --platform=$BUILDPLATFORM ${BASE} AS build
 RUN apt-get update && apt-get install -y --no-install-recommends mmdebstrap
