@@ -58,12 +58,11 @@ func TestNoPathForLongerThanEveryTimeout(t *testing.T) {
 	case <-time.After(outage):
 	case <-ctx.Done():
 	}
-	for what, call := range map[string]func(context.Context) error{
-		"unpublish": func(ctx context.Context) error { return w.UnpublishFrom(ctx, v, "pod-0") },
-		"unstage":   func(ctx context.Context) error { return w.Unstage(ctx, v) },
-	} {
-		inTime(ctx, t, what+" after the queue has failed", time.Minute, call)
-	}
+	// The unpublish first: of a volume that is published still, an unstage looks at nothing.
+	must(t, inTime(ctx, t, "unpublish after the queue has failed", time.Minute, func(ctx context.Context) error { return w.UnpublishFrom(ctx, v, "pod-0") }))
+	expectDeadMap(ctx, t, w)
+	err := inTime(ctx, t, "unstage after the queue has failed", time.Minute, func(ctx context.Context) error { return w.Unstage(ctx, v) })
+	expectCode(t, err, codes.DataLoss, v.ID) // what the writer had not synced
 	setLinks(ctx, t, w, true)
 	must(t, eventually(ctx, func() error { return w.UnpublishFrom(ctx, v, "pod-0") }))
 	must(t, eventually(ctx, func() error { return w.Unstage(ctx, v) }))
@@ -74,8 +73,20 @@ func TestNoPathForLongerThanEveryTimeout(t *testing.T) {
 	gone(ctx, t, bed, v)
 }
 
-// inTime makes a call that may fail but not last.
-func inTime(ctx context.Context, t testing.TB, what string, limit time.Duration, call func(context.Context) error) {
+// expectDeadMap expects one staged file system, and beneath it a map that has no path which
+// works, and that has ceased to queue.
+func expectDeadMap(ctx context.Context, t testing.TB, w *testbed.Worker) {
+	t.Helper()
+	got := sh(ctx, t, w.Guest, `cat /sys/block/sd*/device/state | grep -c running || true
+dmsetup table | grep -c queue_if_no_path || true
+grep -c /globalmount /proc/mounts || true`)
+	if got != "0\n0\n1" {
+		t.Fatalf("paths that work, maps that queue, file systems on a map: %q, want none, none and 1", got)
+	}
+}
+
+// inTime makes a call that may fail but not last, and returns its error.
+func inTime(ctx context.Context, t testing.TB, what string, limit time.Duration, call func(context.Context) error) error {
 	t.Helper()
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, limit)
@@ -85,6 +96,7 @@ func inTime(ctx context.Context, t testing.TB, what string, limit time.Duration,
 		t.Errorf("%s lasts longer than %v: %v", what, limit, err)
 	}
 	t.Logf("%s answered after %v: %v", what, time.Since(began).Round(100*time.Millisecond), err)
+	return err
 }
 
 // TestUnstageWithoutAPathLosesNothing is FM 21: the array goes away while a volume
