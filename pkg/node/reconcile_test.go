@@ -435,8 +435,8 @@ func TestACallWaitsForReconcileButNotForLong(t *testing.T) {
 		passed := make(chan struct{})
 		go func() { w.reconcile(node.ReconcileRepair, 0); close(passed) }()
 		eventually(t, "Reconcile's hold of the volume", func() bool { return w.server.Doing(v.id) == "Reconcile" })
-		time.AfterFunc(after, release)
 		began := time.Now()
+		time.AfterFunc(after, release)
 		err := call()
 		took := time.Since(began)
 		release()
@@ -448,15 +448,21 @@ func TestACallWaitsForReconcileButNotForLong(t *testing.T) {
 		t.Errorf("after %v: %v, want success after %v", took, err, while)
 	}
 	ok(t, v.stage())
-	_, err := meet(v.unstage, w.Hold("inspect"), time.Minute)
+	took, err := meet(v.unstage, w.Hold("inspect"), time.Minute)
 	want(t, err, codes.Aborted, v.id, "Reconcile")
+	if took < time.Second || took > 6*time.Second {
+		t.Errorf("Aborted after %v, want it after 2 s", took)
+	}
 	gone, cancel := context.WithCancel(w.ctx())
 	cancel()
-	_, err = meet(func() error {
+	took, err = meet(func() error {
 		_, callErr := w.server.NodeUnstageVolume(gone, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
 		return callErr
 	}, w.Hold("inspect"), time.Minute)
 	want(t, err, codes.Aborted, v.id)
+	if took > time.Second {
+		t.Errorf("a caller that has gone was kept for %v", took)
+	}
 	ok(t, v.unstage())
 }
 
