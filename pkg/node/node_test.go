@@ -151,13 +151,17 @@ func (v *volume) stageRequest() *csi.NodeStageVolumeRequest {
 	return &csi.NodeStageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging, VolumeCapability: v.cap, PublishContext: publishctx.Encode(v.context), Secrets: v.secrets}
 }
 
-func (v *volume) stage() error {
-	_, err := v.m.server.NodeStageVolume(v.m.ctx(), v.stageRequest())
+func (v *volume) stage() error { return v.stageFor(v.m.ctx()) }
+
+func (v *volume) stageFor(ctx context.Context) error {
+	_, err := v.m.server.NodeStageVolume(ctx, v.stageRequest())
 	return err
 }
 
-func (v *volume) unstage() error {
-	_, err := v.m.server.NodeUnstageVolume(v.m.ctx(), &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
+func (v *volume) unstage() error { return v.unstageFor(v.m.ctx()) }
+
+func (v *volume) unstageFor(ctx context.Context) error {
+	_, err := v.m.server.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
 	return err
 }
 

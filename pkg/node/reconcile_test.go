@@ -394,9 +394,7 @@ func TestAReadersDeviceIsKeptReadOnly(t *testing.T) {
 	}
 	// The kernel may wait for a path before it does so, and nobody else waits with it.
 	release := w.Hold("setro")
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	w.server.Reconcile(ctx, node.ReconcileRepair)
+	ok(t, w.leftAt("setro", func(ctx context.Context) error { w.server.Reconcile(ctx, node.ReconcileRepair); return nil }))
 	release()
 	eventually(t, "the step's end", func() bool { return w.server.Doing(reader.id) == "" })
 	w.reconcile(node.ReconcileRepair, 0)
@@ -455,10 +453,7 @@ func TestACallWaitsForReconcileButNotForLong(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(w.ctx())
 	cancel()
-	took, err = meet(func() error {
-		_, callErr := w.server.NodeUnstageVolume(gone, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
-		return callErr
-	}, w.Hold("inspect"), time.Minute)
+	took, err = meet(func() error { return v.unstageFor(gone) }, w.Hold("inspect"), time.Minute)
 	want(t, err, codes.Aborted, v.id)
 	if took > time.Second {
 		t.Errorf("a caller that has gone was kept for %v", took)

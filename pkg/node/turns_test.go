@@ -30,21 +30,33 @@ func (m *machine) begun(n int) {
 // begin stages a volume and does not wait for it.
 func (v *volume) begin(ctx context.Context) <-chan error {
 	done := make(chan error, 1)
-	go func() {
-		_, err := v.m.server.NodeStageVolume(ctx, v.stageRequest())
-		done <- err
-	}()
+	go func() { done <- v.stageFor(ctx) }()
 	return done
+}
+
+// waitsForItsTurn says whether a call does, without a touch: one that asks for the volume
+// may be the one that has it when the other comes.
+func (v *volume) waitsForItsTurn() bool {
+	return strings.Contains(v.m.server.Doing(v.id), "waits for its turn")
 }
 
 func TestStagesBeyondTheLimitWaitForTheirTurn(t *testing.T) {
 	m, release := stagesAtATime(t, 2, time.Hour)
 	var staged []<-chan error
+	var volumes []*volume
 	for i := range 5 {
-		staged = append(staged, m.volume(fmt.Sprint("v", i)).begin(m.ctx()))
+		volumes = append(volumes, m.volume(fmt.Sprint("v", i)))
+		staged = append(staged, volumes[i].begin(m.ctx()))
 	}
-	m.begun(2)
-	time.Sleep(20 * time.Millisecond)
+	eventually(t, "the wait of three", func() bool {
+		waiting := 0
+		for _, v := range volumes {
+			if v.waitsForItsTurn() {
+				waiting++
+			}
+		}
+		return waiting == 3
+	})
 	m.begun(2) // the others have written nothing
 	release()
 	for _, done := range staged {
@@ -89,15 +101,14 @@ func TestAStageThatWaitsForItsTurnHonoursItsCaller(t *testing.T) {
 	m, release := stagesAtATime(t, 1, time.Hour)
 	first := m.volume("a").begin(m.ctx())
 	m.begun(1)
-	ctx, cancel := context.WithTimeout(m.ctx(), 50*time.Millisecond)
-	defer cancel()
+	ctx, leave := context.WithCancel(m.ctx())
+	defer leave()
 	b := m.volume("b")
 	second := b.begin(ctx)
-	eventually(t, "the wait for a turn", func() bool {
-		err := b.unstage()
-		return err != nil && strings.Contains(err.Error(), "waits for its turn")
-	})
-	want(t, <-second, codes.DeadlineExceeded, b.id, "turn", "--parallel-stages")
+	eventually(t, "the wait for a turn", b.waitsForItsTurn)
+	want(t, b.unstage(), codes.Aborted, b.id, "waits for its turn")
+	leave()
+	want(t, <-second, codes.Canceled, b.id, "turn", "--parallel-stages")
 	ok(t, b.unstage()) // nothing was begun, and nothing holds it
 	release()
 	ok(t, <-first, b.stage())
@@ -106,13 +117,16 @@ func TestAStageThatWaitsForItsTurnHonoursItsCaller(t *testing.T) {
 // FM 38
 func TestAMkfsThatOutlivesItsCallKeepsItsTurn(t *testing.T) {
 	m, release := stagesAtATime(t, 1, time.Hour)
-	ctx, cancel := context.WithTimeout(m.ctx(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(m.ctx(), time.Second) // ample to come to the mkfs
 	defer cancel()
 	want(t, <-m.volume("a").begin(ctx), codes.DeadlineExceeded, "goes on")
-	short, cancelShort := context.WithTimeout(m.ctx(), 20*time.Millisecond)
-	defer cancelShort()
+	short, leave := context.WithCancel(m.ctx())
+	defer leave()
 	b := m.volume("b")
-	want(t, <-b.begin(short), codes.DeadlineExceeded, "turn")
+	second := b.begin(short)
+	eventually(t, "the wait for a turn", b.waitsForItsTurn)
+	leave()
+	want(t, <-second, codes.Canceled, "turn", "--parallel-stages")
 	release()
 	ok(t, b.stage())
 }

@@ -1,7 +1,6 @@
 package node_test
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -269,15 +268,7 @@ func TestALossIsToldToSomebody(t *testing.T) {
 			ok(t, v.stage())
 			m.Fail("sync", errDevice)
 			release := m.Hold("sync")
-			ctx, cancel := context.WithCancel(m.ctx())
-			done := make(chan error, 1)
-			go func() {
-				_, err := m.server.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
-				done <- err
-			}()
-			eventually(t, "the sync", func() bool { return m.Waits("sync") })
-			cancel()
-			want(t, <-done, codes.Canceled)
+			want(t, m.leftAt("sync", v.unstageFor), codes.Canceled)
 			release()
 			eventually(t, "the step's end", func() bool { return m.server.Doing(v.id) == "" })
 			want(t, next(m, v), codes.DataLoss, v.id, "input/output error")
