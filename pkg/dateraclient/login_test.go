@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
@@ -34,31 +35,38 @@ func TestCallersShareOneLogin(t *testing.T) {
 }
 
 func TestLoginOutlivesTheCallerWhoBeganIt(t *testing.T) {
-	f, s := newFake(t)
-	begun, finish := make(chan struct{}), make(chan struct{})
-	f.login = func(w http.ResponseWriter, r *http.Request) {
-		close(begun)
-		<-finish
-		f.logIn(w, r)
-	}
-	c := client(t, s.URL)
-	leaderCtx, cancel := context.WithCancel(t.Context())
-	leader, follower := make(chan error, 1), make(chan error, 1)
-	go func() { _, err := c.System(leaderCtx); leader <- err }()
-	<-begun
-	go func() { _, err := c.System(t.Context()); follower <- err }()
-	time.Sleep(20 * time.Millisecond) // the follower joins
-	cancel()
-	if err := <-leader; !errors.Is(err, context.Canceled) {
-		t.Errorf("the caller who gave up heard %v, want canceled", err)
-	}
-	close(finish)
-	if err := <-follower; err != nil {
-		t.Errorf("the caller who stayed heard %v", err)
-	}
-	if f.logins != 1 {
-		t.Errorf("%d logins, want 1", f.logins)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		logins, finish := 0, make(chan struct{})
+		slow := roundTrip(func(r *http.Request) (*http.Response, error) {
+			if strings.HasSuffix(r.URL.Path, "/login") {
+				logins++
+				select {
+				case <-finish:
+				case <-r.Context().Done():
+					return nil, r.Context().Err()
+				}
+			}
+			return wire(func(*http.Request) (int, string) { return 200, `{"data":{}}` }).RoundTrip(r)
+		})
+		c := client(t, "http://array", func(cfg *dateraclient.Config) { cfg.HTTP = &http.Client{Transport: slow} })
+		leaderCtx, leave := context.WithCancel(t.Context())
+		leader, follower := make(chan error, 1), make(chan error, 1)
+		go func() { _, err := c.System(leaderCtx); leader <- err }()
+		synctest.Wait() // the login is under way
+		go func() { _, err := c.System(t.Context()); follower <- err }()
+		synctest.Wait() // the follower has joined
+		leave()
+		if err := <-leader; !errors.Is(err, context.Canceled) {
+			t.Errorf("the caller who gave up heard %v, want canceled", err)
+		}
+		close(finish)
+		if err := <-follower; err != nil {
+			t.Errorf("the caller who stayed heard %v", err)
+		}
+		if logins != 1 {
+			t.Errorf("%d logins, want 1", logins)
+		}
+	})
 }
 
 func TestFollowerMayLeaveALogin(t *testing.T) {
@@ -86,18 +94,22 @@ func TestFollowerMayLeaveALogin(t *testing.T) {
 
 func TestLoginEndsWithTheLastWhoWaits(t *testing.T) {
 	f, s := newFake(t)
-	ended := make(chan struct{})
+	begun, ended := make(chan struct{}), make(chan struct{})
 	first := func(_ http.ResponseWriter, r *http.Request) {
 		_ = r.Body.Close()
+		close(begun)
 		<-r.Context().Done()
 		close(ended)
 	}
 	f.login = answers(first, f.logIn)
 	c := client(t, s.URL)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := c.System(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v, want deadline exceeded", err)
+	ctx, leave := context.WithCancel(t.Context())
+	only := make(chan error, 1)
+	go func() { _, err := c.System(ctx); only <- err }()
+	<-begun
+	leave()
+	if err := <-only; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want canceled", err)
 	}
 	select {
 	case <-ended:
