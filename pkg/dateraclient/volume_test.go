@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -434,20 +437,47 @@ func TestDeleteVolumeIsTwoRequests(t *testing.T) {
 // Where the array takes its time, DeleteVolume returns when it has forgotten the
 // volume, and a repeat of a call that was cut off only waits.
 func TestDeleteWaitsUntilTheVolumeIsForgotten(t *testing.T) {
-	const slow = 300 * time.Millisecond
-	s, c := simulated(t, func(cfg *sim.Config) { cfg.DeleteDelay = slow })
+	const slow = time.Minute
+	start := time.Now()
+	var passed atomic.Int64 // on the array's clock
+	s, c := simulated(t, func(cfg *sim.Config) {
+		cfg.DeleteDelay, cfg.Clock = slow, func() time.Time { return start.Add(time.Duration(passed.Load())) }
+	})
 	v := mustCreate(t, c, small("CSI-a"))
-	hurried, cancel := context.WithTimeout(t.Context(), slow/3)
-	defer cancel()
-	if err := c.DeleteVolume(hurried, v); err == nil {
+	// begun is a call that has looked twice whether the volume is gone.
+	begun := func(ctx context.Context, v *dateraclient.Volume) <-chan error {
+		t.Helper()
+		s.ResetRequests()
+		done := make(chan error, 1)
+		go func() { done <- c.DeleteVolume(ctx, v) }()
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			looks := slices.DeleteFunc(s.Requests(), func(r sim.Request) bool { return r.Method != http.MethodGet })
+			if len(looks) > 1 {
+				return done
+			}
+			if time.Now().After(end) {
+				t.Fatalf("the array was asked %v", s.Requests())
+			}
+		}
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	cut := begun(ctx, v)
+	leave()
+	if err := <-cut; err == nil {
 		t.Error("deleted before the array had forgotten it")
 	}
 	leaving := mustRead(t, c, "CSI-a")
 	if !leaving.Leaving() {
 		t.Errorf("the array is %q", leaving.OpState)
 	}
-	s.ResetRequests()
-	if err := c.DeleteVolume(t.Context(), leaving); err != nil {
+	again := begun(t.Context(), leaving)
+	select {
+	case err := <-again:
+		t.Fatalf("the repeat answered %v before the array had forgotten it", err)
+	default:
+	}
+	passed.Store(int64(2 * slow))
+	if err := <-again; err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range requested(s) {
