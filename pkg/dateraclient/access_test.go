@@ -282,8 +282,8 @@ func TestRevokeWaitsForTheSessionToEnd(t *testing.T) {
 	s, c := simulated(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
 	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
 	s.LogIn(t, v.IQN, hostA)
-	time.AfterFunc(300*time.Millisecond, func() { s.LogOut(v.IQN, hostA) })
 	begun := time.Now()
+	time.AfterFunc(300*time.Millisecond, func() { s.LogOut(v.IQN, hostA) })
 	if err := c.Revoke(t.Context(), v, hostA); err != nil {
 		t.Fatal(err)
 	}
