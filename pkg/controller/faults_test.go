@@ -161,15 +161,18 @@ func TestArraysThatAreNone(t *testing.T) {
 			id := l.create(t, "warm-up")
 			fault.Times = -1
 			l.array.Fail(simtest.Any("/app_instances/**"), fault)
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-			defer cancel()
-			_, err := l.CreateVolume(ctx, createRequest("pvc-1"))
+			patient := func() context.Context { // with one call: what one takes no other lacks
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				t.Cleanup(cancel)
+				return ctx
+			}
+			_, err := l.CreateVolume(patient(), createRequest("pvc-1"))
 			if err == nil || final(err) {
 				t.Errorf("create: got %v, want an error that is not final", err)
 			}
-			wantCode(t, "delete", l.delete(ctx, id), codes.Unavailable, id)
-			wantCode(t, "unpublish", l.unpublish(ctx, id, node1), codes.Unavailable, id)
-			_, err = l.publish(ctx, id, node1)
+			wantCode(t, "delete", l.delete(patient(), id), codes.Unavailable, id)
+			wantCode(t, "unpublish", l.unpublish(patient(), id, node1), codes.Unavailable, id)
+			_, err = l.publish(patient(), id, node1)
 			wantCode(t, "publish", err, codes.Unavailable, id)
 			l.array.Array.ClearFaults()
 			if err := l.delete(t.Context(), "CSI-pvc-1"); err != nil { // half JSON comes after the work
