@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,9 +52,28 @@ func serve(array *simtest.Server, dir string, opts ...func(*controller.Config)) 
 	return &lab{Server: controller.New(cfg), array: array, dir: dir}
 }
 
-// patient is a controller of the same array in which a publish waits so long for its turn.
-func (l *lab) patient(turnTime time.Duration) *lab {
-	return serve(l.array, l.dir, func(c *controller.Config) { c.TurnTime = turnTime })
+// waiting makes a controller in which a publish waits so long for its turn.
+func waiting(turnTime time.Duration) func(*controller.Config) {
+	return func(c *controller.Config) { c.TurnTime = turnTime }
+}
+
+// gated is another controller before the same array. Its first request of this method for
+// an app instance arrives at a gate, and goes on to the array when release is called.
+func (l *lab) gated(tb testing.TB, method string, opts ...func(*controller.Config)) (other *lab, arrived <-chan struct{}, release func()) {
+	tb.Helper()
+	there, open := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	gate := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == method && strings.Contains(r.URL.Path, "/app_instances/") {
+			first.Do(func() { close(there); <-open })
+		}
+		l.array.Array.ServeHTTP(w, r)
+	}))
+	release = sync.OnceFunc(func() { close(open) })
+	tb.Cleanup(func() { release(); gate.Close() })
+	array := *l.array
+	array.URL = gate.URL
+	return serve(&array, array.BackendDir(tb, "default"), opts...), there, release
 }
 
 // requests are what the array was asked since the last call, without the login

@@ -284,13 +284,15 @@ func TestACallerThatGivesUpHearsSo(t *testing.T) {
 }
 
 func TestOneCallAVolume(t *testing.T) {
-	l := start(t).patient(20 * time.Millisecond)
-	id := l.create(t, "pvc-1")
-	l.array.Fail(simtest.Get("/app_instances/*"), sim.Fault{Delay: 300 * time.Millisecond})
-	done := make(chan error)
+	made := start(t)
+	id := made.create(t, "pvc-1")
+	l, arrived, release := made.gated(t, http.MethodGet, waiting(20*time.Millisecond))
+	done := make(chan error, 1)
 	go func() { done <- l.delete(t.Context(), id) }()
-	for len(l.array.Requests()) == 0 || !strings.HasPrefix(lastPath(l), "/app_instances/CSI-pvc-1") {
-		time.Sleep(time.Millisecond)
+	select {
+	case <-arrived:
+	case err := <-done:
+		t.Fatalf("it was not looked for: %v", err)
 	}
 	_, err := l.publish(t.Context(), id, node1)
 	wantCode(t, "publish", err, codes.Aborted, id)
@@ -300,14 +302,10 @@ func TestOneCallAVolume(t *testing.T) {
 	wantCode(t, "delete", l.delete(t.Context(), id), codes.Aborted, id)
 	_, err = l.expand(t, id, 20*gib, 0)
 	wantCode(t, "expand", err, codes.Aborted, id)
+	release()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-}
-
-func lastPath(l *lab) string {
-	list := l.array.Requests()
-	return list[len(list)-1].Path
 }
 
 // FM 40: no secret leaves by an answer, an error or a publish context, whatever

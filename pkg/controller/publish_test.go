@@ -616,7 +616,8 @@ func TestTheACLIsWhatCallersWereTold(t *testing.T) {
 // FM 38: fifty nodes that ask for one volume at once get it at once, where each that hears
 // Aborted would come back later and later.
 func TestManyNodesOfOneVolumeWaitForEachOther(t *testing.T) {
-	l := start(t).patient(time.Minute)
+	l := start(t)
+	l = serve(l.array, l.dir, waiting(time.Minute))
 	id := l.create(t, "pvc-1")
 	var all sync.WaitGroup
 	for i := range 50 {
@@ -636,18 +637,21 @@ func TestManyNodesOfOneVolumeWaitForEachOther(t *testing.T) {
 
 // FM 38: who waits for his turn goes when his caller does.
 func TestAPublishThatWaitsForItsTurnHonoursItsCaller(t *testing.T) {
-	l := start(t).patient(time.Hour)
-	id := l.create(t, "pvc-1")
-	l.array.Fail(simtest.Get("/app_instances/*"), sim.Fault{Delay: 300 * time.Millisecond})
+	made := start(t)
+	id := made.create(t, "pvc-1")
+	l, arrived, release := made.gated(t, http.MethodGet, waiting(time.Hour))
 	done := make(chan error, 1)
 	go func() { done <- l.delete(t.Context(), id) }()
-	for !strings.HasPrefix(lastPath(l), "/app_instances/CSI-pvc-1") {
-		time.Sleep(time.Millisecond)
+	select {
+	case <-arrived:
+	case err := <-done:
+		t.Fatalf("it was not looked for: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	_, err := l.publish(ctx, id, node1)
 	wantCode(t, "publish", err, codes.DeadlineExceeded, id)
+	release()
 	if err := <-done; err != nil {
 		t.Errorf("delete: %v", err)
 	}

@@ -297,17 +297,19 @@ func TestDeleteSnapshotIsSafeToRepeat(t *testing.T) {
 
 // FM 4: while an array takes its time to delete a snapshot, its volume is fenced and admitted.
 func TestASnapshotThatIsBeingDeletedKeepsNoPodFromMoving(t *testing.T) {
-	l := start(t)
-	id := l.create(t, "pvc-1")
-	snapshot := l.snap(t, "snapshot-1", id).GetSnapshotId()
-	if _, err := l.publish(t.Context(), id, node1); err != nil {
+	made := start(t)
+	id := made.create(t, "pvc-1")
+	snapshot := made.snap(t, "snapshot-1", id).GetSnapshotId()
+	if _, err := made.publish(t.Context(), id, node1); err != nil {
 		t.Fatal(err)
 	}
-	l.array.Fail(simtest.Delete("/app_instances/**"), sim.Fault{Delay: time.Second})
+	l, arrived, release := made.gated(t, http.MethodDelete)
 	done := make(chan error, 1)
 	go func() { done <- l.deleteSnapshot(t.Context(), snapshot) }()
-	for !strings.Contains(lastPath(l), "/snapshots/") {
-		time.Sleep(time.Millisecond)
+	select {
+	case <-arrived:
+	case err := <-done:
+		t.Fatalf("it was not asked for: %v", err)
 	}
 	wantCode(t, "the same deletion", l.deleteSnapshot(t.Context(), snapshot), codes.Aborted, snapshot)
 	if err := l.unpublish(t.Context(), id, node1); err != nil {
@@ -316,6 +318,7 @@ func TestASnapshotThatIsBeingDeletedKeepsNoPodFromMoving(t *testing.T) {
 	if _, err := l.publish(t.Context(), id, node2); err != nil {
 		t.Errorf("publish: %v", err)
 	}
+	release()
 	if err := <-done; err != nil {
 		t.Errorf("delete: %v", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -392,29 +391,30 @@ func TestDeleteRefusesAPublishedVolume(t *testing.T) {
 // FM 5: the provisioner's leader deletes on one replica what the attacher's leader
 // publishes on another: no lock is between them, and the array shows it in time.
 func TestDeleteRefusesAVolumeThatIsPublishedMeanwhile(t *testing.T) {
-	for name, fault := range map[string]sim.Fault{
-		"before the offline": {Delay: 300 * time.Millisecond},
-		"before the force":   {Delay: 300 * time.Millisecond, Status: 400},
-	} {
+	for name, refused := range map[string]bool{"before the offline": false, "before the force": true} {
 		t.Run(name, func(t *testing.T) {
 			l := start(t)
-			other := serve(l.array, l.dir)
 			id := l.create(t, "pvc-1")
-			l.array.Fail(simtest.Put("/app_instances/*"), fault)
-			l.requests()
-			done := make(chan error)
-			go func() { done <- l.delete(t.Context(), id) }()
-			for !slices.ContainsFunc(l.array.Requests(), func(r sim.Request) bool { return r.Method == http.MethodPut }) {
-				time.Sleep(time.Millisecond)
+			deleter, arrived, release := l.gated(t, http.MethodPut)
+			done := make(chan error, 1)
+			go func() { done <- deleter.delete(t.Context(), id) }()
+			select {
+			case <-arrived:
+			case err := <-done:
+				t.Fatalf("it was not taken offline: %v", err)
 			}
-			if _, err := other.publish(t.Context(), id, node1); err != nil {
+			if _, err := l.publish(t.Context(), id, node1); err != nil {
 				t.Fatal(err)
 			}
+			if refused {
+				l.array.Fail(simtest.Put("/app_instances/*"), sim.Fault{Status: 400})
+			}
+			release()
 			wantCode(t, "delete", <-done, codes.FailedPrecondition, id, node1)
 			if v := l.volume(t, id); !v.Online || !v.Exported {
 				t.Errorf("got %+v, want it online for the node that has it", v)
 			}
-			if err := other.unpublish(t.Context(), id, node1); err != nil {
+			if err := l.unpublish(t.Context(), id, node1); err != nil {
 				t.Fatal(err)
 			}
 			if err := l.delete(t.Context(), id); err != nil {
