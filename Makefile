@@ -12,7 +12,7 @@ LINT    := $(CACHE)/bin/golangci-lint-v2.15.0
 TESTSUM := $(CACHE)/bin/gotestsum-v1.13.0
 GO      := $(shell hack/prerequisites.sh --print-go)
 export PATH := $(dir $(GO)):$(PATH)
-RERUN    = --rerun-fails=$(or $(RERUNS),0) --rerun-fails-max-failures=4
+RERUN    = --rerun-fails=$(or $(RERUNS),0) --rerun-fails-max-failures=4 --rerun-fails-abort-on-data-race
 RACE     = $(shell command -v gcc >/dev/null && echo -race)
 export CGO_ENABLED = $(if $(RACE),1,0)
 
