@@ -50,7 +50,17 @@ type row struct {
 	test    string
 	fault   string
 	result  string
+	tries   int // it was run, by gotestsum --rerun-fails
 	seconds float64
+}
+
+// outcome is the result, and that it was not the first.
+func (r *row) outcome() string {
+	if r.result != "pass" || r.tries < 2 {
+		return r.result
+	}
+	nth := map[int]string{2: "2nd", 3: "3rd"}[r.tries]
+	return "pass at the " + or(nth, fmt.Sprintf("%dth", r.tries)) + " try"
 }
 
 // event is one line of `go test -json`.
@@ -64,7 +74,8 @@ type event struct {
 }
 
 // read makes a row of each test, in the order of their beginnings; what has
-// subtests is no row, for they are. A test that ran twice counts as it ended last.
+// subtests is no row, for they are. A test that ran twice counts as it ended last, and
+// says so.
 func read(in io.Reader) ([]*row, error) {
 	var order []string
 	rows, parents := map[string]*row{}, map[string]bool{}
@@ -87,6 +98,8 @@ func read(in io.Reader) ([]*row, error) {
 			}
 		}
 		switch e.Action {
+		case "run":
+			r.tries++
 		case "attr":
 			if e.Key == "fault" {
 				r.fault = e.Value
@@ -110,15 +123,18 @@ func read(in io.Reader) ([]*row, error) {
 func printTable(out io.Writer, rows []*row) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(w, "\nPROMISE\tFAULT\tRESULT\tSECONDS") // Flush tells
-	failed, sum := 0, 0.0
+	failed, again, sum := 0, 0, 0.0
 	for _, r := range rows {
-		if r.result != "pass" {
+		switch {
+		case r.result != "pass":
 			failed++
+		case r.tries > 1:
+			again++
 		}
 		sum += r.seconds
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%.1f\n", promise(r.test), or(r.fault, "none"), r.result, r.seconds)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%.1f\n", promise(r.test), or(r.fault, "none"), r.outcome(), r.seconds)
 	}
-	_, _ = fmt.Fprintf(w, "%d promises\t\t%d not kept\t%.1f\n", len(rows), failed, sum)
+	_, _ = fmt.Fprintf(w, "%d promises\t\t%d not kept, %d not at the 1st try\t%.1f\n", len(rows), failed, again, sum)
 	return w.Flush()
 }
 
@@ -140,7 +156,7 @@ func printMarkdown(out io.Writer, rows []*row) error {
 	var b strings.Builder
 	b.WriteString(head)
 	for _, r := range rows {
-		fmt.Fprintf(&b, "| %s | %s | %s | %.1f | `%s` |\n", promise(r.test), or(r.fault, "none"), r.result, r.seconds, strings.Split(r.test, "/")[0])
+		fmt.Fprintf(&b, "| %s | %s | %s | %.1f | `%s` |\n", promise(r.test), or(r.fault, "none"), r.outcome(), r.seconds, strings.Split(r.test, "/")[0])
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
