@@ -162,9 +162,7 @@ func growCutOff(ctx context.Context, t testing.TB, bed *testbed.Bed, as *csi.Vol
 		size += giB
 		growControllerSide(ctx, t, bed, v, size)
 		must(t, w.KillAt(ctx, step))
-		if expandOnce(ctx, w, v, "pod-0", size) == nil {
-			t.Errorf("the plugin was not killed at %q", step)
-		}
+		expectKilledAt(ctx, t, w, step, expandOnce(ctx, w, v, "pod-0", size))
 		must(t, w.StartPlugin(ctx))
 		growNodeSide(ctx, t, w, v, size)
 		expectBytes(ctx, t, w, v, size)

@@ -67,9 +67,7 @@ func TestStageGivenUpAtEveryStepLeavesNothing(t *testing.T) {
 		published, err := bed.Publish(ctx, v, w)
 		must(t, err)
 		must(t, w.KillAt(ctx, step))
-		if w.Stage(ctx, v, published) == nil {
-			t.Fatalf("the plugin was not killed at %q", step)
-		}
+		expectKilledAt(ctx, t, w, step, w.Stage(ctx, v, published))
 		must(t, w.StartPlugin(ctx))
 		must(t, w.Unstage(ctx, v))
 		left, err := w.Leftovers(ctx)
@@ -79,6 +77,17 @@ func TestStageGivenUpAtEveryStepLeavesNothing(t *testing.T) {
 		}
 		must(t, bed.Unpublish(ctx, v, w))
 		must(t, bed.Delete(ctx, v))
+	}
+}
+
+// expectKilledAt expects that a call failed because the plugin was killed at this point. A
+// call that failed before would have shown nothing, and the next to come there would be killed.
+func expectKilledAt(ctx context.Context, t testing.TB, w *testbed.Worker, step string, err error) {
+	t.Helper()
+	missed, lookErr := w.NotReached(ctx)
+	must(t, lookErr)
+	if err == nil || len(missed) > 0 {
+		t.Fatalf("the plugin was not killed at %q; the call answered %v", step, err)
 	}
 }
 

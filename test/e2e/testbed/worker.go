@@ -147,9 +147,15 @@ func (w *Worker) Reboot(ctx context.Context) error {
 	return w.Connect(ctx)
 }
 
-// Leftovers are sessions, disks, maps, node database entries, mounts and records that exist.
+// Leftovers are sessions, disks, maps, node database entries, mounts and records that exist, and the points of
+// KillAt and HoldAt that wait for the plugin.
 func (w *Worker) Leftovers(ctx context.Context) ([]string, error) {
-	return GuestLeftovers(ctx, w.Guest, "kubelet|/dev/sd|/dev/mapper|/dev/dm-")
+	left, err := GuestLeftovers(ctx, w.Guest, "kubelet|/dev/sd|/dev/mapper|/dev/dm-")
+	if err != nil {
+		return nil, err
+	}
+	armed, err := w.Shell(ctx, "find "+faultPoints+"/kill "+faultPoints+"/hold -type f 2>/dev/null || true")
+	return append(left, lines(w.Name+": armed ", armed)...), err
 }
 
 // GuestLeftovers are those of a guest with the plugin; an extended regular expression tells its mounts.
