@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -35,6 +36,10 @@ var notRun = map[string]string{
 	"kubectl label node NODE datera-csi/sim":   "TestSimulatorOfTheOverlayServesVolumes does it",
 	"kubectl -n datera-csi create secret generic datera-csi-backend-default \\\n  --from-literal": "TestTheChartIsInstalledUpgradedAndRemoved does it; the one of operate.md, which replaces it, is run",
 }
+
+// nothingFound is an answer, too, of a pipe from kubectl to grep, but not that kubectl failed, which pipefail shows as
+// the same status.
+const nothingFound = ` || { all=("${PIPESTATUS[@]}"); [ "${all[0]}" = 0 ] && [ "${all[-1]}" -le 1 ]; }`
 
 // commandsOf are the commands with kubectl and helm of a document: those of its code blocks, whole, and those in its
 // lines.
@@ -73,6 +78,17 @@ func TestCommandsAreFound(t *testing.T) {
 	}
 }
 
+func TestNothingFoundIsAnAnswerAndNoAnswerIsNot(t *testing.T) {
+	for script, good := range map[string]bool{
+		"echo a | grep a": true, "echo a | grep b": true, "(echo a; exit 1) | grep a": false, "(exit 1) | grep b": false, "echo a | grep": false,
+	} {
+		err := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script+nothingFound).Run()
+		if (err == nil) != good {
+			t.Errorf("%s: %v, want it to be good: %v", script, err, good)
+		}
+	}
+}
+
 // Every kubectl command of the documents works as it is written, names put in, and what it promises comes true.
 func TestCommandsOfTheDocumentsWork(t *testing.T) {
 	r := useClusterFor(t, morePatient)
@@ -104,7 +120,7 @@ func TestCommandsOfTheDocumentsWork(t *testing.T) {
 			plugin := r.field("{.items[0].metadata.name}", "pods", "--namespace="+kubernetes.Namespace, "--selector=app.kubernetes.io/component=node")
 			script := strings.ReplaceAll(names.Replace(command), " POD ", " "+plugin+" ")
 			if strings.Contains(script, "| grep") {
-				script += " || [ $? = 1 ]" // nothing found is an answer
+				script += nothingFound
 			}
 			out, err := r.Shell(r.ctx, dir, r.namespace, script)
 			t.Logf("%s: %s\n%s", doc, script, tailOf(out, 600))
