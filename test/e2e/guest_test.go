@@ -45,8 +45,11 @@ func runInGuest(t *testing.T, dir, tests, variable string, spec vm.Spec, flags .
 	if err := g.PutFile(t.Context(), compileTests(t, dir), program); err != nil {
 		t.Fatal(err)
 	}
-	for name := range strings.Lines(vmtest.Sh(t, g, program+" -test.list '"+tests+"'")) {
-		name = strings.TrimSpace(name)
+	names := strings.Fields(vmtest.Sh(t, g, program+" -test.list '"+tests+"'"))
+	if len(names) == 0 {
+		t.Fatalf("%s has no test %s", dir, tests)
+	}
+	for _, name := range names {
 		t.Run(strings.TrimPrefix(strings.TrimPrefix(name, "Test"), "Guest"), func(t *testing.T) {
 			var out bytes.Buffer
 			argv := append([]string{program, "-test.v", "-test.timeout=8m", "-test.run=^" + name + "$"}, flags...)
