@@ -3,9 +3,11 @@ package testbed
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -47,7 +49,7 @@ func (b *Bed) startController(ctx context.Context) (*Controller, error) {
 		_ = c.cmd.Wait() // its log tells why
 		close(c.ended)
 	}()
-	c.conn, err = connect(func(ctx context.Context) (net.Conn, error) {
+	c.conn, err = connect(b.cfg.Progress, func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	})
@@ -74,10 +76,10 @@ func (c *Controller) stop() error {
 }
 
 // connect makes a gRPC client over a dialer.
-func connect(dial func(context.Context) (net.Conn, error)) (*grpc.ClientConn, error) {
+func connect(progress io.Writer, dial func(context.Context) (net.Conn, error)) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///csi",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithUnaryInterceptor(unlessBusy),
+		grpc.WithUnaryInterceptor(unlessBusy(progress)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
 }
 
@@ -98,18 +100,28 @@ func probe(ctx context.Context, who string, c csi.IdentityClient) error {
 }
 
 // unlessBusy repeats a call, as kubelet and the sidecars do, while another has the volume: Reconcile, for a
-// moment, is one.
-func unlessBusy(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	const patience = 90 * time.Second
-	for began := time.Now(); ; {
-		err := call(ctx, method, req, reply, conn, opts...)
-		if status.Code(err) != codes.Aborted || time.Since(began) > patience {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(500 * time.Millisecond):
+// moment, is one. For how long it did, progress hears: nobody else would see a volume that is let go too late.
+func unlessBusy(progress io.Writer) grpc.UnaryClientInterceptor {
+	const patience = 90 * time.Second // for a step that outlives its call, as one that waits for a path does
+	return func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		began := time.Now()
+		var busy error
+		defer func() {
+			if busy != nil {
+				_, _ = fmt.Fprintf(progress, "%s was repeated for %.1f s: %v\n", path.Base(method), time.Since(began).Seconds(), busy)
+			}
+		}()
+		for {
+			err := call(ctx, method, req, reply, conn, opts...)
+			if status.Code(err) != codes.Aborted || time.Since(began) > patience {
+				return err
+			}
+			busy = err
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(500 * time.Millisecond):
+			}
 		}
 	}
 }

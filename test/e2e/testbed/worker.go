@@ -108,7 +108,7 @@ func (w *Worker) Connect(ctx context.Context) error {
 		}
 	}
 	var err error
-	w.conn, err = connect(func(ctx context.Context) (net.Conn, error) { return w.DialUnix(ctx, nodeSocket) })
+	w.conn, err = connect(w.bed.cfg.Progress, func(ctx context.Context) (net.Conn, error) { return w.DialUnix(ctx, nodeSocket) })
 	if err != nil {
 		return err
 	}
