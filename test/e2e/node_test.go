@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,7 +251,15 @@ func TestRebootBringsNothingBackByItself(t *testing.T) {
 // TestPluginKilledAtAnyMomentConverges is FM 19: the plugin is killed somewhere
 // in the first stage, and the repeated call ends well.
 func TestPluginKilledAtAnyMomentConverges(t *testing.T) {
-	for _, after := range []int{50, 200, 400, 700, 1000, 1300, 1700, 2200} {
+	delays := []int{50, 200, 400, 700, 1000, 1300, 1700, 2200}
+	var kills, within atomic.Int32
+	t.Cleanup(func() { // when all have ended
+		t.Logf("%d of %d kills struck within the stage", within.Load(), kills.Load())
+		if int(kills.Load()) == len(delays) && within.Load() == 0 {
+			t.Error("all struck before the stage or after it, so that this test shows nothing")
+		}
+	})
+	for _, after := range delays {
 		t.Run(fmt.Sprintf("%d ms", after), func(t *testing.T) {
 			ctx, bed := useBed(t)
 			fault(t, "the plugin is killed by the clock in a stage")
@@ -263,7 +272,12 @@ func TestPluginKilledAtAnyMomentConverges(t *testing.T) {
 			go func() { staged <- w.Stage(ctx, v, published) }()
 			time.Sleep(time.Duration(after) * time.Millisecond)
 			must(t, w.KillPlugin(ctx))
-			t.Logf("the interrupted call answered: %v", <-staged)
+			err = <-staged
+			t.Logf("the interrupted call answered: %v", err)
+			kills.Add(1)
+			if err != nil && sh(ctx, t, w.Guest, "find "+testbed.Records+" -maxdepth 1 -type f | wc -l") != "0" { // it had begun, and not ended
+				within.Add(1)
+			}
 			must(t, w.StartPlugin(ctx))
 
 			must(t, eventually(ctx, func() error { return w.Stage(ctx, v, published) }))
