@@ -39,11 +39,9 @@ func createApp(r *request) (any, error) {
 		return nil, err
 	}
 	s.insertApp(t, a)
-	r.changed.undo = append(r.changed.undo, func() {
-		a.gone = true
-		s.removeApp(a)
-		for _, v := range a.volumes() {
-			r.dropFilesOf(v)
+	r.undo(func() {
+		if !a.gone {
+			r.dropApp(a, 0)
 		}
 	})
 	r.saveApp(a)

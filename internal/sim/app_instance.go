@@ -240,16 +240,15 @@ func deleteApp(r *request) (any, error) {
 	if r.failure != nil {
 		return nil, r.failure
 	}
-	r.dropApp(a)
+	r.dropApp(a, r.array.cfg.DeleteDelay)
 	if !a.dying.IsZero() {
 		return r.renderApp(a), nil
 	}
 	return shown, nil
 }
 
-// dropApp takes an app instance out of the state, at once or after the delay
-// that the array is configured to need.
-func (r *request) dropApp(a *appInstance) {
+// dropApp takes an app instance out of the state, at once or after a delay.
+func (r *request) dropApp(a *appInstance, delay time.Duration) {
 	s := r.array.state
 	a.Offline, a.gone = true, true
 	for _, si := range a.Storage {
@@ -261,7 +260,7 @@ func (r *request) dropApp(a *appInstance) {
 		r.export(si)
 	}
 	r.changed.gone = append(r.changed.gone, a)
-	if delay := r.array.cfg.DeleteDelay; delay > 0 {
+	if delay > 0 {
 		a.dying = r.now.Add(delay)
 		s.dying = append(s.dying, a)
 		return

@@ -101,14 +101,7 @@ func (r *request) planAppParts(a *appInstance, p *plan) error {
 			if err != nil {
 				return err
 			}
-			p.add(func() {
-				a.Storage = append(a.Storage, added)
-				r.array.state.knowStorage(added)
-				for _, v := range added.Volumes {
-					r.makeFile(v)
-				}
-				r.bringUp(added)
-			})
+			p.add(func() { r.attachStorage(added) })
 			continue
 		}
 		if err := r.planStorage(si, b, p); err != nil {

@@ -144,31 +144,41 @@ func (a *Array) change(r *request) (any, error) {
 }
 
 // settle is what follows a change, outside the big lock: backing files, then the
-// state on disk, then the data plane. Files go last. A client that leaves does not
-// stop it: the state has changed already.
+// state on disk, then the data plane, also of a change that was taken back: others
+// may have saved and shown it meanwhile. Files go last. A client that leaves does
+// not stop it: the state has changed already.
 func (a *Array) settle(ctx context.Context, r *request) error {
-	for _, work := range r.changed.work {
-		if err := work(); err != nil {
-			return errors.Join(err, a.undo(r))
-		}
-	}
+	failed := a.work(&r.changed)
 	if err := a.persist(&r.changed); err != nil {
-		return err
+		return errors.Join(failed, err)
 	}
 	if err := a.exportAll(ctx, r); err != nil {
-		return err
+		return errors.Join(failed, err)
 	}
-	return removeFiles(r.changed.files)
+	return errors.Join(failed, removeFiles(r.changed.files))
 }
 
-// undo takes back what a request has changed.
-func (a *Array) undo(r *request) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, undo := range r.changed.undo {
-		undo()
+// work does what a request needs of backing files. If that fails, what cannot be
+// without it is taken back.
+func (a *Array) work(c *changes) error {
+	for i, j := range c.jobs {
+		err := j.work()
+		a.mu.Lock()
+		if err == nil {
+			j.done(true)
+			a.mu.Unlock()
+			continue
+		}
+		for _, rest := range c.jobs[i:] {
+			rest.done(false)
+		}
+		for _, undo := range c.undo {
+			undo()
+		}
+		a.mu.Unlock()
+		return err
 	}
-	return removeFiles(r.changed.files)
+	return nil
 }
 
 // Fail plans a fault for the next requests that match.

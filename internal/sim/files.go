@@ -25,21 +25,24 @@ func (a *Array) snapshotFile(v *volume, s *snapshot) string {
 
 func (a *Array) hasFiles() bool { return a.cfg.DataDir != "" }
 
-// fill marks a volume whose file is not complete: its target must wait.
-func (r *request) fill(v *volume, work func() error) {
+// onFiles leaves work on backing files for after the change. What it makes true is
+// shown by done, under the lock, and not before. An array without files is done.
+func (r *request) onFiles(work func() error, done func(ok bool)) {
 	if !r.array.hasFiles() {
+		done(true)
 		return
 	}
+	r.changed.jobs = append(r.changed.jobs, job{work, done})
+}
+
+// fill gives a volume's file its content. Until it has that, the target waits.
+func (r *request) fill(v *volume, work func() error, done func()) {
 	v.filling = true
-	r.changed.work = append(r.changed.work, func() error {
-		err := work()
-		r.array.mu.Lock()
-		defer r.array.mu.Unlock()
+	r.onFiles(work, func(ok bool) {
 		v.filling = false
-		if v.si.gone {
-			err = errors.Join(err, removeFiles([]string{r.array.volumeFile(v)})) // deleted meanwhile
+		if ok {
+			done()
 		}
-		return err
 	})
 }
 
@@ -47,16 +50,19 @@ func (r *request) fill(v *volume, work func() error) {
 // change before the work is done, and never afterwards.
 func (r *request) makeFile(v *volume) {
 	size := v.SizeGiB << 30
-	r.fill(v, func() error { return growFile(r.array.volumeFile(v), size) })
+	r.fill(v, func() error { return growFile(r.array.volumeFile(v), size, os.O_CREATE) }, func() {})
 }
 
-// growFileOf makes a volume's file as long as the volume has become.
-func (r *request) growFileOf(v *volume) {
-	if !r.array.hasFiles() {
-		return
-	}
-	file, size := r.array.volumeFile(v), v.SizeGiB<<30
-	r.changed.work = append(r.changed.work, func() error { return growFile(file, size) })
+// grow makes a volume larger, once its file is.
+func (r *request) grow(v *volume, to int64) {
+	file := r.array.volumeFile(v)
+	r.onFiles(func() error { return growFile(file, to<<30, 0) }, func(ok bool) {
+		if ok {
+			v.SizeGiB = max(v.SizeGiB, to)
+			v.busy(r.now, r.array.cfg.ResizeDelay, "volume_resize_in_progress")
+		}
+	})
+	r.export(v.si)
 }
 
 // copyVolume gives a clone the data of its source.
@@ -71,42 +77,36 @@ func (r *request) copyVolume(from *volume, s *snapshot, to *volume) {
 		if err := copyFile(src, dst); err != nil {
 			return err
 		}
-		return growFile(dst, size)
-	})
+		return growFile(dst, size, 0)
+	}, func() {})
 }
 
 // restoreFile puts a snapshot's data in the place of a volume's.
-func (r *request) restoreFile(v *volume, s *snapshot) {
+func (r *request) restoreFile(v *volume, s *snapshot, done func()) {
 	src, dst, size := r.array.snapshotFile(v, s), r.array.volumeFile(v), v.SizeGiB<<30
 	r.fill(v, func() error {
 		if err := copyFile(src, dst); err != nil {
 			return err
 		}
-		return growFile(dst, size)
-	})
+		return growFile(dst, size, 0)
+	}, done)
 }
 
 // copySnapshot copies the data of every volume that a snapshot covers.
 func (r *request) copySnapshot(o snapshotOwner, s *snapshot) {
-	if !r.array.hasFiles() {
-		return
-	}
 	s.copying = true
 	files := map[string]string{}
 	for _, v := range o.volumes {
 		files[r.array.volumeFile(v)] = r.array.snapshotFile(v, s)
 	}
-	r.changed.work = append(r.changed.work, func() error {
+	r.onFiles(func() error {
 		for src, dst := range files {
 			if err := copyFile(src, dst); err != nil {
 				return err
 			}
 		}
-		r.array.mu.Lock()
-		defer r.array.mu.Unlock()
-		s.copying = false
 		return nil
-	})
+	}, func(bool) { s.copying = false })
 }
 
 // dropFile removes a file once nothing refers to it any more.
@@ -149,9 +149,10 @@ func (a *Array) usedBytes(v *volume) int64 {
 	return stat.Blocks * 512
 }
 
-// growFile makes a file at least size long; it never shortens one.
-func growFile(path string, size int64) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+// growFile makes a file at least size long; it never shortens one. Only with
+// O_CREATE it makes one: nothing but zeros would be in the place of a lost one.
+func growFile(path string, size int64, create int) error {
+	f, err := os.OpenFile(path, create|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("make a backing file: %w", err)
 	}

@@ -41,9 +41,16 @@ type changes struct {
 	gone    []*appInstance // deleted
 	rest    bool           // anything else of the state
 	targets []*storageInstance
-	work    []func() error // on backing files, done outside the lock before anything is durable
-	undo    []func()       // what takes the changes back, under the lock, when the work fails
-	files   []string       // to be removed when nothing refers to them any more
+	jobs    []job    // on backing files, done before anything is durable
+	undo    []func() // what takes the changes back, under the lock, when a job fails
+	files   []string // to be removed when nothing refers to them any more
+}
+
+// job is work outside the lock, and what follows under it: done hears whether this
+// job and those before it went well, and is called in any case.
+type job struct {
+	work func() error
+	done func(ok bool)
 }
 
 func (r *request) param(name string) string { return r.params.get(name) }
@@ -102,6 +109,9 @@ func (r *request) save() { r.changed.rest = true }
 
 // export marks a storage instance as one whose target must be brought in line.
 func (r *request) export(s *storageInstance) { r.changed.targets = append(r.changed.targets, s) }
+
+// undo takes something back if the work on backing files fails.
+func (r *request) undo(f func()) { r.changed.undo = append(r.changed.undo, f) }
 
 // is33 says whether the product knows placement policies.
 func (r *request) is33() bool { return r.array.product.atLeast(product33.product()) }

@@ -18,12 +18,16 @@ func (r *request) planRestore(a *appInstance, p *plan) error {
 		return errRefused("snapshot %s is not available yet", ts)
 	}
 	p.add(func() {
-		a.RestorePoint = ts
 		for _, v := range a.volumes() {
 			if _, had := s.Sizes[v.UUID]; had {
-				r.restoreFile(v, s)
+				r.restoreFile(v, s, func() {})
 			}
 		}
+		r.onFiles(func() error { return nil }, func(ok bool) {
+			if ok {
+				a.RestorePoint = ts
+			}
+		})
 	})
 	return nil
 }
@@ -43,8 +47,7 @@ func (r *request) planVolumeRestore(v *volume, ts string, p *plan) error {
 		return errRefused("snapshot %s is not available yet", ts)
 	}
 	p.add(func() {
-		v.RestoredTo = ts
-		r.restoreFile(v, s)
+		r.restoreFile(v, s, func() { v.RestoredTo = ts })
 	})
 	return nil
 }

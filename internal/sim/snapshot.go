@@ -193,9 +193,10 @@ func (r *request) takeSnapshot(o snapshotOwner, b body) *snapshot {
 	}
 	*o.list = append(slices.Clone(*o.list), s)
 	r.array.state.count.snapshots++
-	r.changed.undo = append(r.changed.undo, func() {
-		*o.list = slices.DeleteFunc(slices.Clone(*o.list), func(x *snapshot) bool { return x == s })
-		r.array.state.count.snapshots--
+	r.undo(func() {
+		if r.holds(o, s) {
+			r.removeSnapshot(o, s)
+		}
 	})
 	r.copySnapshot(o, s)
 	r.saveApp(o.app)
@@ -229,6 +230,11 @@ func (r *request) removeSnapshot(o snapshotOwner, s *snapshot) {
 		r.dropFile(r.array.snapshotFile(v, s))
 	}
 	r.saveApp(o.app)
+}
+
+// holds says whether a snapshot, and what it is of, are there and stay.
+func (r *request) holds(o snapshotOwner, s *snapshot) bool {
+	return slices.Contains(*o.list, s) && !o.app.gone && (o.group || r.array.state.has(o.volumes[0]))
 }
 
 func (s *snapshot) available(now time.Time) bool { return !s.copying && !now.Before(s.Ready) }

@@ -122,21 +122,43 @@ func createStorage(r *request) (any, error) {
 	if err = allow(len(a.Storage), limits.StoragePerApp, "storage instances of an app instance"); err != nil {
 		return nil, err
 	}
-	si, err := r.addStorage(a, r.body)
+	si, err := r.newStorage(a, r.body)
 	if err != nil {
 		return nil, err
 	}
+	r.attachStorage(si)
+	r.saveApp(a)
+	return later(func() any { return r.renderStorage(si) }), nil
+}
+
+// attachStorage adds a new storage instance to an app instance that is in the state.
+func (r *request) attachStorage(si *storageInstance) {
+	si.app.Storage = append(si.app.Storage, si)
 	r.array.state.knowStorage(si)
 	for _, v := range si.Volumes {
 		r.makeFile(v)
 	}
 	r.bringUp(si)
-	r.saveApp(a)
-	return later(func() any { return r.renderStorage(si) }), nil
+	r.undo(func() {
+		if !si.gone {
+			r.detachStorage(si)
+		}
+	})
+}
+
+func (r *request) detachStorage(si *storageInstance) {
+	for _, v := range si.Volumes {
+		r.dropFilesOf(v)
+	}
+	si.app.Storage = slices.DeleteFunc(slices.Clone(si.app.Storage), func(x *storageInstance) bool { return x == si })
+	si.gone = true
+	r.endSessions(si)
+	r.export(si)
+	r.array.state.forgetStorage(si)
 }
 
 // addStorage makes a storage instance and appends it to an app instance that
-// is not in the state yet, or whose state the caller brings up to date.
+// is not in the state yet.
 func (r *request) addStorage(a *appInstance, b body) (*storageInstance, error) {
 	si, err := r.newStorage(a, b)
 	if err == nil {
@@ -194,16 +216,8 @@ func deleteStorage(r *request) (any, error) {
 	if r.failure != nil {
 		return nil, r.failure
 	}
-	for _, v := range si.Volumes {
-		r.dropFilesOf(v)
-	}
-	a := si.app
-	a.Storage = slices.DeleteFunc(slices.Clone(a.Storage), func(x *storageInstance) bool { return x == si })
-	si.gone = true
-	r.endSessions(si)
-	r.export(si)
-	r.array.state.forgetStorage(si)
-	r.saveApp(a)
+	r.detachStorage(si)
+	r.saveApp(si.app)
 	return shown, nil
 }
 

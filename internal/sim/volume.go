@@ -141,6 +141,18 @@ func (r *request) attachVolume(si *storageInstance, v *volume) {
 	r.array.state.knowVolume(v)
 	r.makeFile(v)
 	r.export(si)
+	r.undo(func() {
+		if r.array.state.has(v) {
+			r.detachVolume(v)
+		}
+	})
+}
+
+func (r *request) detachVolume(v *volume) {
+	v.si.Volumes = slices.DeleteFunc(slices.Clone(v.si.Volumes), func(x *volume) bool { return x == v })
+	r.array.state.forgetVolume(v)
+	r.dropFilesOf(v)
+	r.export(v.si)
 }
 
 // newVolume makes a volume that is in no storage instance yet.
@@ -214,9 +226,6 @@ func (r *request) planVolume(v *volume, b body, p *plan) error {
 }
 
 func (v *volume) change(b body) {
-	if b.has("size") {
-		v.SizeGiB = b.int("size")
-	}
 	if b.has("replica_count") {
 		v.Replicas = b.int("replica_count")
 	}
@@ -230,10 +239,8 @@ func (v *volume) change(b body) {
 func (r *request) applyVolume(v *volume, b body) {
 	before := *v
 	v.change(b)
-	if v.SizeGiB != before.SizeGiB {
-		v.busy(r.now, r.array.cfg.ResizeDelay, "volume_resize_in_progress")
-		r.growFileOf(v)
-		r.export(v.si)
+	if size := b.int("size"); size > v.SizeGiB {
+		r.grow(v, size)
 	}
 	if v.Replicas != before.Replicas {
 		v.busy(r.now, r.array.cfg.ResizeDelay, "replica_change_in_progress")
@@ -259,10 +266,7 @@ func deleteVolume(r *request) (any, error) {
 	if r.failure != nil {
 		return nil, r.failure
 	}
-	v.si.Volumes = slices.DeleteFunc(slices.Clone(v.si.Volumes), func(x *volume) bool { return x == v })
-	r.array.state.forgetVolume(v)
-	r.dropFilesOf(v)
-	r.export(v.si)
+	r.detachVolume(v)
 	r.saveApp(v.si.app)
 	return shown, nil
 }
@@ -272,6 +276,9 @@ func (s *state) knowVolume(v *volume) {
 	s.count.volumes++
 	s.count.snapshots += len(v.Snapshots)
 }
+
+// has says whether a volume is there and stays: what is deleted may still be shown.
+func (s *state) has(v *volume) bool { return s.volumes[v.UUID] == v && !v.si.gone }
 
 func (s *state) forgetVolume(v *volume) {
 	delete(s.volumes, v.UUID)

@@ -1,0 +1,98 @@
+package sim_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/datera-csi/datera-csi/internal/sim/simtest"
+)
+
+// volumeFile is the backing file of the first volume of an app instance.
+func volumeFile(t *testing.T, dir string, app any) string {
+	t.Helper()
+	return filepath.Join(dir, "volumes", at(t, app, "storage_instances", 0, "volumes", 0, "uuid").(string)+".img")
+}
+
+// away takes a file or directory away, so that work on it fails, until it is put back.
+func away(t *testing.T, path string) (back func()) {
+	t.Helper()
+	rename := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rename(path, path+".away")
+	return func() { rename(path+".away", path) }
+}
+
+func TestWhatTheFilesDoNotHaveIsNotShown(t *testing.T) {
+	dir := t.TempDir()
+	s := simtest.Start(t, inDir(dir))
+	c := dial(t, s)
+	file := volumeFile(t, dir, c.data("POST", "/app_instances", simple("demo", 5)))
+	ts := c.data("POST", demoVolume+"/snapshots", nil)["utc_ts"].(string)
+	group := c.data("POST", "/app_instances/demo/snapshots", nil)["utc_ts"].(string)
+
+	back := away(t, file)
+	c.refused(500, "InternalError", "PUT", demoVolume, m{"size": 6})
+	if _, err := os.Stat(file); err == nil {
+		t.Error("zeros are in the place of a lost file")
+	}
+	back()
+	if got := c.data("GET", demoVolume, nil)["size"]; got != 5.0 {
+		t.Errorf("after a growth that failed: %v GiB", got)
+	}
+	if got := c.data("PUT", demoVolume, m{"size": 6})["size"]; got != 6.0 {
+		t.Errorf("after a growth: %v GiB", got)
+	}
+
+	c.data("PUT", "/app_instances/demo", m{"admin_state": "offline"})
+	back = away(t, filepath.Join(dir, "snapshots"))
+	c.refused(500, "InternalError", "PUT", demoVolume, m{"restore_point": ts})
+	c.refused(500, "InternalError", "PUT", "/app_instances/demo", m{"restore_point": group})
+	back()
+	app := c.data("GET", "/app_instances/demo", nil)
+	if got := at(t, app, "storage_instances", 0, "volumes", 0, "restore_point"); got != nil || app["restore_point"] != nil {
+		t.Errorf("restored to %v and %v", got, app["restore_point"])
+	}
+	if got := c.data("PUT", "/app_instances/demo", m{"restore_point": group}); got["restore_point"] != group {
+		t.Errorf("restore_point is %v", got["restore_point"])
+	}
+}
+
+func TestPartsWithoutFilesAreNotKept(t *testing.T) {
+	dir := t.TempDir()
+	s := simtest.Start(t, inDir(dir))
+	c := dial(t, s)
+	c.data("POST", "/app_instances", simple("demo", 5))
+	volume := m{"name": "volume-2", "size": 1}
+	storage := m{"name": "storage-2", "volumes": []m{volume}}
+	steps := []struct {
+		method, path string
+		body         m
+	}{
+		{"POST", demoStorage + "/volumes", volume},
+		{"POST", "/app_instances/demo/storage_instances", storage},
+		{"PUT", "/app_instances/demo", m{"storage_instances": []m{{"name": "storage-1", "volumes": []m{volume}}, storage}}},
+	}
+	before := c.data("GET", "/app_instances/demo", nil)
+	for _, step := range steps {
+		back := away(t, filepath.Join(dir, "volumes"))
+		c.refused(500, "InternalError", step.method, step.path, step.body)
+		back()
+		if diff := cmp.Diff(before, c.data("GET", "/app_instances/demo", nil)); diff != "" {
+			t.Errorf("%s %s left (-before +after):\n%s", step.method, step.path, diff)
+		}
+	}
+	for _, step := range steps[:2] { // the names are free
+		c.data(step.method, step.path, step.body)
+	}
+	c = restart(t, s, dir)
+	if got := len(c.list("/app_instances/demo/storage_instances")); got != 2 {
+		t.Errorf("%d storage instances", got)
+	}
+}
