@@ -35,11 +35,15 @@ func (r *request) onFiles(work func() error, done func(ok bool)) {
 	r.changed.jobs = append(r.changed.jobs, job{work, done})
 }
 
-// fill gives a volume's file its content. Until it has that, the target waits.
+// fill gives a volume's file its content. Until it has that, the target waits. A
+// volume that was deleted meanwhile has no file in the end.
 func (r *request) fill(v *volume, work func() error, done func()) {
 	v.filling = true
 	r.onFiles(work, func(ok bool) {
 		v.filling = false
+		if !r.array.state.has(v) {
+			r.dropFile(r.array.volumeFile(v))
+		}
 		if ok {
 			done()
 		}
@@ -92,7 +96,8 @@ func (r *request) restoreFile(v *volume, s *snapshot, done func()) {
 	}, done)
 }
 
-// copySnapshot copies the data of every volume that a snapshot covers.
+// copySnapshot copies the data of every volume that a snapshot covers. Of what was
+// deleted meanwhile no copy stays.
 func (r *request) copySnapshot(o snapshotOwner, s *snapshot) {
 	s.copying = true
 	files := map[string]string{}
@@ -106,7 +111,14 @@ func (r *request) copySnapshot(o snapshotOwner, s *snapshot) {
 			}
 		}
 		return nil
-	}, func(bool) { s.copying = false })
+	}, func(bool) {
+		s.copying = false
+		for _, v := range o.volumes {
+			if !r.holds(o, s) || !r.array.state.has(v) {
+				r.dropFile(r.array.snapshotFile(v, s))
+			}
+		}
+	})
 }
 
 // dropFile removes a file once nothing refers to it any more.

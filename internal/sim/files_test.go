@@ -1,11 +1,16 @@
 package sim_test
 
 import (
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/datera-csi/datera-csi/internal/sim/simtest"
 )
@@ -28,6 +33,56 @@ func away(t *testing.T, path string) (back func()) {
 	rename(path, path+".away")
 	return func() { rename(path+".away", path) }
 }
+
+// stall puts a pipe in the place of a file: who copies it waits until it is let go.
+func stall(t *testing.T, file string) (letGo func()) {
+	t.Helper()
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path, err := os.OpenFile(file, unix.O_PATH, 0) // it may be removed before it is let go
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { path.Close() })
+	letGo = func() {
+		t.Helper()
+		writer, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", path.Fd()), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { writer.Close() }) // who comes later does not wait either
+	}
+	t.Cleanup(letGo)
+	return letGo
+}
+
+// begin sends a request and answers its status when it comes.
+func (c *caller) begin(method, path string, in any) <-chan int {
+	answered := make(chan int, 1)
+	go func() {
+		status, _, _ := c.send(method, path, in)
+		answered <- status
+	}()
+	return answered
+}
+
+// await reads an object until it is there and fits.
+func (c *caller) await(path string, fits func(m) bool) {
+	c.t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		status, out, err := c.send("GET", path, nil)
+		if data, ok := out["data"].(m); err == nil && status == http.StatusOK && ok && fits(data) {
+			return
+		}
+	}
+	c.t.Fatalf("waited in vain for %s", path)
+}
+
+func whatever(m) bool { return true }
 
 func TestWhatTheFilesDoNotHaveIsNotShown(t *testing.T) {
 	dir := t.TempDir()
@@ -94,5 +149,40 @@ func TestPartsWithoutFilesAreNotKept(t *testing.T) {
 	c = restart(t, s, dir)
 	if got := len(c.list("/app_instances/demo/storage_instances")); got != 2 {
 		t.Errorf("%d storage instances", got)
+	}
+}
+
+func TestWhatIsDeletedWhileItIsCopiedLeavesNoFiles(t *testing.T) {
+	dir := t.TempDir()
+	s := simtest.Start(t, inDir(dir))
+	c := dial(t, s)
+	made := c.data("POST", "/app_instances", simple("demo", 1))
+	letGo := stall(t, volumeFile(t, dir, made))
+	clone := c.begin("POST", "/app_instances", m{"name": "copy", "clone_src": m{"path": made["path"]}})
+	c.await("/app_instances/copy", whatever)
+	single, group := c.begin("POST", demoVolume+"/snapshots", nil), c.begin("POST", "/app_instances/demo/snapshots", nil)
+	var ts string
+	for _, base := range []string{demoVolume, "/app_instances/demo"} {
+		c.await(base, func(o m) bool {
+			if of, _ := o["snapshots"].([]any); len(of) == 1 {
+				ts = at(t, of, 0, "utc_ts").(string)
+				return true
+			}
+			return false
+		})
+		if base == demoVolume {
+			c.data("DELETE", base+"/snapshots/"+ts, nil)
+		}
+	}
+	c.data("DELETE", "/app_instances/copy", m{"force": true})
+	c.data("DELETE", "/app_instances/demo", m{"force": true})
+	letGo()
+	<-clone
+	<-single
+	<-group
+	for _, sub := range []string{"app_instances", "volumes", "snapshots"} {
+		if left, err := os.ReadDir(filepath.Join(dir, sub)); err != nil || len(left) != 0 {
+			t.Errorf("%s holds %v, %v", sub, left, err)
+		}
 	}
 }

@@ -202,6 +202,6 @@ func (a *Array) Leftovers(ctx context.Context) ([]string, error) {
 	out, err := a.Shell(ctx, `
 for d in /sys/kernel/config/target/iscsi/iqn.*; do [ -e "$d" ] && echo "target ${d##*/}"; done
 for d in /sys/kernel/config/target/core/*/*/enable; do [ -e "$d" ] && echo "backstore $d"; done
-for f in /data/volumes/*; do [ -e "$f" ] && echo "file $f"; done; true`)
+for f in /data/volumes/* /data/snapshots/*; do [ -e "$f" ] && echo "file $f"; done; true`)
 	return append(left, lines("array: ", out)...), err
 }
