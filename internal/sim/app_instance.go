@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -128,6 +129,28 @@ func (r *request) findApp(id string) *appInstance {
 	return a
 }
 
+// settled refuses what would change an app instance that begins or ends. It can
+// still be taken offline, renamed and deleted as a whole.
+func (a *appInstance) settled(now time.Time) error {
+	switch {
+	case a.gone:
+		return errRefused("app_instance %s is being deleted", a.Name)
+	case a.cloning(now):
+		return errRefused("app_instance %s is being cloned", a.Name)
+	}
+	return nil
+}
+
+func (a *appInstance) cloning(now time.Time) bool {
+	return now.Before(a.CloningUntil) || a.CloneSrc != "" && a.unmade()
+}
+
+// unmade says whether a volume has no file yet. Until then the app instance is on
+// disk, if at all, as it was before.
+func (a *appInstance) unmade() bool {
+	return slices.ContainsFunc(a.volumes(), func(v *volume) bool { return v.unmade })
+}
+
 func (a *appInstance) goneAt(now time.Time) bool { return !a.dying.IsZero() && !now.Before(a.dying) }
 
 func getApp(r *request) (any, error) {
@@ -193,7 +216,7 @@ func (r *request) renderApp(a *appInstance) object {
 	o.set("snapshots", r.renderSnapshots(base, a.Snapshots))
 	o.set("snapshot_policies", renderPolicies(base, a.Policies))
 	o.set("deployment_state", "deployed")
-	o.setIf(r.now.Before(a.CloningUntil) && !a.gone, "op_state", "cloning")
+	o.setIf(a.cloning(r.now) && !a.gone, "op_state", "cloning")
 	o.setIf(a.gone, "op_state", "deleting")
 	o.setIf(a.AccessControlMode != "", "access_control_mode", a.AccessControlMode)
 	if a.CloneSrc != "" {

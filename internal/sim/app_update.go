@@ -95,6 +95,9 @@ func (r *request) planAppState(a *appInstance, p *plan) error {
 // that are new.
 func (r *request) planAppParts(a *appInstance, p *plan) error {
 	for _, b := range r.body.list("storage_instances") {
+		if err := a.settled(r.now); err != nil {
+			return err
+		}
 		si := a.storage(b.str("name"))
 		if si == nil {
 			added, err := r.newStorage(a, b)

@@ -24,6 +24,8 @@ type Array struct {
 	state *state
 	disk  *disk // nil: all in memory
 
+	filled *sync.Cond // on mu, for reading: a request's work on backing files has ended
+
 	behind sync.Map // storage instances that the data plane could not follow
 
 	events eventLog
@@ -45,6 +47,7 @@ func New(cfg Config) (*Array, error) {
 	}
 	a := &Array{cfg: cfg, product: p, state: newState(cfg.Nodes), started: cfg.Clock()}
 	a.log.on = cfg.Record
+	a.filled = sync.NewCond(a.mu.RLocker())
 	a.router, a.table = newRouter(a.routes())
 	return a, a.open()
 }
@@ -149,6 +152,7 @@ func (a *Array) change(r *request) (any, error) {
 // not stop it: the state has changed already.
 func (a *Array) settle(ctx context.Context, r *request) error {
 	failed := a.work(&r.changed)
+	a.filled.Broadcast()
 	if err := a.persist(&r.changed); err != nil {
 		return errors.Join(failed, err)
 	}

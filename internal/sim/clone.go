@@ -87,7 +87,7 @@ func (r *request) checkSource(key string, src source) error {
 	if src.snap != nil && src.snap.Type == "remote" && !r.atProvider {
 		return errRefused("snapshot %s has no local copy", src.snap.UTCTS)
 	}
-	if r.now.Before(src.app.CloningUntil) || !src.app.dying.IsZero() || src.app.filling() {
+	if src.app.settled(r.now) != nil || src.app.filling() {
 		return errRefused("app_instance %s is not ready to be cloned", src.app.Name)
 	}
 	return nil

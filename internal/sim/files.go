@@ -50,17 +50,25 @@ func (r *request) fill(v *volume, work func() error, done func()) {
 	})
 }
 
+// begin makes the file of a new volume.
+func (r *request) begin(v *volume, work func() error) {
+	v.unmade = r.array.hasFiles()
+	r.fill(v, work, func() { v.unmade = false })
+}
+
 // makeFile makes the empty file of a new volume. The volume's uuid may still
 // change before the work is done, and never afterwards.
 func (r *request) makeFile(v *volume) {
 	size := v.SizeGiB << 30
-	r.fill(v, func() error { return growFile(r.array.volumeFile(v), size, os.O_CREATE) }, func() {})
+	r.begin(v, func() error { return growFile(r.array.volumeFile(v), size, os.O_CREATE) })
 }
 
 // grow makes a volume larger, once its file is.
 func (r *request) grow(v *volume, to int64) {
 	file := r.array.volumeFile(v)
+	v.growing++
 	r.onFiles(func() error { return growFile(file, to<<30, 0) }, func(ok bool) {
+		v.growing--
 		if ok {
 			v.SizeGiB = max(v.SizeGiB, to)
 			v.busy(r.now, r.array.cfg.ResizeDelay, "volume_resize_in_progress")
@@ -76,13 +84,13 @@ func (r *request) copyVolume(from *volume, s *snapshot, to *volume) {
 		src = r.array.snapshotFile(from, s)
 	}
 	size := to.SizeGiB << 30
-	r.fill(to, func() error {
+	r.begin(to, func() error {
 		dst := r.array.volumeFile(to) // only now its uuid is settled
 		if err := copyFile(src, dst); err != nil {
 			return err
 		}
 		return growFile(dst, size, 0)
-	}, func() {})
+	})
 }
 
 // restoreFile puts a snapshot's data in the place of a volume's.
@@ -94,6 +102,7 @@ func (r *request) restoreFile(v *volume, s *snapshot, done func()) {
 		}
 		return growFile(dst, size, 0)
 	}, done)
+	r.export(v.si) // it may have gone online meanwhile
 }
 
 // copySnapshot copies the data of every volume that a snapshot covers. Of what was

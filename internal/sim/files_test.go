@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/datera-csi/datera-csi/internal/sim"
 	"github.com/datera-csi/datera-csi/internal/sim/simtest"
 )
 
@@ -185,4 +186,71 @@ func TestWhatIsDeletedWhileItIsCopiedLeavesNoFiles(t *testing.T) {
 			t.Errorf("%s holds %v, %v", sub, left, err)
 		}
 	}
+}
+
+func TestACloneIsNothingBeforeItIsWhole(t *testing.T) {
+	dir := t.TempDir()
+	s := simtest.Start(t, inDir(dir))
+	c := dial(t, s)
+	made := c.data("POST", "/app_instances", simple("demo", 1))
+	saved := func() int {
+		t.Helper()
+		files, err := os.ReadDir(filepath.Join(dir, "app_instances"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	letGo := stall(t, volumeFile(t, dir, made))
+	clone := c.begin("POST", "/app_instances", m{"name": "copy", "clone_src": m{"path": made["path"]}})
+	c.await("/app_instances/copy", func(o m) bool { return o["op_state"] == "cloning" })
+	c.refused(400, "InvalidRequestError", "PUT", "/app_instances/copy/storage_instances/storage-1/volumes/volume-1", m{"size": 2})
+	c.refused(400, "InvalidRequestError", "POST", "/app_instances", m{"name": "other", "clone_src": m{"path": "/app_instances/copy"}})
+	offline := c.begin("PUT", "/app_instances/copy", m{"admin_state": "offline"})
+	c.await("/app_instances/copy", func(o m) bool { return o["admin_state"] == "offline" })
+	select {
+	case status := <-offline:
+		t.Errorf("a change of what is not there yet is answered with %d", status)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if n := saved(); n != 1 {
+		t.Errorf("%d app instances are on disk while one is a clone that is being copied", n)
+	}
+	letGo()
+	if status := <-clone; status != http.StatusOK {
+		t.Errorf("the clone is answered with %d", status)
+	}
+	if status := <-offline; status != http.StatusOK || saved() != 2 {
+		t.Errorf("the change is answered with %d; %d app instances are on disk", status, saved())
+	}
+	c = restart(t, s, dir)
+	if got := c.data("GET", "/app_instances/copy", nil); got["op_state"] != nil || got["admin_state"] != "offline" {
+		t.Errorf("op_state %v, admin_state %v", got["op_state"], got["admin_state"])
+	}
+}
+
+func TestARestoredVolumeIsShownWhenItsDataIsThere(t *testing.T) {
+	p, dir := newPlane(), t.TempDir()
+	c := dial(t, simtest.Start(t, inDir(dir), func(cfg *sim.Config) { cfg.Exporter = p }))
+	made := c.data("POST", "/app_instances", simple("demo", 1))
+	ts := c.data("POST", demoVolume+"/snapshots", nil)["utc_ts"].(string)
+	group := c.data("POST", "/app_instances/demo/snapshots", nil)["utc_ts"].(string)
+	c.data("PUT", "/app_instances/demo", m{"admin_state": "offline"})
+	uuid := at(t, made, "storage_instances", 0, "volumes", 0, "uuid").(string)
+	letGo := stall(t, filepath.Join(dir, "snapshots", uuid+"@"+ts+".img"))
+	restore := c.begin("PUT", demoVolume, m{"restore_point": ts})
+	c.await(demoVolume, func(o m) bool { return o["op_status"] == "internal_operation_in_progress" })
+	for path, body := range map[string]m{demoVolume: {"restore_point": ts}, "/app_instances/demo": {"restore_point": group}} {
+		c.refused(400, "InvalidRequestError", "PUT", path, body)
+	}
+	c.refused(400, "InvalidRequestError", "PUT", demoVolume, m{"size": 2})
+	c.data("PUT", "/app_instances/demo", m{"admin_state": "online"})
+	if shown, _ := p.Targets(); len(shown) != 0 {
+		t.Errorf("half restored and shown: %v", shown)
+	}
+	letGo()
+	if status := <-restore; status != http.StatusOK {
+		t.Errorf("the restore is answered with %d", status)
+	}
+	p.get(t, at(t, made, "storage_instances", 0, "access", "iqn").(string))
 }

@@ -95,11 +95,15 @@ func (a *Array) persist(c *changes) error {
 
 // saveApp writes an app instance, or removes its file when it is gone. Savers of
 // one app instance queue up and look at it only when it is their turn, so the
-// file always ends up with the newest state.
+// file always ends up with the newest state. They wait for new volumes to have
+// their files: after a crash nothing is known of what was not made to its end.
 func (a *Array) saveApp(app *appInstance) error {
 	app.saving.Lock()
 	defer app.saving.Unlock()
 	a.mu.RLock()
+	for !app.gone && app.unmade() {
+		a.filled.Wait()
+	}
 	gone := app.gone
 	var raw []byte
 	var err error

@@ -148,8 +148,8 @@ func createSnapshot(owner func(*request) (snapshotOwner, error)) func(*request) 
 }
 
 func (r *request) mayTakeSnapshot(o snapshotOwner) error {
-	if !o.app.dying.IsZero() {
-		return errRefused("app_instance %s is being deleted", o.app.Name)
+	if err := o.app.settled(r.now); err != nil {
+		return err
 	}
 	if id := r.body.str("uuid"); id != "" {
 		if slices.ContainsFunc(*o.list, func(s *snapshot) bool { return s.UUID == id }) {

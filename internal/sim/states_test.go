@@ -105,6 +105,50 @@ func TestSlowStates(t *testing.T) {
 	c.data("POST", "/app_instances", simple("demo", 1))
 }
 
+func TestNothingBelowChangesWhileItBeginsOrEnds(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	c := dial(t, simtest.Start(t, func(cfg *sim.Config) {
+		cfg.Clock = func() time.Time { return now }
+		cfg.CloneDelay, cfg.DeleteDelay = time.Second, time.Second
+	}))
+	const iqn = "iqn.1993-08.org.debian:01:aa11"
+	c.data("POST", "/initiators", m{"id": iqn, "name": "host-a"})
+	path := c.data("POST", "/app_instances", simple("demo", 1))["path"]
+	c.data("POST", "/app_instances", m{"name": "copy", "clone_src": m{"path": path}})
+	const app, si, volume = "/app_instances/copy", "/app_instances/copy/storage_instances/storage-1",
+		"/app_instances/copy/storage_instances/storage-1/volumes/volume-1"
+	nothing := func() {
+		t.Helper()
+		for _, step := range []struct {
+			method, path string
+			body         m
+		}{
+			{"PUT", app, m{"storage_instances": []m{{"name": "storage-1", "volumes": []m{{"name": "volume-1", "size": 2}}}}}},
+			{"POST", app + "/storage_instances", m{"name": "storage-2"}},
+			{"PUT", si, m{"admin_state": "offline"}},
+			{"DELETE", si, m{"force": true}},
+			{"PUT", si + "/auth", m{"type": "none"}},
+			{"PUT", si + "/acl_policy", m{"initiators": []m{{"path": "/initiators/" + iqn}}}},
+			{"PUT", si + "/acl_policy/initiators", m{"path": "/initiators/" + iqn, "op": "add"}},
+			{"POST", si + "/volumes", m{"name": "volume-2", "size": 1}},
+			{"PUT", volume, m{"size": 2}},
+			{"DELETE", volume, nil},
+			{"POST", volume + "/performance_policy", m{"total_iops_max": 100}},
+			{"POST", volume + "/snapshots", nil},
+			{"POST", app + "/snapshots", nil},
+		} {
+			c.refused(400, "InvalidRequestError", step.method, step.path, step.body)
+		}
+	}
+	nothing()
+	c.data("PUT", app, m{"admin_state": "offline"}) // so that it can be deleted
+	now = now.Add(time.Second)
+	c.data("PUT", volume, m{"size": 2})
+	c.data("DELETE", app, nil)
+	nothing()
+	c.data("GET", volume, nil)
+}
+
 func TestStuckSessions(t *testing.T) {
 	s := simtest.Start(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
 	c := dial(t, s)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -83,8 +84,13 @@ func (a *appInstance) storage(name string) *storageInstance {
 	return nil
 }
 
+// storage finds the storage instance that the path names. While its app instance
+// begins or ends it can be looked at only, with all that is below it.
 func (r *request) storage() (*storageInstance, error) {
 	a, err := r.app()
+	if err == nil && r.http.Method != http.MethodGet {
+		err = a.settled(r.now)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +119,9 @@ func getStorage(r *request) (any, error) {
 func createStorage(r *request) (any, error) {
 	a, err := r.app()
 	if err != nil {
+		return nil, err
+	}
+	if err = a.settled(r.now); err != nil {
 		return nil, err
 	}
 	limits, have := r.array.cfg.Limits, r.array.state.count

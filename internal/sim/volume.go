@@ -25,7 +25,9 @@ type volume struct {
 
 	si      *storageInstance
 	knobs   Health
-	filling bool // the backing file is not complete yet
+	unmade  bool // there is no backing file yet
+	filling bool // the backing file is not complete: the target must wait
+	growing int  // requests that make the file longer
 }
 
 const maxSizeGiB = 262144
@@ -204,6 +206,9 @@ func updateVolume(r *request) (any, error) {
 // planVolume changes a volume. Growing is possible online; shrinking is not
 // possible, and neither is giving up replicas.
 func (r *request) planVolume(v *volume, b body, p *plan) error {
+	if b.has("size") && v.filling {
+		return errRefused("volume %s can not grow while its data is copied", v.Name)
+	}
 	if b.has("size") && b.int("size") < v.SizeGiB {
 		return errRefused("volume %s has %d GiB and can not be shrunk to %d GiB", v.Name, v.SizeGiB, b.int("size"))
 	}

@@ -29,9 +29,12 @@ func (r *request) renderVolume(v *volume) object {
 	o.setIf(v.knobs.Availability != "", "availability_state", v.knobs.Availability)
 	o.setIf(v.knobs.Recovery != "", "recovery_state", v.knobs.Recovery)
 	o.setIf(v.knobs.Storage != "", "storage_state", v.knobs.Storage)
-	if v.BusyWith != "" && r.now.Before(v.BusyUntil) {
+	switch {
+	case v.filling:
+		o.set("op_status", "internal_operation_in_progress")
+	case v.BusyWith != "" && r.now.Before(v.BusyUntil):
 		o.set("op_status", v.BusyWith)
-	} else if r.version >= v22 {
+	case r.version >= v22:
 		o.set("op_status", "none")
 	}
 	if r.version >= v22 {
