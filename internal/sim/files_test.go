@@ -254,3 +254,30 @@ func TestARestoredVolumeIsShownWhenItsDataIsThere(t *testing.T) {
 	}
 	p.get(t, at(t, made, "storage_instances", 0, "access", "iqn").(string))
 }
+
+// A crash during the copy leaves a snapshot in the state and no file of it.
+func TestSnapshotsWithoutDataAreNotLoaded(t *testing.T) {
+	dir := t.TempDir()
+	s := simtest.Start(t, inDir(dir))
+	c := dial(t, s)
+	c.data("POST", "/app_instances", simple("demo", 1))
+	take := func(base string) string { return c.data("POST", base+"/snapshots", nil)["utc_ts"].(string) }
+	lost, group := take(demoVolume), take("/app_instances/demo")
+	c.data("POST", demoStorage+"/volumes", m{"name": "volume-2", "size": 1}) // younger than the group
+	kept, partial := take(demoVolume), take("/app_instances/demo")
+	for _, ts := range []string{lost, partial} {
+		files, err := filepath.Glob(filepath.Join(dir, "snapshots", "*@"+ts+".img"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("files of snapshot %s: %v, %v", ts, files, err)
+		}
+		if err := os.Remove(files[len(files)-1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c = restart(t, s, dir)
+	for base, want := range map[string]string{demoVolume: kept, "/app_instances/demo": group} {
+		if got := c.list(base + "/snapshots"); len(got) != 1 || at(t, got, 0, "utc_ts") != want {
+			t.Errorf("%s has the snapshots %v, want %s", base, got, want)
+		}
+	}
+}

@@ -106,13 +106,29 @@ func (a *Array) adopt(app *appInstance) error {
 				return fmt.Errorf("the backing file of app_instance %s is missing, bring it back or remove %s: %w",
 					app.Name, a.disk.appFile(app), err)
 			}
+			v.Snapshots = a.whole(v.Snapshots, v)
 			a.state.saw(uint64(v.Node))
 		}
 		a.state.saw(uint64(si.Node))
 	}
+	app.Snapshots = a.whole(app.Snapshots, app.volumes()...)
 	a.state.saw(app.Seq)
 	a.state.insertApp(t, app)
 	return nil
+}
+
+// whole leaves out the snapshots that were being copied when the process ended: a
+// copy has its name only when it is complete.
+func (a *Array) whole(list []*snapshot, volumes ...*volume) []*snapshot {
+	return slices.DeleteFunc(list, func(s *snapshot) bool {
+		return slices.ContainsFunc(volumes, func(v *volume) bool {
+			if _, had := s.Sizes[v.UUID]; s.Sizes != nil && !had {
+				return false // made after the snapshot
+			}
+			_, err := os.Stat(a.snapshotFile(v, s))
+			return errors.Is(err, fs.ErrNotExist)
+		})
+	})
 }
 
 // Orphans are backing files that belong to nothing in the state: a crash left
