@@ -43,6 +43,7 @@ func getACL(r *request) (any, error) {
 // renderACL shows initiators of the same tenant as bare references: clients
 // send the list back, and the array takes nothing but paths.
 func (r *request) renderACL(base string, si *storageInstance) object {
+	r.inLine(si)
 	initiators := make([]any, 0, len(si.Initiators))
 	for _, e := range si.Initiators {
 		if e.Tenant == si.app.Tenant || r.version < v22 {
@@ -128,6 +129,7 @@ func listACLInitiators(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.inLine(si)
 	var all []*initiator
 	for _, e := range si.Initiators {
 		if i := r.array.state.initiatorIn(e.Tenant, e.IQN); i != nil {

@@ -3,6 +3,7 @@ package sim
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,7 +35,8 @@ type appInstance struct {
 	dying time.Time // deleted, and visible until then
 	gone  bool      // deleted
 
-	saving sync.Mutex
+	saving  sync.Mutex
+	unsaved atomic.Bool // its file could not be written
 }
 
 func (a *appInstance) key() string      { return a.ID }

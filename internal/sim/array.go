@@ -26,7 +26,7 @@ type Array struct {
 
 	filled *sync.Cond // on mu, for reading: a request's work on backing files has ended
 
-	behind sync.Map // storage instances that the data plane could not follow
+	behind sync.Map // storage instances that disk or data plane could not follow, and why
 
 	events eventLog
 	gauges gauges
@@ -154,6 +154,7 @@ func (a *Array) settle(ctx context.Context, r *request) error {
 	failed := a.work(&r.changed)
 	a.filled.Broadcast()
 	if err := a.persist(&r.changed); err != nil {
+		a.leaveBehind(&r.changed, err)
 		return errors.Join(failed, err)
 	}
 	if err := a.exportAll(ctx, r); err != nil {

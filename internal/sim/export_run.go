@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/netip"
 	"slices"
 )
@@ -26,27 +27,49 @@ func (a *Array) exportAll(ctx context.Context, r *request) error {
 	}
 	a.catchUp(ctx)
 	done := map[*storageInstance]bool{}
+	var failed error
 	for _, si := range r.changed.targets {
 		if done[si] {
 			continue
 		}
 		done[si] = true
 		if err := a.exportTarget(ctx, si); err != nil {
-			return fmt.Errorf("bring target %s of storage_instance %s in line: %w", si.IQN, si.Name, err)
+			failed = errors.Join(failed, fmt.Errorf("bring target %s of storage_instance %s in line: %w", si.IQN, si.Name, err))
 		}
 	}
-	return nil
+	return failed
 }
 
-// catchUp tries again what the data plane has refused to follow before. Whoever
-// asked for that has heard of the failure.
+// leaveBehind notes that a change is not on disk, and so not on the data plane.
+func (a *Array) leaveBehind(c *changes, why error) {
+	if a.cfg.Exporter == nil {
+		return
+	}
+	for _, si := range c.targets {
+		si.exporting.Lock() // whoever has begun to export it may not know of the change
+		a.behind.Store(si, why)
+		si.exporting.Unlock()
+	}
+}
+
+// catchUp tries again what could not follow the state before. Whoever asked for
+// that has heard of the failure.
 func (a *Array) catchUp(ctx context.Context) {
 	a.behind.Range(func(key, _ any) bool {
-		if si, ok := key.(*storageInstance); ok {
+		si, ok := key.(*storageInstance)
+		if ok && (!si.app.unsaved.Load() || a.saveApp(si.app) == nil) {
 			_ = a.exportTarget(ctx, si) // stays behind when it fails again
 		}
 		return true
 	})
+}
+
+// inLine fails a request that would show a target which is another one in truth:
+// who is not in the ACL could be taken for shut out.
+func (r *request) inLine(si *storageInstance) {
+	if why, behind := r.array.behind.Load(si); behind && (si.exported || si.app.unsaved.Load()) && r.http.Method == http.MethodGet {
+		r.failure = errInternal(fmt.Errorf("target %s is not in line: %v", si.IQN, why))
+	}
 }
 
 // exportTarget serialises by target. It looks at the state only once it has the
@@ -63,15 +86,18 @@ func (a *Array) exportTarget(ctx context.Context, si *storageInstance) error {
 	} else {
 		err = a.cfg.Exporter.Remove(ctx, si.IQN)
 	}
-	if err != nil {
-		a.behind.Store(si, true)
-		return err
+	switch {
+	case err != nil:
+		a.behind.Store(si, err)
+		left, unknown := a.cfg.Exporter.Targets()
+		shown = unknown != nil || slices.Contains(left, si.IQN)
+	case !si.app.unsaved.Load():
+		a.behind.Delete(si)
 	}
-	a.behind.Delete(si)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	si.exported = shown
-	return nil
+	return err
 }
 
 // filling says whether the data of a volume is still being copied.

@@ -3,7 +3,10 @@ package sim_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -19,6 +22,7 @@ type plane struct {
 	targets  map[string]sim.Target
 	sessions map[string][]string
 	fail     error
+	fails    int // as many calls of Apply
 }
 
 func newPlane() *plane {
@@ -30,6 +34,10 @@ func (p *plane) Apply(_ context.Context, t sim.Target) error {
 	defer p.mu.Unlock()
 	if p.fail != nil {
 		return p.fail
+	}
+	if p.fails > 0 {
+		p.fails--
+		return errors.New("busy")
 	}
 	p.targets[t.IQN] = t
 	return nil
@@ -142,10 +150,74 @@ func TestDataPlaneThatFailedIsTriedAgain(t *testing.T) {
 	c.data("PUT", acl, m{"path": "/initiators/" + iqn, "op": "add"})
 	p.set(func() { p.fail = errors.New("busy") })
 	c.refused(500, "InternalError", "PUT", acl, m{"path": "/initiators/" + iqn, "op": "remove"})
+	p.shows(t, c, target)
 	p.set(func() { p.fail = nil })
 	c.data("GET", demoStorage, nil)
 	if got := p.get(t, target); len(got.Initiators) != 0 {
 		t.Errorf("still admitted: %v", got.Initiators)
+	}
+}
+
+// shows insists on the array not telling who has access while the target itself says
+// otherwise.
+func (p *plane) shows(t *testing.T, c *caller, target string) {
+	t.Helper()
+	if got := p.get(t, target); len(got.Initiators) != 1 {
+		t.Errorf("the target admits %v", got.Initiators)
+	}
+	for _, path := range []string{"/app_instances", "/app_instances/demo", demoStorage, demoStorage + "/acl_policy",
+		demoStorage + "/acl_policy/initiators", demoStorage + "/acl_policy/initiator_groups"} {
+		c.refused(500, "InternalError", "GET", path, nil)
+	}
+}
+
+func TestChangesThatAreNotOnDiskAreNotShown(t *testing.T) {
+	p, dir := newPlane(), t.TempDir()
+	c := dial(t, simtest.Start(t, inDir(dir), func(cfg *sim.Config) { cfg.Exporter = p }))
+	const iqn = "iqn.1993-08.org.debian:01:aa11"
+	target := at(t, c.data("POST", "/app_instances", simple("demo", 5)), "storage_instances", 0, "access", "iqn").(string)
+	c.data("POST", "/initiators", m{"id": iqn, "name": "host-a"})
+	acl := demoStorage + "/acl_policy/initiators"
+	c.data("PUT", acl, m{"path": "/initiators/" + iqn, "op": "add"})
+	back := away(t, filepath.Join(dir, "app_instances"))
+	c.refused(500, "InternalError", "PUT", acl, m{"path": "/initiators/" + iqn, "op": "remove"})
+	p.shows(t, c, target)
+	back()
+	c.data("GET", demoStorage, nil)
+	if got := p.get(t, target); len(got.Initiators) != 0 {
+		t.Errorf("still admitted: %v", got.Initiators)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "app_instances", "*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("app instances on disk: %v, %v", files, err)
+	}
+	if raw, err := os.ReadFile(files[0]); err != nil || strings.Contains(string(raw), iqn) {
+		t.Errorf("on disk the host is still admitted: %s, %v", raw, err)
+	}
+}
+
+// An initiator that goes is cut off from every target, also behind one that fails.
+func TestATargetThatFailsDoesNotHoldUpOthers(t *testing.T) {
+	p := newPlane()
+	c := dial(t, simtest.Start(t, inDir(t.TempDir()), func(cfg *sim.Config) { cfg.Exporter = p }))
+	const iqn = "iqn.1993-08.org.debian:01:aa11"
+	c.data("POST", "/initiators", m{"id": iqn, "name": "host-a"})
+	for _, name := range []string{"demo", "other", "third"} {
+		c.data("POST", "/app_instances", simple(name, 1))
+		c.data("PUT", "/app_instances/"+name+"/storage_instances/storage-1/acl_policy/initiators", m{"path": "/initiators/" + iqn, "op": "add"})
+	}
+	p.set(func() { p.fails = 1 })
+	c.refused(500, "InternalError", "DELETE", "/initiators/"+iqn, nil)
+	shut := 0
+	p.set(func() {
+		for _, target := range p.targets {
+			if len(target.Initiators) == 0 {
+				shut++
+			}
+		}
+	})
+	if shut != 2 {
+		t.Errorf("%d of 2 healthy targets have shut the initiator out", shut)
 	}
 }
 

@@ -168,6 +168,7 @@ func listACLGroups(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.inLine(si)
 	var all []*doc
 	for _, path := range si.Groups {
 		if d := r.findDoc(groupsPath, strings.TrimPrefix(path, "/"+groupsPath+"/")); d != nil {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -72,41 +73,35 @@ func (d *disk) appFile(a *appInstance) string {
 	return filepath.Join(d.dir, appsDir, a.ID+".json")
 }
 
-// persist makes the changes of a request durable.
+// persist makes the changes of a request durable, as many as can be.
 func (a *Array) persist(c *changes) error {
 	if a.disk == nil {
 		return nil
 	}
-	for _, app := range c.apps {
-		if err := a.saveApp(app); err != nil {
-			return err
-		}
-	}
-	for _, app := range c.gone {
-		if err := a.saveApp(app); err != nil {
-			return err
-		}
+	var failed error
+	for _, app := range slices.Concat(c.apps, c.gone) {
+		failed = errors.Join(failed, a.saveApp(app))
 	}
 	if c.rest {
-		return a.saveRest()
+		failed = errors.Join(failed, a.saveRest())
 	}
-	return nil
+	return failed
 }
 
 // saveApp writes an app instance, or removes its file when it is gone. Savers of
 // one app instance queue up and look at it only when it is their turn, so the
 // file always ends up with the newest state. They wait for new volumes to have
 // their files: after a crash nothing is known of what was not made to its end.
-func (a *Array) saveApp(app *appInstance) error {
+func (a *Array) saveApp(app *appInstance) (err error) {
 	app.saving.Lock()
 	defer app.saving.Unlock()
+	defer func() { app.unsaved.Store(err != nil) }()
 	a.mu.RLock()
 	for !app.gone && app.unmade() {
 		a.filled.Wait()
 	}
 	gone := app.gone
 	var raw []byte
-	var err error
 	if !gone {
 		raw, err = json.Marshal(app)
 	}
@@ -115,7 +110,7 @@ func (a *Array) saveApp(app *appInstance) error {
 		return fmt.Errorf("save app_instance %s: %w", app.Name, err)
 	}
 	if gone {
-		err := os.Remove(a.disk.appFile(app))
+		err = os.Remove(a.disk.appFile(app))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}

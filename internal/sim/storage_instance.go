@@ -25,7 +25,7 @@ type storageInstance struct {
 
 	app       *appInstance
 	gone      bool      // deleted
-	exported  bool      // the data plane shows it
+	exported  bool      // the data plane shows it, if perhaps not as it should
 	available time.Time // when op_state becomes available
 	exporting sync.Mutex
 	knobs     Health
