@@ -39,7 +39,7 @@ type Config struct {
 	TypedMetadata bool // metadata values keep their JSON type; otherwise all become texts
 	Record        bool // remember requests for Requests
 
-	Report func(error) // hears of errors inside the array, which clients see as 500; nil: nobody
+	Report func(error) // hears of errors inside the array, such as clients see as 500; nil: nobody
 }
 
 // User may log in. Tenant is where the user acts; "" is /root, which may act

@@ -110,7 +110,8 @@ func (a *appInstance) filling() bool {
 }
 
 // BringUp brings the data plane in line with the whole state, as at a start:
-// every target of the state is shown and no other one of ours is left.
+// every target of the state is shown and no other one of ours is left. A target
+// that cannot be shown is reported and tried again later.
 func (a *Array) BringUp(ctx context.Context) error {
 	if a.cfg.Exporter == nil {
 		return nil
@@ -119,8 +120,12 @@ func (a *Array) BringUp(ctx context.Context) error {
 	targets := maps.Clone(a.state.targets)
 	a.mu.RUnlock()
 	for _, iqn := range slices.Sorted(maps.Keys(targets)) {
-		if err := a.exportTarget(ctx, targets[iqn]); err != nil {
-			return fmt.Errorf("bring up target %s of app_instance %s: %w", iqn, targets[iqn].app.Name, err)
+		err := a.exportTarget(ctx, targets[iqn])
+		if err != nil && ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			a.report(fmt.Errorf("bring up target %s of app_instance %s: %w", iqn, targets[iqn].app.Name, err))
 		}
 	}
 	left, err := a.cfg.Exporter.Targets()

@@ -3,6 +3,7 @@ package sim_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,7 +23,7 @@ type plane struct {
 	targets  map[string]sim.Target
 	sessions map[string][]string
 	fail     error
-	fails    int // as many calls of Apply
+	refuses  string // a target
 }
 
 func newPlane() *plane {
@@ -35,8 +36,7 @@ func (p *plane) Apply(_ context.Context, t sim.Target) error {
 	if p.fail != nil {
 		return p.fail
 	}
-	if p.fails > 0 {
-		p.fails--
+	if t.IQN == p.refuses {
 		return errors.New("busy")
 	}
 	p.targets[t.IQN] = t
@@ -206,7 +206,7 @@ func TestATargetThatFailsDoesNotHoldUpOthers(t *testing.T) {
 		c.data("POST", "/app_instances", simple(name, 1))
 		c.data("PUT", "/app_instances/"+name+"/storage_instances/storage-1/acl_policy/initiators", m{"path": "/initiators/" + iqn, "op": "add"})
 	}
-	p.set(func() { p.fails = 1 })
+	p.set(func() { p.refuses = slices.Sorted(maps.Keys(p.targets))[0] })
 	c.refused(500, "InternalError", "DELETE", "/initiators/"+iqn, nil)
 	shut := 0
 	p.set(func() {
@@ -241,5 +241,47 @@ func TestStartBringsTheDataPlaneInLine(t *testing.T) {
 	p.get(t, target)
 	if left, _ := p.Targets(); len(left) != 1 {
 		t.Errorf("shown are %v", left)
+	}
+}
+
+// One target that cannot be shown keeps neither the array nor the others down. What
+// an earlier process left of it may still let somebody in.
+func TestATargetThatCannotBeShownDoesNotStopTheStart(t *testing.T) {
+	for _, left := range []bool{false, true} {
+		p, dir := newPlane(), t.TempDir()
+		s := simtest.Start(t, inDir(dir), func(cfg *sim.Config) { cfg.Exporter = p })
+		c := dial(t, s)
+		var targets []string
+		for _, name := range []string{"demo", "other"} {
+			made := c.data("POST", "/app_instances", simple(name, 5))
+			targets = append(targets, at(t, made, "storage_instances", 0, "access", "iqn").(string))
+		}
+		if err := s.Array.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !left {
+			p.set(func() { clear(p.targets) })
+		}
+		var reports []error
+		s = simtest.Start(t, inDir(dir), func(cfg *sim.Config) {
+			cfg.Exporter, cfg.Report = p, func(err error) { reports = append(reports, err) }
+		})
+		p.set(func() { p.refuses = targets[0] })
+		if err := s.Array.BringUp(t.Context()); err != nil || len(reports) != 1 || !strings.Contains(reports[0].Error(), targets[0]) {
+			t.Errorf("got %v, reported was %v", err, reports)
+		}
+		p.get(t, targets[1])
+		c = dial(t, s)
+		c.data("GET", "/app_instances/other", nil)
+		if left {
+			c.refused(500, "InternalError", "GET", demoStorage, nil)
+		} else if got := c.data("GET", demoStorage, nil); got["op_state"] != "unavailable" {
+			t.Errorf("op_state is %v", got["op_state"])
+		}
+		p.set(func() { p.refuses = "" })
+		if got := c.data("GET", demoStorage, nil); got["op_state"] != "available" {
+			t.Errorf("op_state is %v once it can be shown", got["op_state"])
+		}
+		p.get(t, targets[0])
 	}
 }

@@ -101,11 +101,15 @@ func (a *Array) fail(r *request, err error) answer {
 	e := new(apiError)
 	if !errors.As(err, &e) {
 		e = errInternal(err)
-		if a.cfg.Report != nil {
-			a.cfg.Report(fmt.Errorf("%s %s: %w", r.http.Method, r.path, err))
-		}
+		a.report(fmt.Errorf("%s %s: %w", r.http.Method, r.path, err))
 	}
 	return answer{e.http, encoder{}.append(nil, e.render(r, a.now()))}
+}
+
+func (a *Array) report(err error) {
+	if a.cfg.Report != nil {
+		a.cfg.Report(err)
+	}
 }
 
 // serve takes a request through route, key, tenant and schema to its operation.
