@@ -1,5 +1,7 @@
 package sim
 
+import "strings"
+
 // auth is the CHAP configuration of a storage instance. The target's user is
 // what an initiator presents, the initiator's user what the target presents
 // back.
@@ -48,7 +50,7 @@ func updateAuth(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if si.Auth, err = newAuth(si.Auth, r.body); err != nil {
+	if si.Auth, err = r.newAuth(si.Auth, r.body); err != nil {
 		return nil, err
 	}
 	r.export(si)
@@ -60,7 +62,7 @@ func (r *request) planAuth(si *storageInstance, b body, p *plan) error {
 	if !b.has("auth") {
 		return nil
 	}
-	changed, err := newAuth(si.Auth, b.obj("auth"))
+	changed, err := r.newAuth(si.Auth, b.obj("auth"))
 	if err != nil {
 		return err
 	}
@@ -69,11 +71,17 @@ func (r *request) planAuth(si *storageInstance, b body, p *plan) error {
 }
 
 // newAuth is what old becomes by a request. Members that the request leaves
-// out stay, except that none leaves nothing and chap nothing mutual.
-func newAuth(old auth, b body) (auth, error) {
+// out stay, except that none leaves nothing and chap nothing mutual. What a data
+// plane cannot hold is refused before it is anywhere.
+func (r *request) newAuth(old auth, b body) (auth, error) {
 	a := auth{Type: b.str("type"), AccessKey: b.or("access_key", old.AccessKey), SecretKey: b.or("secret_key", old.SecretKey)}
 	if a.Type == "none" {
 		return a, nil
+	}
+	for _, key := range []string{"target_user_name", "target_pswd", "initiator_user_name", "initiator_pswd"} {
+		if r.array.cfg.Exporter != nil && strings.HasPrefix(b.str(key), "NULL") {
+			return old, errValidation("auth: " + key + " must not begin with NULL, which means none to an iSCSI target of Linux")
+		}
 	}
 	a.TargetUser = b.or("target_user_name", old.TargetUser)
 	a.TargetPassword = b.or("target_pswd", old.TargetPassword)

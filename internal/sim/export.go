@@ -23,7 +23,7 @@ type LUN struct {
 }
 
 // Auth is the CHAP configuration of a Target. Empty TargetUser means none;
-// empty InitiatorUser means one-way.
+// empty InitiatorUser means one-way. No name or secret begins with NULL.
 type Auth struct {
 	TargetUser, TargetPassword       string // what the initiator must present
 	InitiatorUser, InitiatorPassword string // what the target presents back

@@ -285,3 +285,23 @@ func TestATargetThatCannotBeShownDoesNotStopTheStart(t *testing.T) {
 		p.get(t, targets[0])
 	}
 }
+
+func TestCHAPThatATargetCannotHoldIsRefused(t *testing.T) {
+	c := dial(t, simtest.Start(t, inDir(t.TempDir()), func(cfg *sim.Config) { cfg.Exporter = newPlane() }))
+	c.data("POST", "/app_instances", simple("demo", 1))
+	for key, value := range map[string]string{
+		"target_user_name": "NULL_user", "target_pswd": "NULLsecretsecret", "initiator_user_name": "NULL", "initiator_pswd": "NULLsecretsecret",
+	} {
+		chap := m{"type": "mchap", "target_user_name": "user", "target_pswd": "secretsecret",
+			"initiator_user_name": "array", "initiator_pswd": "secretsecretback"}
+		chap[key] = value
+		c.refused(422, "ValidationFailedError", "PUT", demoStorage+"/auth", chap)
+		c.refused(422, "ValidationFailedError", "PUT", demoStorage, m{"auth": chap})
+		plain := dial(t, simtest.Start(t))
+		plain.data("POST", "/app_instances", simple("demo", 1))
+		plain.data("PUT", demoStorage+"/auth", chap)
+	}
+	if got := c.data("GET", demoStorage+"/auth", nil)["type"]; got != "none" {
+		t.Errorf("type is %v", got)
+	}
+}

@@ -59,8 +59,8 @@ func templateAuthFields() []field {
 	return fields
 }
 
-func checkTemplateAuth(_ *request, _ *doc, b body) error {
-	_, err := newAuth(auth{}, b)
+func checkTemplateAuth(r *request, _ *doc, b body) error {
+	_, err := r.newAuth(auth{}, b)
 	return err
 }
 
