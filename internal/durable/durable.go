@@ -4,6 +4,7 @@ package durable
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -18,6 +19,15 @@ func Replace(path string, data []byte) error {
 		return err
 	}
 	if err := os.Rename(path+Suffix, path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// Remove takes a file away for good; one that is not there is away. After it has
+// returned nil, power may fail.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return SyncDir(filepath.Dir(path))

@@ -47,3 +47,22 @@ func TestReplaceThatFailsLeavesTheFile(t *testing.T) {
 		t.Error("wrote into a directory that is not there")
 	}
 }
+
+func TestRemoveLooksAtTheDirectoryToo(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a repeat, because the first one may have ended before the directory was written
+		if err := durable.Remove(path); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("it is still there")
+	}
+	if err := durable.Remove(filepath.Join(path, "state")); err == nil {
+		t.Error("made durable in a directory that is not there")
+	}
+}

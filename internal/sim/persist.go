@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,11 +109,7 @@ func (a *Array) saveApp(app *appInstance) (err error) {
 		return fmt.Errorf("save app_instance %s: %w", app.Name, err)
 	}
 	if gone {
-		err = os.Remove(a.disk.appFile(app))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
+		return durable.Remove(a.disk.appFile(app)) // or a power cut would bring it back
 	}
 	return replaceFile(a.disk.appFile(app), raw)
 }
