@@ -216,8 +216,12 @@ func copyFile(from, to string) (err error) {
 
 func fillFile(src, dst *os.File) error {
 	const ficlone = 0x40049409
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, dst.Fd(), ficlone, src.Fd()); errno == 0 {
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, dst.Fd(), ficlone, src.Fd())
+	if errno == 0 {
 		return nil
+	}
+	if !cannotShare(errno) {
+		return fmt.Errorf("share blocks: %w", errno)
 	}
 	info, err := src.Stat()
 	if err != nil {
@@ -240,6 +244,17 @@ func fillFile(src, dst *os.File) error {
 		at = end
 	}
 	return nil
+}
+
+// cannotShare tells a file system that does not share blocks from a failure: a copy,
+// which takes its time, is not of one moment.
+func cannotShare(errno syscall.Errno) bool {
+	switch errno {
+	case syscall.EOPNOTSUPP, syscall.EXDEV, syscall.EINVAL, syscall.ENOTTY, syscall.ENOSYS:
+		return true
+	default:
+		return false
+	}
 }
 
 // nextData finds the next extent of data at or after a place.
