@@ -52,6 +52,26 @@ func (r *request) poolExists(path string) bool {
 	return ok && r.findDoc(poolsPath, name) != nil
 }
 
+// accessIPs are where a target is reached. A data plane has it on all addresses of the
+// array; without one, it is on those of its pool, if that names any.
+func (r *request) accessIPs(si *storageInstance) []string {
+	if r.array.cfg.Exporter != nil || si.IPPool == defaultPool {
+		return r.array.accessIPs()
+	}
+	var ips []string
+	if pool := r.findDoc(poolsPath, strings.TrimPrefix(si.IPPool, "/"+poolsPath+"/")); pool != nil {
+		for _, path := range pool.Values.list("network_paths") {
+			if ip := path.str("start_ip"); ip != "" {
+				ips = append(ips, ip)
+			}
+		}
+	}
+	if len(ips) == 0 {
+		return r.array.accessIPs()
+	}
+	return ips
+}
+
 func (r *request) poolTenant(string) string { return rootTenant }
 
 func dropPool(r *request, d *doc) error {

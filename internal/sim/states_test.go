@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/datera-csi/datera-csi/internal/sim"
 	"github.com/datera-csi/datera-csi/internal/sim/simtest"
 )
@@ -22,6 +24,22 @@ func TestStrictOfflineForReplicasAndPools(t *testing.T) {
 	}
 	c.data("PUT", demoVolume, m{"replica_count": 3})
 	c.refused(400, "InvalidRequestError", "DELETE", "/access_network_ip_pools/second", nil)
+}
+
+func TestTargetsAreReachedThroughTheirPool(t *testing.T) {
+	c := dial(t, simtest.Start(t))
+	c.data("POST", "/access_network_ip_pools", m{"name": "empty"})
+	c.data("POST", "/access_network_ip_pools", m{"name": "second", "network_paths": []m{
+		{"name": "access_1", "start_ip": "10.0.0.1"}, {"name": "access_2", "start_ip": "10.0.1.1"}}})
+	c.data("POST", "/app_instances", simple("demo", 1))
+	for pool, want := range map[string][]any{
+		"default": {"172.28.0.9", "172.29.0.9"}, "empty": {"172.28.0.9", "172.29.0.9"}, "second": {"10.0.0.1", "10.0.1.1"},
+	} {
+		got := at(t, c.data("PUT", demoStorage, m{"ip_pool": m{"path": "/access_network_ip_pools/" + pool}}), "access", "ips")
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("in pool %s: %s", pool, diff)
+		}
+	}
 }
 
 func TestAccessControlOnlyBecomesStricter(t *testing.T) {
