@@ -46,8 +46,7 @@ func (c *Client) Grant(ctx context.Context, v *Volume, iqn string) (*Volume, err
 		case v.admits(iqn) && (!first || slices.Contains(v.Initiators, iqn)):
 			return v, nil
 		case !first && !wait.wait(ctx):
-			return nil, &Error{kind: ErrUnavailable, cause: context.Cause(ctx), Message: fmt.Sprintf(
-				"waited in vain for %s to admit %s: online %t, exported %t", v.Name, iqn, v.Online, v.Exported)}
+			return nil, notAdmitted(ctx, v, iqn)
 		}
 		if err := c.admit(ctx, v, iqn); err != nil {
 			return nil, err
@@ -55,11 +54,20 @@ func (c *Client) Grant(ctx context.Context, v *Volume, iqn string) (*Volume, err
 		if err := c.bringOnline(ctx, v, !first); err != nil {
 			return nil, err
 		}
-		var err error
-		if v, err = c.reread(ctx, v); err != nil {
+		now, err := c.reread(ctx, v)
+		if err != nil && !first && ctx.Err() != nil {
+			return nil, notAdmitted(ctx, v, iqn) // says more than that a read was cut off
+		}
+		if err != nil {
 			return nil, err
 		}
+		v = now
 	}
+}
+
+func notAdmitted(ctx context.Context, v *Volume, iqn string) error {
+	return &Error{kind: ErrUnavailable, cause: context.Cause(ctx), Message: fmt.Sprintf(
+		"waited in vain for %s to admit %s: online %t, exported %t", v.Name, iqn, v.Online, v.Exported)}
 }
 
 // admits tells whether iqn can use v now.

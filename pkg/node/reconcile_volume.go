@@ -61,11 +61,11 @@ func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *recor
 		all[0].Evidence += "; " + why
 		return p.heal(ctx, rec, shape, all)
 	}
-	err = p.heal(ctx, rec, shape, all)
-	if p.mode == ReconcileRepair {
-		err = errors.Join(err, p.keepReadOnly(ctx, op, rec))
+	healed := p.heal(ctx, rec, shape, all)
+	if p.mode != ReconcileRepair {
+		return healed
 	}
-	return err
+	return errors.Join(healed, p.keepReadOnly(ctx, op, rec))
 }
 
 func (p *pass) about(rec *record, reason Reason, portal, evidence string) Finding {

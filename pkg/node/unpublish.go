@@ -59,14 +59,14 @@ func (s *Server) unpublish(ctx context.Context, op *operation, r unpublishReques
 	if _, known := rec.publishedAt(target); !known {
 		return nil
 	}
-	err = s.records.save(rec.without(target))
-	if noRoom(err) {
+	saved := s.records.save(rec.without(target))
+	if noRoom(saved) {
 		// To end pods is what frees a full disk, and whoever reads of a target path
 		// looks into the mount table, too. The record goes with the unstage.
-		klog.FromContext(ctx).Error(err, "A target path that is gone stays in the volume's record", "volume", r.Volume, "path", target)
+		klog.FromContext(ctx).Error(saved, "A target path that is gone stays in the volume's record", "volume", r.Volume, "path", target)
 		return nil
 	}
-	return err
+	return saved
 }
 
 // noRoom says that a file was not written because its file system takes nothing.

@@ -315,7 +315,7 @@ func (s *story) letGo(ctx context.Context) error {
 		call{"NodeUnpublishVolume", fenced, func() error { return s.one.UnpublishFrom(ctx, orphan, pod(1)) }},
 		call{"NodeUnstageVolume", fenced + ": DataLoss", func() error {
 			if told = s.one.Unstage(ctx, orphan); status.Code(told) != codes.DataLoss {
-				return fmt.Errorf("unstage of a fenced volume answered %v, want DataLoss", told)
+				return fmt.Errorf("unstage of a fenced volume answered %v, want DataLoss", status.Code(told))
 			}
 			return nil
 		}},
