@@ -83,7 +83,11 @@ func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	return (&tls.Dialer{Config: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}).DialContext(ctx, network, address)
+	d := tls.Dialer{
+		NetDialer: &net.Dialer{Timeout: requestTimeout}, // of the handshake, too, which the end of a request does not end
+		Config:    &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+	}
+	return d.DialContext(ctx, network, address)
 }
 
 // InCluster is where the API is for a pod, by the two variables that Kubernetes

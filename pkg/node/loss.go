@@ -30,12 +30,12 @@ func (s *Server) writeOut(ctx context.Context, rec *record, there []Mount) error
 		rec.Unwritten = err.Error()
 		s.saveLoss(ctx, rec)
 	}
-	return untold(rec)
+	return s.untold(rec)
 }
 
-// untold is the loss that nobody has heard of.
-func untold(rec *record) error {
-	if rec.Unwritten == "" {
+// untold is the loss of a volume that nobody has heard of.
+func (s *Server) untold(rec *record) error {
+	if _, told := s.lossTold.Load(rec.Volume); told || rec.Unwritten == "" {
 		return nil
 	}
 	return fmt.Errorf("%w: %s; see why the volume could not be written; the next attempt goes on", errUnwritten, rec.Unwritten)

@@ -135,6 +135,26 @@ func TestAPodEndsAlthoughTheNodesDiskIsFull(t *testing.T) {
 	}
 }
 
+// FM 18: the writer that was unpublished on a full disk is not remembered as one for ever.
+func TestATargetThatIsGoneLeavesTheRecordOnceThereIsRoom(t *testing.T) {
+	w := newWheel(t)
+	v := w.volume("a")
+	v.cap = blockCap(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)
+	ok(t, v.stage(), v.publish())
+	v.ro = true
+	ok(t, v.publishAt(v.path+"-reader"))
+	w.Fail("record", unix.ENOSPC)
+	ok(t, v.unpublish())
+	w.reconcile(node.ReconcileObserve, 0)
+	if v.disk().ReadOnly() {
+		t.Error("a dry run changed it")
+	}
+	w.reconcile(node.ReconcileRepair, 0)
+	if !v.disk().ReadOnly() {
+		t.Error("the reader may write")
+	}
+}
+
 func TestUnpublishNeverRemovesData(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")

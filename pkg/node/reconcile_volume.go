@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -65,7 +66,26 @@ func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *recor
 	if p.mode != ReconcileRepair {
 		return healed
 	}
-	return errors.Join(healed, p.keepReadOnly(ctx, op, rec))
+	return errors.Join(healed, p.dropGoneTargets(rec, mounts), p.keepReadOnly(ctx, op, rec))
+}
+
+// dropGoneTargets takes those target paths out of the record of which nothing is left:
+// the node's disk was full when they were unpublished.
+func (p *pass) dropGoneTargets(rec *record, mounts []Mount) error {
+	kept := rec
+	for _, t := range rec.Targets {
+		if len(at(mounts, t.Path)) > 0 {
+			continue
+		}
+		if _, err := os.Lstat(t.Path); errors.Is(err, fs.ErrNotExist) {
+			kept = kept.without(t.Path)
+		}
+	}
+	if kept == rec {
+		return nil
+	}
+	*rec = *kept
+	return p.records.save(rec)
 }
 
 func (p *pass) about(rec *record, reason Reason, portal, evidence string) Finding {

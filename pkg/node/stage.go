@@ -58,16 +58,19 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 		return err
 	}
 	faultpoint.At("stage: record written")
+	if err = s.untold(rec); err != nil { // before anything is set up for a caller who may leave upon it
+		s.tellLoss(ctx, rec)
+		return err
+	}
 	if err = s.passStranger(ctx, rec.Target.IQN); err != nil {
 		return err
 	}
 	device, err := s.fulfil(ctx, op, rec, r)
-	if err == nil {
-		err = untold(rec)
-	}
 	switch {
 	case err == nil:
-		s.lossTold.Delete(r.Volume) // what is written from now on is told of anew
+		if rec.Unwritten == "" { // or it would be told again and again, where it cannot be taken out of the record
+			s.lossTold.Delete(r.Volume) // what is written from now on is told of anew
+		}
 		return nil
 	case errors.Is(err, errUnwritten):
 		s.tellLoss(ctx, rec)

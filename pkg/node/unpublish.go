@@ -61,8 +61,7 @@ func (s *Server) unpublish(ctx context.Context, op *operation, r unpublishReques
 	}
 	saved := s.records.save(rec.without(target))
 	if noRoom(saved) {
-		// To end pods is what frees a full disk, and whoever reads of a target path
-		// looks into the mount table, too. The record goes with the unstage.
+		// To end pods is what frees a full disk. Reconcile takes the path out of the record.
 		klog.FromContext(ctx).Error(saved, "A target path that is gone stays in the volume's record", "volume", r.Volume, "path", target)
 		return nil
 	}

@@ -137,7 +137,7 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 		return fmt.Errorf("%w: it is still mounted on %v; unpublish it there first", errInUse, uses)
 	}
 	if len(there) == 0 {
-		return nil
+		return s.untold(rec) // the mount may have gone with a reboot
 	}
 	s.failRefusedIO(ctx, rec)
 	if err := s.writeOut(ctx, rec, there); err != nil {

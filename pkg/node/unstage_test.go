@@ -9,6 +9,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -261,6 +262,7 @@ func TestALossIsToldToSomebody(t *testing.T) {
 		"stage":                   func(_ *machine, v *volume) error { return v.stage() },
 		"unstage after a restart": func(m *machine, v *volume) error { m.restart(); return v.unstage() },
 		"stage after a restart":   func(m *machine, v *volume) error { m.restart(); return v.stage() },
+		"unstage after a reboot":  func(m *machine, v *volume) error { m.Reboot(); m.restart(); return v.unstage() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
@@ -272,10 +274,27 @@ func TestALossIsToldToSomebody(t *testing.T) {
 			release()
 			eventually(t, "the step's end", func() bool { return m.server.Doing(v.id) == "" })
 			want(t, next(m, v), codes.DataLoss, v.id, "input/output error")
-			ok(t, next(m, v), v.unstage())
+			ok(t, v.unstage())
 			m.nothingLeft()
 		})
 	}
+}
+
+// FM 21: where the record takes nothing any more, a loss is told once all the same.
+func TestALossIsToldOnceThoughTheNodesDiskIsFull(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage())
+	m.Fail("sync", errDevice)
+	release := m.Hold("sync")
+	want(t, m.leftAt("sync", v.unstageFor), codes.Canceled)
+	release()
+	eventually(t, "the step's end", func() bool { return m.server.Doing(v.id) == "" })
+	m.Fail("record", unix.ENOSPC)
+	want(t, v.stage(), codes.DataLoss, v.id)
+	ok(t, v.stage())
+	ok(t, v.stage(), v.unstage())
+	m.nothingLeft()
 }
 
 // FM 21: an unmount does not say that it dropped what it could not write, so it is
