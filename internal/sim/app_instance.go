@@ -36,6 +36,7 @@ type appInstance struct {
 	gone  bool      // deleted
 
 	saving  sync.Mutex
+	saved   bool        // it has a file; guarded by saving
 	unsaved atomic.Bool // its file could not be written
 }
 

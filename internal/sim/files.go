@@ -84,24 +84,13 @@ func (r *request) copyVolume(from *volume, s *snapshot, to *volume) {
 		src = r.array.snapshotFile(from, s)
 	}
 	size := to.SizeGiB << 30
-	r.begin(to, func() error {
-		dst := r.array.volumeFile(to) // only now its uuid is settled
-		if err := copyFile(src, dst); err != nil {
-			return err
-		}
-		return growFile(dst, size, 0)
-	})
+	r.begin(to, func() error { return copyFile(src, r.array.volumeFile(to), size) }) // only now its uuid is settled
 }
 
 // restoreFile puts a snapshot's data in the place of a volume's.
 func (r *request) restoreFile(v *volume, s *snapshot, done func()) {
 	src, dst, size := r.array.snapshotFile(v, s), r.array.volumeFile(v), v.SizeGiB<<30
-	r.fill(v, func() error {
-		if err := copyFile(src, dst); err != nil {
-			return err
-		}
-		return growFile(dst, size, 0)
-	}, done)
+	r.fill(v, func() error { return copyFile(src, dst, size) }, done)
 	r.export(v.si) // it may have gone online meanwhile
 }
 
@@ -115,7 +104,7 @@ func (r *request) copySnapshot(o snapshotOwner, s *snapshot) {
 	}
 	r.onFiles(func() error {
 		for src, dst := range files {
-			if err := copyFile(src, dst); err != nil {
+			if err := copyFile(src, dst, 0); err != nil {
 				return err
 			}
 		}
@@ -177,20 +166,24 @@ func growFile(path string, size int64, create int) error {
 	if err != nil {
 		return fmt.Errorf("make a backing file: %w", err)
 	}
-	info, err := f.Stat()
-	if err == nil && info.Size() < size {
-		err = errors.Join(f.Truncate(size), f.Sync())
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err = errors.Join(lengthen(f, size), f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("grow a backing file: %w", err)
 	}
 	return nil
 }
 
+func lengthen(f *os.File, size int64) error {
+	info, err := f.Stat()
+	if err != nil || info.Size() >= size {
+		return err
+	}
+	return f.Truncate(size)
+}
+
 // copyFile copies a sparse file by sharing its blocks where the file system can
-// do that, else by copying what is not a hole. The copy appears under its name
-// only when it is whole.
-func copyFile(from, to string) (err error) {
+// do that, else by copying what is not a hole. The copy is as long as the file, or
+// size if that is more, and appears under its name only when it is whole.
+func copyFile(from, to string, size int64) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("copy backing file %s: %w", from, err)
@@ -205,7 +198,7 @@ func copyFile(from, to string) (err error) {
 	if err != nil {
 		return errors.Join(err, src.Close())
 	}
-	if err = errors.Join(fillFile(src, dst), dst.Sync(), dst.Close(), src.Close()); err != nil {
+	if err = errors.Join(fillFile(src, dst), lengthen(dst, size), dst.Sync(), dst.Close(), src.Close()); err != nil {
 		return errors.Join(err, os.Remove(partial))
 	}
 	if err = os.Rename(partial, to); err != nil {

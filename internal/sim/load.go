@@ -112,6 +112,7 @@ func (a *Array) adopt(app *appInstance) error {
 		a.state.saw(uint64(si.Node))
 	}
 	app.Snapshots = a.whole(app.Snapshots, app.volumes()...)
+	app.saved = true
 	a.state.saw(app.Seq)
 	a.state.insertApp(t, app)
 	return nil

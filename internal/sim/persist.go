@@ -90,13 +90,18 @@ func (a *Array) persist(c *changes) error {
 // saveApp writes an app instance, or removes its file when it is gone. Savers of
 // one app instance queue up and look at it only when it is their turn, so the
 // file always ends up with the newest state. They wait for new volumes to have
-// their files: after a crash nothing is known of what was not made to its end.
+// their files: after a crash nothing is known of what was not made to its end. A new
+// app instance is saved by whoever makes it, and the others need not wait.
 func (a *Array) saveApp(app *appInstance) (err error) {
 	app.saving.Lock()
 	defer app.saving.Unlock()
 	defer func() { app.unsaved.Store(err != nil) }()
 	a.mu.RLock()
 	for !app.gone && app.unmade() {
+		if !app.saved {
+			a.mu.RUnlock()
+			return nil
+		}
 		a.filled.Wait()
 	}
 	gone := app.gone
@@ -111,7 +116,9 @@ func (a *Array) saveApp(app *appInstance) (err error) {
 	if gone {
 		return durable.Remove(a.disk.appFile(app)) // or a power cut would bring it back
 	}
-	return replaceFile(a.disk.appFile(app), raw)
+	err = replaceFile(a.disk.appFile(app), raw)
+	app.saved = app.saved || err == nil
+	return err
 }
 
 // saveRest writes all that is not in app instances. Requests that wait for one

@@ -182,7 +182,7 @@ func (c *Client) Revoke(ctx context.Context, v *Volume, iqn string) error {
 		if v, err = c.reread(ctx, v); err != nil {
 			return err
 		}
-		if e.refusal != nil && listed(v.Initiators, iqn) {
+		if e.refusal != nil && listed(v.Initiators, iqn) && !v.Leaving() { // of one that leaves, the end is waited for
 			return inUse("%s still admits %s, which the array does not take out of the ACL: %v", v.Name, iqn, e.refusal)
 		}
 	}

@@ -267,6 +267,25 @@ func TestRevokeFromAStaleViewFindsItGone(t *testing.T) {
 	}
 }
 
+// FM 4: a volume that an administrator deletes under its hosts takes no change any more,
+// and lets them go with its end.
+func TestRevokeWaitsForTheEndOfAVolumeThatIsDeleted(t *testing.T) {
+	s, c := simulated(t, func(cfg *sim.Config) { cfg.DeleteDelay = time.Second })
+	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
+	administrator(t, s, "/root", "PUT", "/app_instances/CSI-a", `{"admin_state":"offline","force":true}`)
+	administrator(t, s, "/root", "DELETE", "/app_instances/CSI-a", `{"force":true}`)
+	leaving := mustRead(t, c, "CSI-a")
+	if !leaving.Leaving() {
+		t.Fatalf("the array is %q", leaving.OpState)
+	}
+	if err := c.DeleteSnapshot(t.Context(), leaving, "1.5"); !errors.Is(err, dateraclient.ErrUnavailable) {
+		t.Errorf("a snapshot of it: got %v, want ErrUnavailable", err)
+	}
+	if err := c.Revoke(t.Context(), v, hostA); !errors.Is(err, dateraclient.ErrNotFound) {
+		t.Errorf("got %v, want ErrNotFound once it is gone", err)
+	}
+}
+
 func TestRevokeOfAMissingVolume(t *testing.T) {
 	_, c := simulated(t)
 	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)

@@ -174,6 +174,9 @@ func (c *Client) DeleteSnapshot(ctx context.Context, v *Volume, utcTS string) er
 	if err != nil {
 		return err
 	}
+	if v.Leaving() {
+		return &Error{kind: ErrUnavailable, Message: v.Name + " is being deleted, and its snapshots with it"}
+	}
 	if err := run(ctx, c, del(path)); err != nil {
 		return err
 	}
