@@ -214,13 +214,13 @@ func (i *Initiator) singlePathDevice(ctx context.Context, t Target, paths []path
 	if err = i.giveUpAllBut(ctx, t, chosen.session); err != nil {
 		return Device{}, err
 	}
-	// What something else is built on is not ours to mount.
-	holders, err := chosen.blockDevice().holders()
+	// What something else is built on is not ours to hand out: the host's LVM, for one, over a group in a VM's disk.
+	built, err := usesOf(nil, chosen.blockDevice())
 	if err != nil {
 		return Device{}, err
 	}
-	if len(holders) > 0 {
-		return Device{}, fmt.Errorf("%w: %s is part of %s", ErrBusy, chosen.name, strings.Join(holders, ", "))
+	if len(built) > 0 {
+		return Device{}, fmt.Errorf("%w: %s", ErrBusy, built[0])
 	}
 	i.setReplacement(ctx, []path{chosen}, replacementAlone)
 	return i.awaitNode(ctx, chosen.blockDevice(), chosen.fresh.WWID, []string{chosen.name})

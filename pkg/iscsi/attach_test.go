@@ -689,12 +689,52 @@ func TestMapOfAnotherWWIDIsRefused(t *testing.T) {
 
 func TestDeviceThatSomethingElseIsBuiltOnIsRefused(t *testing.T) {
 	t.Parallel()
-	h := newHost(t)
+	for _, on := range []string{"sdb", "sdb1"} { // a virtual machine's disk has groups in its partitions
+		h := newHost(t)
+		i := h.initiator()
+		attach(t, i, targetA())
+		if on == "sdb1" {
+			h.addPartition("sdb", "8:17")
+		}
+		h.write(h.diskDir("sdb")+"/block/"+strings.TrimSuffix("sdb/"+on, "/sdb")+"/holders/dm-9/x", "") // LVM, say
+		if _, err := i.Attach(t.Context(), targetA(), nil); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), on+" is part of dm-9") {
+			t.Errorf("err = %v, want ErrBusy naming dm-9 over %s", err, on)
+		}
+	}
+}
+
+// FM 3, 28: the vendor had maps named by the serial number of their disks. None is handed
+// out, since no identity follows from its name, but one that is there can be taken down.
+func TestAMapNamedByItsSerialNumberIsOnlyTakenDown(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	h.callout = true
 	i := h.initiator()
-	attach(t, i, targetA())
-	h.write("sys/devices/platform/host1/session1/target1:0:0/1:0:0:0/block/sdb/holders/dm-9/x", "") // LVM, say
-	if _, err := i.Attach(t.Context(), targetA(), nil); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), "dm-9") {
-		t.Errorf("err = %v, want ErrBusy naming dm-9", err)
+	if got, err := i.Attach(t.Context(), targetA(), nil); !errors.Is(err, iscsi.ErrForeign) || !strings.Contains(err.Error(), "getuid_callout") {
+		t.Errorf("got %+v, %v, want ErrForeign that names the setting", got, err)
+	}
+	if h.mapNamed("SDATERA_IBLOCK_"+serialA) == "" {
+		t.Fatal("there is no such map")
+	}
+	if err := i.Detach(t.Context(), targetA()); err != nil {
+		t.Fatal(err)
+	}
+	if left := append(h.glob("sys/block/*"), h.glob("sys/class/iscsi_session/*")...); len(left) > 0 {
+		t.Errorf("left are %v", left)
+	}
+}
+
+// A multipath that cannot write down what it is told says so by the status that also
+// means that it does not want the disk.
+func TestAMultipathThatCannotWriteIsNotTakenForOneThatDeclines(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	h.greedy, h.full = false, true
+	if got, err := h.initiator().Attach(t.Context(), targetA(), nil); !errors.Is(err, iscsi.ErrUnavailable) {
+		t.Errorf("got %+v, %v, want ErrUnavailable", got, err)
+	}
+	if sessions := h.glob("sys/class/iscsi_session/session*"); len(sessions) != 2 {
+		t.Errorf("sessions %v, want both: none is given up", sessions)
 	}
 }
 

@@ -51,6 +51,8 @@ type host struct {
 	mute          bool                      // the next disk is found without the pages that say who it is
 	overlooked    bool                      // and multipathd does not take it up either
 	blacklisted   bool
+	full          bool   // multipath cannot write to /etc
+	callout       bool   // multipath.conf has maps named by serial numbers, as the vendor's had
 	multipathConf string // what multipath -t prints
 	multipathRuns string // what the running multipathd goes by; "": the same
 	queueing      bool   // maps keep what they cannot send
@@ -319,7 +321,7 @@ func (h *host) tool(argv []string) (out string, code int) {
 	case argv[0] == "iscsiadm" && argv[len(argv)-1] == "--logout":
 		return "", h.logOut(arg("-r"))
 	case argv[0] == "multipath" && arg("-a") != "":
-		return "", h.tellMultipath(filepath.Base(arg("-a")))
+		return h.tellMultipath(filepath.Base(arg("-a")))
 	case line == "multipath -t":
 		return h.multipathConf, 0
 	case line == "multipathd show config" && h.multipathRuns != "":
@@ -532,6 +534,8 @@ func (h *host) addDisk(session, number int, l lun) string {
 	dir := fmt.Sprintf("sys/devices/platform/host%d/session%d/target%d:0:0/%d:0:0:%d/", session, session, session, session, number)
 	h.dirs[name] = strings.TrimSuffix(dir, "/")
 	h.write(dir+"state", "running\n")
+	h.write(dir+"vendor", "DATERA  \n")
+	h.write(dir+"model", "IBLOCK          \n")
 	if !h.mute {
 		h.write(dir+"vpd_pg80", string(serialPage(l.serial)))
 		h.write(dir+"vpd_pg83", string(idPage(iscsi.LIOWWID(l.serial))))
@@ -563,15 +567,21 @@ func (h *host) deleteDisk(name string) {
 }
 
 // tellMultipath is multipath -a.
-func (h *host) tellMultipath(disk string) int {
-	if h.blacklisted {
-		return 1
+func (h *host) tellMultipath(disk string) (string, int) {
+	switch {
+	case h.blacklisted:
+		return "", 1
+	case h.full:
+		return "failed adding '" + h.wwid(disk) + "' to wwids file\n", 1
 	}
 	h.known[h.wwid(disk)] = true
-	return 0
+	return "", 0
 }
 
 func (h *host) wwid(disk string) string {
+	if l, ok := h.content(disk); ok && h.callout {
+		return "SDATERA_IBLOCK_" + l.serial
+	}
 	if l, ok := h.content(disk); ok && h.readRaw(h.diskDir(disk)+"/vpd_pg83") == "" {
 		return iscsi.LIOWWID(l.serial) // udev asks the disk
 	}

@@ -171,7 +171,9 @@ func (m dmap) slaveBut(disks []disk) string {
 	return ""
 }
 
-// mapOf finds the multipath map that a disk is part of, and refuses one of another LUN.
+// mapOf finds the multipath map that a disk is part of, and refuses one of another LUN. A
+// map that is named by the disk's serial number is the disk's: it can be taken down, though
+// none is handed out.
 func (y sysfs) mapOf(d disk) (dmap, bool, error) {
 	m, held, err := y.holding(d)
 	if err != nil || !held {
@@ -181,10 +183,18 @@ func (y sysfs) mapOf(d disk) (dmap, bool, error) {
 	if err != nil {
 		return dmap{}, false, err
 	}
-	if m.wwid != id.WWID {
+	if m.wwid != id.WWID && m.wwid != d.serialName(id.Serial) {
 		return dmap{}, false, fmt.Errorf("%w: %s with WWID %s is part of %s, the map of %s", ErrForeign, d.name, id.WWID, m.name, m.wwid)
 	}
 	return m, true, nil
+}
+
+// serialName is what scsi_id --page=0x80 --replace-whitespace calls a disk, and multipathd
+// before 0.9 its map, where multipath.conf has that for getuid_callout, as the vendor's had.
+func (d disk) serialName(serial string) string {
+	vendor, _ := attribute(d.dir, "vendor") // without it, it is nobody's name
+	model, _ := attribute(d.dir, "model")
+	return strings.Join(strings.Fields(fmt.Sprintf("S%-8s%-16s%s", vendor, model, serial)), "_")
 }
 
 // known is whom the kernel takes a disk for. One that it could not identify when it

@@ -70,8 +70,8 @@ func (i *Initiator) multipath(ctx context.Context, argv ...string) error {
 	answer := oneLine(string(out))
 	var exit *ExitError
 	switch {
-	case errors.As(err, &exit) && exit.Stderr == "":
-		return &ExitError{Tool: exit.Tool, Code: exit.Code, Stderr: answer} // the daemon's words come on stdout
+	case errors.As(err, &exit) && answer != "": // the daemon's words, and some of the tool's, come on stdout
+		return &ExitError{Tool: exit.Tool, Code: exit.Code, Stderr: strings.TrimPrefix(exit.Stderr+"; "+answer, "; ")}
 	case err == nil && (answer == "fail" || strings.HasPrefix(answer, "timeout")):
 		return &ExitError{Tool: argv[0], Code: 1, Stderr: answer} // older releases exit 0
 	}
@@ -85,10 +85,10 @@ func (i *Initiator) multipath(ctx context.Context, argv ...string) error {
 func (i *Initiator) claimForMultipath(ctx context.Context, d disk) (bool, error) {
 	taken := false
 	err := i.unlessTaken(ctx, d, func() error {
-		const declined = 1
+		const declined, unwritten = 1, "failed adding" // also with that status, where /etc takes nothing
 		err := i.multipath(ctx, "multipath", "-a", filepath.Join("/dev", d.name))
 		switch taken = err == nil; {
-		case exitedWith(err, declined):
+		case exitedWith(err, declined) && !strings.Contains(err.Error(), unwritten):
 			klog.FromContext(ctx).Info("Multipath does not want the disk, so the volume gets one path", "disk", d.name, "err", err)
 			return nil
 		case err != nil: // killed, or not run at all: that says nothing of the disk
@@ -396,7 +396,7 @@ func (i *Initiator) awaitMap(ctx context.Context, t Target, paths []path, patien
 	case m.suspended:
 		return dmap{}, fmt.Errorf("%w: map %s is suspended; see multipathd's log", ErrUnavailable, m.name)
 	case m.wwid != paths[0].fresh.WWID:
-		return dmap{}, fmt.Errorf("%w: map %s is of %s, the paths are of %s", ErrForeign, m.name, m.wwid, paths[0].fresh.WWID)
+		return dmap{}, fmt.Errorf("%w: map %s is of %s, the paths are of %s; multipath.conf must have no getuid_callout and no uid_attribute for them", ErrForeign, m.name, m.wwid, paths[0].fresh.WWID)
 	case len(missing) > 0 && patience > 0:
 		klog.FromContext(ctx).Info("The map lacks a path", "map", m.name, "wwid", m.wwid, "has", m.slaves)
 	}

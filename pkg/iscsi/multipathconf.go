@@ -125,7 +125,7 @@ func (s *section) effective(key string) string {
 
 // like says whether another configuration means the same for the array's LUNs.
 func (s *section) like(other *section) bool {
-	for _, key := range []string{"no_path_retry", "features", "path_grouping_policy", "fast_io_fail_tmo", "user_friendly_names", "find_multipaths"} {
+	for _, key := range []string{"no_path_retry", "features", "path_grouping_policy", "fast_io_fail_tmo", "user_friendly_names", "find_multipaths", "getuid_callout", "uid_attribute"} {
 		if s.effective(key) != other.effective(key) {
 			return false
 		}
@@ -158,6 +158,9 @@ func (s *section) judge(lacking Severity) []Finding {
 	if why := s.excludes(); why != "" {
 		return []Finding{{lacking, "multipath blacklist", why + " excludes the array's LUNs, so each gets one path", "take it out of /etc/multipath.conf, then: multipathd reconfigure"}}
 	}
+	if why := s.misnames(); why != "" {
+		return []Finding{{Unfit, "multipath names", why + ": maps are not named by the WWID of VPD page 0x83, and no volume can be used", "take it out of /etc/multipath.conf, then: multipathd reconfigure"}}
+	}
 	const shipped = "copy deploy/multipath/datera.conf to /etc/multipath/conf.d/, then: multipathd reconfigure"
 	var found []Finding
 	warn := func(check, what string) {
@@ -186,6 +189,17 @@ func (s *section) judge(lacking Severity) []Finding {
 		warn("user_friendly_names", "yes: a map's name passes from one volume to the next; the plugin goes by WWID, people who read logs may not")
 	}
 	return found
+}
+
+// misnames says which line has the array's LUNs named by something else than their WWID.
+func (s *section) misnames() string {
+	if v := s.effective("getuid_callout"); v != "" { // shown by releases before 0.9, which heed it
+		return fmt.Sprintf("getuid_callout %q", v)
+	}
+	if v := s.effective("uid_attribute"); v != "" && v != "ID_SERIAL" {
+		return fmt.Sprintf("uid_attribute %q", v)
+	}
+	return ""
 }
 
 // excludes says which line keeps multipath from the array's LUNs.

@@ -98,6 +98,9 @@ func TestPreflightKnowsAMultipathConfigurationThatHurts(t *testing.T) {
 		"blacklisted by name":          {good + "blacklist {\n\tdevnode \"^sd\" # all\n}\n", []string{"warning multipath blacklist"}},
 		"another array's section only": {"devices {\n\tdevice {\n\t\tvendor X\n\t\tproduct Y\n\t}\n}\n", []string{"warning multipath device", "warning multipath no_path_retry", "warning multipath path_grouping_policy"}},
 		"a section on one line":        {"devices { device { vendor DATERA } }\n", []string{"warning multipath device", "warning multipath no_path_retry", "warning multipath path_grouping_policy"}},
+		"names by serial number":       {strings.Replace(good, "no_path_retry 12", "no_path_retry 12\n\t\tgetuid_callout \"/lib/udev/scsi_id --whitelisted --replace-whitespace --page=0x80 --device=/dev/%n\"", 1), []string{"unfit multipath names"}},
+		"names by another attribute":   {good + "overrides {\n\tuid_attribute ID_SCSI_SERIAL\n}\n", []string{"unfit multipath names"}},
+		"names as they are":            {good + "overrides {\n\tuid_attribute ID_SERIAL\n}\n", nil},
 		"nothing at all":               {"}\n}\n{\n\"", []string{"warning multipath device", "warning multipath no_path_retry", "warning multipath path_grouping_policy"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -98,7 +98,15 @@ func (i *Initiator) supersede(ctx context.Context, t Target, outdated []netip.Ad
 			errs = append(errs, err)
 			continue
 		}
-		if err = i.endSession(ctx, lost.session, lost.disks); err != nil {
+		// Iscsid may be told not to end a session behind which something is mounted (iscsid.safe_logout). A disk that
+		// the kernel has given up holds nothing back.
+		err = each(lost.disks, func(d disk) error {
+			if !d.givenUp() {
+				return nil
+			}
+			return i.deleteDisk(ctx, d)
+		})
+		if err = together(err, i.endSession(ctx, lost.session, lost.disks)); err != nil {
 			return together(append(errs, fmt.Errorf("end %s, whose secrets are out of date: %w", lost.session, err))...)
 		}
 		i.rejoin(ctx, t, []netip.AddrPort{portal}, done)
