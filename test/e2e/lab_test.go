@@ -113,7 +113,7 @@ func noLoss(t testing.TB, err error) error {
 func moments() []moment {
 	attach := func(ctx context.Context, t testing.TB, s *subject) {
 		t.Helper()
-		must(t, s.w.Stage(ctx, s.v, s.published))
+		must(t, eventually(ctx, func() error { return s.w.Stage(ctx, s.v, s.published) })) // four at once on a slow host may miss iscsid's timeout
 		must(t, s.w.PublishTo(ctx, s.v, s.published, s.pod))
 		s.writer = startStream(ctx, t, s.w, s.dir())
 	}
@@ -241,7 +241,7 @@ func (s *subject) expectWhole(ctx context.Context, t testing.TB) {
 		}
 		return err
 	}))
-	must(t, s.bed.Attach(ctx, s.v, other, s.pod))
+	must(t, eventually(ctx, func() error { return s.bed.Attach(ctx, s.v, other, s.pod) }))
 	expectStream(ctx, t, other, s.dir(), acked)
 	if s.dirty != "" {
 		if got := checksum(ctx, t, other, s.dir()+dirtyFile); got != s.dirty {

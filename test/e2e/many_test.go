@@ -18,7 +18,7 @@ func TestFiftyVolumesBesideTwoHundredSessions(t *testing.T) {
 	const volumes, workers, foreign = 50, 8, 100
 	ctx, bed := useBed(t)
 	// Each iscsiadm looks at every session: under emulation that takes two seconds beside two hundred (measured).
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*patient)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 4*patient)
 	defer cancel()
 	fault(t, "50 volumes at once, 300 sessions")
 	w := bed.Workers[0]
