@@ -58,8 +58,9 @@ func waiting(turnTime time.Duration) func(*controller.Config) {
 }
 
 // gated is another controller before the same array. Its first request of this method for
-// an app instance arrives at a gate, and goes on to the array when release is called.
-func (l *lab) gated(tb testing.TB, method string, opts ...func(*controller.Config)) (other *lab, arrived <-chan struct{}, release func()) {
+// an app instance waits at a gate, and goes on to the array when release is called. until
+// begins a call and returns when its request is there; the channel has the call's answer.
+func (l *lab) gated(tb testing.TB, method string, opts ...func(*controller.Config)) (other *lab, until func(call func() error) <-chan error, release func()) {
 	tb.Helper()
 	there, open := make(chan struct{}), make(chan struct{})
 	var first sync.Once
@@ -73,7 +74,18 @@ func (l *lab) gated(tb testing.TB, method string, opts ...func(*controller.Confi
 	tb.Cleanup(func() { release(); gate.Close() })
 	array := *l.array
 	array.URL = gate.URL
-	return serve(&array, array.BackendDir(tb, "default"), opts...), there, release
+	until = func(call func() error) <-chan error {
+		tb.Helper()
+		done := make(chan error, 1)
+		go func() { done <- call() }()
+		select {
+		case <-there:
+		case err := <-done:
+			tb.Fatalf("no %s was sent: %v", method, err)
+		}
+		return done
+	}
+	return serve(&array, array.BackendDir(tb, "default"), opts...), until, release
 }
 
 // requests are what the array was asked since the last call, without the login

@@ -286,14 +286,8 @@ func TestACallerThatGivesUpHearsSo(t *testing.T) {
 func TestOneCallAVolume(t *testing.T) {
 	made := start(t)
 	id := made.create(t, "pvc-1")
-	l, arrived, release := made.gated(t, http.MethodGet, waiting(20*time.Millisecond))
-	done := make(chan error, 1)
-	go func() { done <- l.delete(t.Context(), id) }()
-	select {
-	case <-arrived:
-	case err := <-done:
-		t.Fatalf("it was not looked for: %v", err)
-	}
+	l, until, release := made.gated(t, http.MethodGet, waiting(20*time.Millisecond))
+	done := until(func() error { return l.delete(t.Context(), id) })
 	_, err := l.publish(t.Context(), id, node1)
 	wantCode(t, "publish", err, codes.Aborted, id)
 	_, err = l.CreateVolume(t.Context(), createRequest("pvc-1"))

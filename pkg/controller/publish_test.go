@@ -639,14 +639,8 @@ func TestManyNodesOfOneVolumeWaitForEachOther(t *testing.T) {
 func TestAPublishThatWaitsForItsTurnHonoursItsCaller(t *testing.T) {
 	made := start(t)
 	id := made.create(t, "pvc-1")
-	l, arrived, release := made.gated(t, http.MethodGet, waiting(time.Hour))
-	done := make(chan error, 1)
-	go func() { done <- l.delete(t.Context(), id) }()
-	select {
-	case <-arrived:
-	case err := <-done:
-		t.Fatalf("it was not looked for: %v", err)
-	}
+	l, until, release := made.gated(t, http.MethodGet, waiting(time.Hour))
+	done := until(func() error { return l.delete(t.Context(), id) })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	_, err := l.publish(ctx, id, node1)

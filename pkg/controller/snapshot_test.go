@@ -303,14 +303,8 @@ func TestASnapshotThatIsBeingDeletedKeepsNoPodFromMoving(t *testing.T) {
 	if _, err := made.publish(t.Context(), id, node1); err != nil {
 		t.Fatal(err)
 	}
-	l, arrived, release := made.gated(t, http.MethodDelete)
-	done := make(chan error, 1)
-	go func() { done <- l.deleteSnapshot(t.Context(), snapshot) }()
-	select {
-	case <-arrived:
-	case err := <-done:
-		t.Fatalf("it was not asked for: %v", err)
-	}
+	l, until, release := made.gated(t, http.MethodDelete)
+	done := until(func() error { return l.deleteSnapshot(t.Context(), snapshot) })
 	wantCode(t, "the same deletion", l.deleteSnapshot(t.Context(), snapshot), codes.Aborted, snapshot)
 	if err := l.unpublish(t.Context(), id, node1); err != nil {
 		t.Errorf("unpublish: %v", err)

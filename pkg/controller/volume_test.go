@@ -395,14 +395,8 @@ func TestDeleteRefusesAVolumeThatIsPublishedMeanwhile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := start(t)
 			id := l.create(t, "pvc-1")
-			deleter, arrived, release := l.gated(t, http.MethodPut)
-			done := make(chan error, 1)
-			go func() { done <- deleter.delete(t.Context(), id) }()
-			select {
-			case <-arrived:
-			case err := <-done:
-				t.Fatalf("it was not taken offline: %v", err)
-			}
+			deleter, until, release := l.gated(t, http.MethodPut)
+			done := until(func() error { return deleter.delete(t.Context(), id) })
 			if _, err := l.publish(t.Context(), id, node1); err != nil {
 				t.Fatal(err)
 			}

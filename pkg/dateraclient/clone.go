@@ -165,7 +165,7 @@ func (c *Client) Conform(ctx context.Context, v *Volume, spec VolumeSpec) (*Volu
 	for _, step := range steps {
 		did, stepErr := step(ctx, v, spec)
 		if errors.Is(stepErr, ErrNotFound) {
-			stepErr = invalid("it does not know the pool %q or the placement %q: %v", spec.IPPool, spec.PlacementPolicy+spec.PlacementMode, stepErr)
+			stepErr = invalid("it does not know the %s: %v", spec.references(), stepErr)
 		}
 		if stepErr != nil {
 			return nil, fmt.Errorf("make %s conform: %w", v.Name, stepErr)

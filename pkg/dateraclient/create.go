@@ -151,12 +151,12 @@ func unknownReference(spec VolumeSpec, err error) error {
 	}
 	out := *e
 	out.kind = ErrInvalid
-	out.Message = fmt.Sprintf("it does not know the %s: %s", strings.Join(spec.references(), " or the "), e.Message)
+	out.Message = fmt.Sprintf("it does not know the %s: %s", spec.references(), e.Message)
 	return &out
 }
 
-// references name what of the array's a volume is made with.
-func (s VolumeSpec) references() []string {
+// references name what of the array's a volume is made with, in words.
+func (s VolumeSpec) references() string {
 	var all []string
 	for _, r := range []struct{ what, name string }{
 		{"template", s.Template.name()}, {"IP pool", s.IPPool}, {"placement", s.PlacementPolicy + s.PlacementMode},
@@ -165,7 +165,7 @@ func (s VolumeSpec) references() []string {
 			all = append(all, fmt.Sprintf("%s %q", r.what, r.name))
 		}
 	}
-	return all
+	return strings.Join(all, " or the ")
 }
 
 // undo deletes a volume that this call has made and that cannot become what was

@@ -160,13 +160,7 @@ func (r *records) save(rec *record) error {
 
 // remove forgets the volume. No record is success.
 func (r *records) remove(volume string) error {
-	if err := os.Remove(r.path(volume)); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return fmt.Errorf("remove the record of volume %s: %w", volume, err)
-	}
-	if err := durable.SyncDir(r.dir); err != nil {
+	if err := durable.Remove(r.path(volume)); err != nil && !errors.Is(err, fs.ErrNotExist) { // nor a directory of records
 		return fmt.Errorf("remove the record of volume %s: %w", volume, err)
 	}
 	return nil

@@ -253,6 +253,21 @@ func TestAStepThatWaitsForASuspendedMapResumesIt(t *testing.T) {
 	m.nothingLeft()
 }
 
+// lostUnheard is a machine on which something of a staged volume could not be written, in
+// an unstage whose caller had left.
+func lostUnheard(t *testing.T) (*machine, *volume) {
+	t.Helper()
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage())
+	m.Fail("sync", errDevice)
+	release := m.Hold("sync")
+	want(t, m.leftAt("sync", v.unstageFor), codes.Canceled)
+	release()
+	eventually(t, "the step's end", func() bool { return m.server.Doing(v.id) == "" })
+	return m, v
+}
+
 // FM 21: a step outlives its caller, and what was lost meanwhile nobody has heard. The
 // next caller does, whatever it asks for, and although the kernel tells it once and the
 // plugin that heard it may be gone.
@@ -265,14 +280,7 @@ func TestALossIsToldToSomebody(t *testing.T) {
 		"unstage after a reboot":  func(m *machine, v *volume) error { m.Reboot(); m.restart(); return v.unstage() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := newMachine(t)
-			v := m.volume("a")
-			ok(t, v.stage())
-			m.Fail("sync", errDevice)
-			release := m.Hold("sync")
-			want(t, m.leftAt("sync", v.unstageFor), codes.Canceled)
-			release()
-			eventually(t, "the step's end", func() bool { return m.server.Doing(v.id) == "" })
+			m, v := lostUnheard(t)
 			want(t, next(m, v), codes.DataLoss, v.id, "input/output error")
 			ok(t, v.unstage())
 			m.nothingLeft()
@@ -282,14 +290,7 @@ func TestALossIsToldToSomebody(t *testing.T) {
 
 // FM 21: where the record takes nothing any more, a loss is told once all the same.
 func TestALossIsToldOnceThoughTheNodesDiskIsFull(t *testing.T) {
-	m := newMachine(t)
-	v := m.volume("a")
-	ok(t, v.stage())
-	m.Fail("sync", errDevice)
-	release := m.Hold("sync")
-	want(t, m.leftAt("sync", v.unstageFor), codes.Canceled)
-	release()
-	eventually(t, "the step's end", func() bool { return m.server.Doing(v.id) == "" })
+	m, v := lostUnheard(t)
 	m.Fail("record", unix.ENOSPC)
 	want(t, v.stage(), codes.DataLoss, v.id)
 	ok(t, v.stage())
