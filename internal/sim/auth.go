@@ -23,11 +23,11 @@ func authFields() []field {
 	return []field{
 		choice("type", "none", "chap", "mchap").must(),
 		text("target_user_name").like(reName, name),
-		text("target_pswd").like(rePassword, length),
+		text("target_pswd").like(rePassword, length).hidden(),
 		text("initiator_user_name").like(reName, name),
-		text("initiator_pswd").like(rePassword, length),
+		text("initiator_pswd").like(rePassword, length).hidden(),
 		text("access_key"),
-		text("secret_key"),
+		text("secret_key").hidden(),
 	}
 }
 

@@ -3,6 +3,7 @@ package sim_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -283,6 +284,21 @@ func TestATargetThatCannotBeShownDoesNotStopTheStart(t *testing.T) {
 			t.Errorf("op_state is %v once it can be shown", got["op_state"])
 		}
 		p.get(t, targets[0])
+	}
+}
+
+func TestRefusedSecretIsNotRepeated(t *testing.T) {
+	c := dial(t, simtest.Start(t))
+	c.data("POST", "/app_instances", simple("demo", 1))
+	const secret = "too long a secret to be one"
+	for _, key := range []string{"target_pswd", "initiator_pswd"} {
+		chap := m{"type": "mchap", "target_user_name": "user", "target_pswd": "secretsecret",
+			"initiator_user_name": "array", "initiator_pswd": "secretsecretback"}
+		chap[key] = secret
+		answer := fmt.Sprint(c.refused(422, "ValidationFailedError", "PUT", demoStorage+"/auth", chap))
+		if strings.Contains(answer, secret) || !strings.Contains(answer, key) {
+			t.Errorf("the answer must name %s and not repeat it: %s", key, answer)
+		}
 	}
 }
 

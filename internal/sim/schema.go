@@ -41,7 +41,7 @@ type field struct {
 	gate     gate
 
 	createOnly bool // not in a PUT
-	secret     bool // never shown
+	secret     bool // never shown, not even in the fault that it has
 	whole      bool // a reference that answers show resolved
 }
 
@@ -157,11 +157,18 @@ func (c *checker) text(at string, f *field, v any) any {
 	case len(f.enum) > 0 && !slices.Contains(f.enum, s):
 		c.fault(at, "%q is not one of %q", s, f.enum)
 	case f.pattern != nil && !f.pattern.MatchString(s):
-		c.fault(at, "%q does not match: %s", s, f.help)
+		c.fault(at, "%s does not match: %s", f.quote(s), f.help)
 	default:
 		return s
 	}
 	return nil
+}
+
+func (f *field) quote(value string) string {
+	if f.secret {
+		return "it"
+	}
+	return strconv.Quote(value)
 }
 
 func (c *checker) integer(at string, f *field, v any) any {

@@ -36,7 +36,7 @@ func templateResource() resource {
 			choice("service_configuration", "iscsi", "object").from22(),
 		},
 		below: []resource{
-			{path: "auth", kind: "auth", single: true, without: []string{"POST", "DELETE"}, fields: templateAuthFields(), check: checkTemplateAuth},
+			{path: "auth", kind: "auth", single: true, without: []string{"POST", "DELETE"}, fields: authFields(), check: checkTemplateAuth},
 			volume,
 		},
 		check: checkStorageTemplate,
@@ -47,16 +47,6 @@ func templateResource() resource {
 		below:  []resource{policies, storage},
 		check:  copyTemplate, drop: dropTemplate, finish: finishTemplate,
 	}
-}
-
-func templateAuthFields() []field {
-	fields := authFields()
-	for i := range fields {
-		if strings.HasSuffix(fields[i].name, "_pswd") || fields[i].name == "secret_key" {
-			fields[i].secret = true
-		}
-	}
-	return fields
 }
 
 func checkTemplateAuth(r *request, _ *doc, b body) error {
