@@ -3,6 +3,7 @@ package deploy_test
 import (
 	"bytes"
 	gocmp "cmp"
+	"encoding/base64"
 	"flag"
 	"fmt"
 	"maps"
@@ -178,12 +179,12 @@ snapshots: false
 seLinuxMount: false
 networkPolicy: false
 `))
-	secret := all["Secret/datera-csi-backend-default"]["stringData"]
+	secret := decoded(t, all["Secret/datera-csi-backend-default"]["data"])
 	want := map[string]any{"endpoint": "https://10.0.0.5:7718", "username": "admin", "password": "p:ä#", "tenant": "/root/prod", "ca.crt": "-----BEGIN CERTIFICATE-----\nx\n"}
 	if d := cmp.Diff(secret, any(want)); d != "" {
 		t.Errorf("backend: got (-), want (+):\n%s", d)
 	}
-	secret = all["Secret/datera-csi-backend-laboratory"]["stringData"]
+	secret = decoded(t, all["Secret/datera-csi-backend-laboratory"]["data"])
 	want = map[string]any{"endpoint": "https://10.0.0.6:7718", "username": "admin", "password": "x", "insecure-skip-tls-verify": "true",
 		"proxy": "https://proxy:3129", "topology": "topology.kubernetes.io/zone=east"}
 	if d := cmp.Diff(secret, any(want)); d != "" {
@@ -210,6 +211,55 @@ networkPolicy: false
 	}
 	if text := fmt.Sprint(all["Deployment/datera-csi-controller"], all["ClusterRole/datera-csi-controller"]); strings.Contains(text, "snapshot") {
 		t.Error("without snapshots there is still a snapshotter or its rights")
+	}
+}
+
+// decoded is the data of a Secret as it reaches a pod.
+func decoded(t *testing.T, data any) any {
+	t.Helper()
+	files := map[string]any{}
+	for name, content := range data.(map[string]any) {
+		plain, err := base64.StdEncoding.DecodeString(content.(string))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		files[name] = string(plain)
+	}
+	return files
+}
+
+// TestWhereThePluginRuns: on Linux, said once, and wherever the startup taint is that it is to remove.
+func TestWhereThePluginRuns(t *testing.T) {
+	node := templates(objects(t, `
+controller: {nodeSelector: {kubernetes.io/os: linux, infra: "yes"}}
+node:
+  startupTaint: true
+  nodeSelector: {kubernetes.io/os: linux, disk: "yes"}
+  tolerations: [{key: node-role.kubernetes.io/control-plane, operator: Exists}]
+`))
+	for pod, want := range map[string]map[string]string{
+		"datera-csi-controller": {"kubernetes.io/os": "linux", "infra": "yes"},
+		"datera-csi-node":       {"kubernetes.io/os": "linux", "disk": "yes"},
+	} {
+		if d := cmp.Diff(node[pod].Spec.NodeSelector, want); d != "" {
+			t.Errorf("%s: got (-), want (+):\n%s", pod, d)
+		}
+	}
+	want := []corev1.Toleration{
+		{Key: "node-role.kubernetes.io/control-plane", Operator: corev1.TolerationOpExists},
+		{Key: "dsp.csi.daterainc.io/starting", Operator: corev1.TolerationOpExists},
+	}
+	if d := cmp.Diff(node["datera-csi-node"].Spec.Tolerations, want); d != "" {
+		t.Errorf("got (-), want (+):\n%s", d)
+	}
+	files, err := render(t, "node: {nodeSelector: {kubernetes.io/os: linux}}\ncontroller: {nodeSelector: {kubernetes.io/os: linux}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range files {
+		if n := strings.Count(text, "kubernetes.io/os:"); n > 1 {
+			t.Errorf("%s names its system %d times, which a parser that takes no key twice refuses", name, n)
+		}
 	}
 }
 

@@ -29,15 +29,22 @@ func TestStartupTaintGoesAndItsRightIsGoodForNothingElse(t *testing.T) {
 
 	guard := r.field("{.items[0].metadata.name}", "pods", "--namespace="+kubernetes.Namespace, "--selector=app.kubernetes.io/component=node", "--field-selector=spec.nodeName="+node)
 	token := r.kubectl("create", "token", "datera-csi-node", "--namespace="+kubernetes.Namespace, "--bound-object-kind=Pod", "--bound-object-name="+guard)
-	for what, args := range map[string][]string{
-		"changes no other node":               {"taint", "node", other, startupTaint + "=:NoSchedule"},
-		"removes its startup taint":           {"taint", "node", node, "mine=:NoSchedule"},
-		"changes its taints only":             {"label", "node", node, "mine=yes"},
-		"nodes \"" + node + "\" is forbidden": {"delete", "node", node},
+	const onlyTaints = "changes its taints only"
+	for _, refused := range []struct {
+		with string
+		args []string
+	}{
+		{"changes no other node", []string{"taint", "node", other, startupTaint + "=:NoSchedule"}},
+		{"removes its startup taint", []string{"taint", "node", node, "mine=:NoSchedule"}},
+		{onlyTaints, []string{"label", "node", node, "mine=yes"}},
+		// The garbage collector would delete it for an owner that does not exist (CVE-2025-5187).
+		{onlyTaints, []string{"patch", "node", node, "--patch", `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Namespace","name":"gone","uid":"0"}]}}`}},
+		{onlyTaints, []string{"patch", "node", node, "--patch", `{"metadata":{"finalizers":["example.com/mine"]}}`}},
+		{"nodes \"" + node + "\" is forbidden", []string{"delete", "node", node}},
 	} {
-		out, err := r.Kubectl(r.ctx, append([]string{"--token=" + token}, args...)...)
-		if err == nil || !strings.Contains(err.Error(), what) {
-			t.Errorf("kubectl %s with a guard's token: %s %v, want it refused: %s", strings.Join(args, " "), out, err, what)
+		out, err := r.Kubectl(r.ctx, append([]string{"--token=" + token}, refused.args...)...)
+		if err == nil || !strings.Contains(err.Error(), refused.with) {
+			t.Errorf("kubectl %s with a guard's token: %s %v, want it refused: %s", strings.Join(refused.args, " "), out, err, refused.with)
 		}
 	}
 	if _, err := r.Kubectl(r.ctx, "--token="+token, "taint", "node", node, startupTaint+"=:PreferNoSchedule"); err != nil {

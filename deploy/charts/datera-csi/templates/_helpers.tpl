@@ -20,6 +20,15 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
+{{- /* With a startup taint, the plugin must get to where it is: who bears only some taints bears this one. */}}
+{{- define "datera-csi.nodeTolerations" -}}
+{{- $all := .Values.node.tolerations }}
+{{- if and .Values.node.startupTaint (not (has (dict "operator" "Exists") $all)) }}
+{{- $all = append $all (dict "key" "dsp.csi.daterainc.io/starting" "operator" "Exists") }}
+{{- end }}
+{{- toYaml $all }}
+{{- end }}
+
 {{- /* topology.kubernetes.io/zone is the variable ZONE. The schema takes no two keys that would share one. */}}
 {{- define "datera-csi.variable" -}}
 {{ regexReplaceAll "[^A-Z0-9]" (base . | upper) "_" }}
