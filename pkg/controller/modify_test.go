@@ -8,6 +8,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/datera-csi/datera-csi/internal/sim"
 	"github.com/datera-csi/datera-csi/internal/sim/simtest"
@@ -135,8 +136,9 @@ func TestModifyIsCheckedBeforeAnythingChanges(t *testing.T) {
 	wantCode(t, "the array fails", l.modify(t.Context(), id, "read_iops_max", "1"), codes.Internal, id)
 }
 
-// The array takes no replica away, so none is added before it has taken the limits.
-func TestModifyAddsNoReplicaForLimitsThatAreRefused(t *testing.T) {
+// What the array has changed before it refuses the limits is told, since it takes no replica
+// away, and InvalidArgument would mean that nothing was changed. Nothing is noted of the limits.
+func TestModifyWhoseLimitsAreRefusedSaysWhatChanged(t *testing.T) {
 	const policy = "/app_instances/*/storage_instances/*/volumes/*/performance_policy"
 	for name, class := range map[string]func(*csi.CreateVolumeRequest){
 		"no limits": parameters("replica_count", "2"), "limits": parameters("replica_count", "2", "read_iops_max", "11", "iops_per_gb", "9"),
@@ -144,19 +146,31 @@ func TestModifyAddsNoReplicaForLimitsThatAreRefused(t *testing.T) {
 		l := start(t)
 		id := l.create(t, "pvc-1", class)
 		before := l.volume(t, id)
-		for _, match := range []sim.Match{simtest.Post(policy), simtest.Put(policy)} {
-			l.array.Fail(match, sim.Fault{Status: 400})
+		refuse := func() {
+			l.array.Array.ClearFaults()
+			for _, match := range []sim.Match{simtest.Post(policy), simtest.Put(policy)} {
+				l.array.Fail(match, sim.Fault{Status: 400})
+			}
 		}
-		err := l.modify(t.Context(), id, "read_iops_max", "12", "iops_per_gb", "7", "replica_count", "3", "placement_policy", "all-flash")
-		wantCode(t, name, err, codes.InvalidArgument, id)
-		if after := l.volume(t, id); after.Replicas != 2 || after.PlacementPolicy != "default" || after.QoS != before.QoS || after.Description != before.Description {
-			t.Errorf("%s: got %+v, want it as before: %+v", name, after, before)
+		refuse()
+		pairs := []string{"read_iops_max", "12", "iops_per_gb", "7", "replica_count", "3", "placement_policy", "all-flash"}
+		wantCode(t, name, l.modify(t.Context(), id, pairs...), codes.FailedPrecondition, id, "replicas or placement were changed")
+		if after := l.volume(t, id); after.Replicas != 3 || after.PlacementPolicy != "all-flash" || after.QoS != before.QoS || after.Description != before.Description {
+			t.Errorf("%s: got %+v, want the placement changed and the rest as before: %+v", name, after, before)
 		}
+		refuse()
+		wantCode(t, name+", again", l.modify(t.Context(), id, pairs...), codes.InvalidArgument, id)
+		refuse()
+		l.array.Fail(simtest.Put("/app_instances/*"), sim.Fault{Delay: time.Millisecond})
+		l.array.Fail(simtest.Put("/app_instances/*"), sim.Fault{Status: 403})
+		wantCode(t, name+", and its note stays", l.modify(t.Context(), id, pairs...), codes.FailedPrecondition, "could not be set back")
 	}
 }
 
-// What is refused later is taken back.
+// Whatever the array refuses, has no room for or does not allow of replicas and placement,
+// at once or after a call that was cut off, leaves the volume as it was.
 func TestModifyThatIsRefusedLeavesNoLimitsAndNoNotes(t *testing.T) {
+	const volume = "/app_instances/*/storage_instances/*/volumes/*"
 	for name, class := range map[string]func(*csi.CreateVolumeRequest){
 		"no limits": parameters("replica_count", "2"), "limits": parameters("replica_count", "2", "read_iops_max", "11", "iops_per_gb", "9"),
 		"a description": parameters("replica_count", "2", "csi.storage.k8s.io/pvc/name", "data"),
@@ -165,13 +179,27 @@ func TestModifyThatIsRefusedLeavesNoLimitsAndNoNotes(t *testing.T) {
 		id := l.create(t, "pvc-1", class)
 		before := l.volume(t, id)
 		pairs := []string{"read_iops_max", "12", "iops_per_gb", "7", "replica_count", "5"}
+		for _, refusal := range []struct {
+			fault sim.Fault
+			code  codes.Code
+		}{
+			{sim.Fault{Status: 503, Times: 9}, codes.Unavailable},
+			{sim.Fault{Status: 507}, codes.ResourceExhausted},
+			{sim.Fault{Status: 403}, codes.PermissionDenied},
+		} {
+			l.array.Fail(simtest.Put(volume), refusal.fault)
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			err := l.modify(ctx, id, pairs...)
+			cancel()
+			if got := status.Code(err); got != refusal.code && (refusal.code != codes.Unavailable || got != codes.DeadlineExceeded) {
+				t.Errorf("%s, HTTP %d: %v", name, refusal.fault.Status, err)
+			}
+			l.array.Array.ClearFaults()
+		}
 		wantCode(t, name, l.modify(t.Context(), id, pairs...), codes.InvalidArgument, "storage nodes")
 		if after := l.volume(t, id); after.QoS != before.QoS || after.Description != before.Description {
 			t.Errorf("%s: got %+v, want it as before: %+v", name, after, before)
 		}
-		l.array.Fail(simtest.Any("/app_instances/*/storage_instances/*/volumes/*/performance_policy"), sim.Fault{Delay: time.Millisecond})
-		l.array.Fail(simtest.Any("/app_instances/*/storage_instances/*/volumes/*/performance_policy"), sim.Fault{Status: 403})
-		wantCode(t, name, l.modify(t.Context(), id, pairs...), codes.InvalidArgument, "storage nodes", "could be set back")
 	}
 }
 

@@ -103,10 +103,10 @@ func creation() []row {
 }
 
 // modification is looked at before table by ControllerModifyVolume, where the
-// array's refusal is about the parameters. InvalidArgument makes the resizer go
-// back to the class before.
+// array's refusal is about the parameters. Upon InvalidArgument the resizer takes
+// nothing to have changed and does not ask again.
 func modification() []row {
-	return []row{{dateraclient.ErrInvalid, codes.InvalidArgument}}
+	return []row{{dateraclient.ErrHalfway, codes.FailedPrecondition}, {dateraclient.ErrInvalid, codes.InvalidArgument}}
 }
 
 // snapshotting is looked at before table by CreateSnapshot.

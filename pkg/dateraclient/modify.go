@@ -61,11 +61,13 @@ type Change struct {
 	QoS             *QoS // all six limits
 }
 
-// ModifyVolume changes v, which the caller has just read: one request for the
-// description, one for the limits, one for replicas and placement, each only if it
-// differs. The replicas, which no array takes back, come last. It is safe to repeat
-// after a failure. ErrInvalid: the array does not want it so; then description and
-// limits are set back, which the error says if it fails, and nothing has changed.
+// ModifyVolume changes v, which the caller has just read: one request for replicas and
+// placement, one for the description, one for the limits, each only if it differs. First
+// comes what an array is likeliest to refuse, for lack of nodes, room or a policy, so that
+// nothing has changed then, and a volume is not left with limits that nobody sees. It is
+// safe to repeat after a failure. ErrInvalid: the array does not want it so, and this call
+// has changed nothing. ErrHalfway: it refused the limits, and what was changed before,
+// which the error says, stays.
 func (c *Client) ModifyVolume(ctx context.Context, v *Volume, to Change) error {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
@@ -78,23 +80,32 @@ func (c *Client) ModifyVolume(ctx context.Context, v *Volume, to Change) error {
 	if to.QoS == nil {
 		to.QoS = &v.QoS
 	}
-	for _, step := range []func(context.Context, *Volume, Change) error{c.describe, c.limit, c.place} {
-		err := step(ctx, v, to)
-		if errors.Is(err, ErrInvalid) {
-			return c.setBack(ctx, v, to, err)
-		}
-		if err != nil {
-			return err
-		}
+	placed, err := c.place(ctx, v, to)
+	if err != nil {
+		return err
 	}
-	return nil
+	if err = c.describe(ctx, v, to.Description); err == nil {
+		err = c.limit(ctx, v, to)
+	}
+	if !errors.Is(err, ErrInvalid) {
+		return err
+	}
+	noted := *v
+	noted.Description = to.Description
+	if back := c.describe(ctx, &noted, v.Description); back != nil {
+		return fmt.Errorf("%w: %w; and its description could not be set back: %w", ErrHalfway, err, back)
+	}
+	if placed {
+		return fmt.Errorf("%w: replicas or placement were changed before: %w", ErrHalfway, err)
+	}
+	return err
 }
 
-func (c *Client) describe(ctx context.Context, v *Volume, to Change) error {
-	if to.Description == v.Description {
+func (c *Client) describe(ctx context.Context, v *Volume, description string) error {
+	if description == v.Description {
 		return nil
 	}
-	return run(ctx, c, put(v.path(), map[string]string{"descr": to.Description}))
+	return run(ctx, c, put(v.path(), map[string]string{"descr": description}))
 }
 
 func (c *Client) limit(ctx context.Context, v *Volume, to Change) error {
@@ -104,29 +115,15 @@ func (c *Client) limit(ctx context.Context, v *Volume, to Change) error {
 	return c.SetQoS(ctx, v, *to.QoS)
 }
 
-func (c *Client) place(ctx context.Context, v *Volume, to Change) error {
-	_, err := c.conformPlacement(ctx, v, VolumeSpec{
+// place says whether there was something to change.
+func (c *Client) place(ctx context.Context, v *Volume, to Change) (bool, error) {
+	changed, err := c.conformPlacement(ctx, v, VolumeSpec{
 		Replicas: to.Replicas, PlacementMode: to.PlacementMode, PlacementPolicy: to.PlacementPolicy,
 	})
 	if errors.Is(err, ErrNotFound) {
-		return invalid("it does not know the placement %q: %v", to.PlacementPolicy+to.PlacementMode, err)
+		err = invalid("it does not know the placement %q: %v", to.PlacementPolicy+to.PlacementMode, err)
 	}
-	return err
-}
-
-// setBack gives v, which may be on its way to another state, its limits and its
-// description again, because of why.
-func (c *Client) setBack(ctx context.Context, v *Volume, from Change, why error) error {
-	now := *v
-	now.Description, now.QoS = from.Description, *from.QoS
-	err := c.limit(ctx, &now, Change{QoS: &v.QoS})
-	if err == nil {
-		err = c.describe(ctx, &now, Change{Description: v.Description})
-	}
-	if err != nil {
-		return fmt.Errorf("%w; and not all could be set back: %w", why, err)
-	}
-	return why
+	return changed, err
 }
 
 // SetQoS sets all limits of v, which the caller has just read, with one request;
