@@ -214,10 +214,10 @@ func (e *eviction) step(ctx context.Context, v *Volume) error {
 	case time.Since(e.since) < sessionGrace:
 		return nil
 	case e.forced:
-		return inUse("%s is still logged in to %s, which is offline: restart its session on that host",
+		return inUse("%s is still logged in to %s, which is offline: restart its session on that host; if the host is dead, the array gives the session up by itself, and the next attempt sees it",
 			e.iqn, v.Name)
 	case len(v.Initiators)+len(v.InitiatorGroups) > 0:
-		return inUse("%s is still logged in to %s, and %s too: log it out on that host",
+		return inUse("%s is still logged in to %s, and %s too: log it out on that host; if the host is dead, the array gives the session up by itself, and the next attempt sees it",
 			e.iqn, v.Name, Few(slices.Concat(v.Initiators, v.InitiatorGroups))+" may use it")
 	}
 	e.forced, e.since = true, time.Now()
