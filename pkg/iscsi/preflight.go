@@ -91,7 +91,7 @@ func (i *Initiator) inspectName() []Finding {
 	}
 	others, err := i.otherNames(name)
 	if err == nil && len(others) > 0 {
-		found = append(found, Finding{Warning, check, "sessions were made as " + strings.Join(others, ", ") + ": iscsid has not read the file since it changed, and the array refuses what it does not know", "restart iscsid; running sessions go on"})
+		found = append(found, Finding{Warning, check, "sessions were made as " + strings.Join(others, ", ") + ": iscsid has not read the file since it changed, and the array refuses what it does not know", "as long as volumes are attached by the old name, write that back into the file; to change it, drain the node first, then restart iscsid"})
 	}
 	return found
 }
