@@ -2,16 +2,20 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
 // NodeExpandVolume makes growth of the volume visible on every path to it and
 // grows the file system while it is mounted. It answers the bytes the node sees;
-// fewer than asked is Unavailable, for they may still come (FM 15).
+// fewer than asked is Unavailable, for they may still come (FM 15). A file system that
+// its tool would not grow is FailedPrecondition: on any other code the kubelet would
+// start no pod on the volume any more, and this one is for the next stage to try (FM 34).
 func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
 	r, err := parseExpand(req)
 	if err != nil {
@@ -23,6 +27,9 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 	}
 	defer op.release()
 	bytes, err := s.expand(ctx, op, r)
+	if errors.Is(err, iscsi.ErrNotAttached) { // sessions may come back; FailedPrecondition would mean not to ask again
+		err = fmt.Errorf("%w: %w", errNotGrown, err)
+	}
 	if err != nil {
 		return nil, statusOf(fmt.Errorf("expand volume %s: %w", r.Volume, err))
 	}
@@ -58,6 +65,9 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 		err = s.runWatched(ctx, op, rec, "growing the file system", func(ctx context.Context) error {
 			return s.ensureGrown(ctx, rec.FSType, device.Path, rec.Staging, bytes)
 		})
+		if errors.Is(err, errUngrowable) {
+			return 0, errors.Join(err, s.noteUngrown(rec, err.Error()))
+		}
 		if err != nil {
 			return 0, err
 		}

@@ -8,6 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
 // FM 15
@@ -105,6 +107,39 @@ func TestAToolThatGrowsNothingIsFoundOut(t *testing.T) {
 	_, err := v.expand(v.staging, 2*gib)
 	want(t, err, codes.Internal, "from 1073741824 to 2147483648 bytes")
 	_, err = v.expand(v.staging, 2*gib)
+	ok(t, err)
+}
+
+// FM 34: upon any other code the kubelet would start no pod on the volume any more. Once
+// the file system is sound the next stage grows it.
+func TestAFileSystemThatItsToolDoesNotGrowKeepsNobodyFromIt(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish(), v.disk().Grow(2*gib))
+	m.Fail("xfs_growfs", &iscsi.ExitError{Tool: "xfs_growfs", Code: 1})
+	_, err := v.expand(v.path, 2*gib)
+	want(t, err, codes.FailedPrecondition, "cannot be grown", "from 1073741824 to 2147483648 bytes")
+	m.restart()
+	v.expectHealth(map[string]string{"DEGRADED/FilesystemSmaller": "xfs_growfs"})
+	ok(t, v.unpublish(), v.unstage(), v.stage(), v.publish())
+	if _, bytes, err := v.disk().Filesystem(); err != nil || bytes != 2*gib {
+		t.Errorf("got %d bytes, %v", bytes, err)
+	}
+	v.expectHealth(nil)
+}
+
+// FM 15: sessions that are gone for a while come back, and kubelet asks again only if it
+// is not told otherwise.
+func TestAVolumeWithoutADiskIsGrownLater(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish(), v.disk().Grow(2*gib))
+	for _, op := range []string{"find", "rescan"} {
+		m.Fail(op, iscsi.ErrNotAttached)
+		_, err := v.expand(v.path, 2*gib)
+		want(t, err, codes.Unavailable, iscsi.ErrNotAttached.Error())
+	}
+	_, err := v.expand(v.path, 2*gib)
 	ok(t, err)
 }
 

@@ -2,7 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
 // slack is how much smaller than its device a file system may stay: the last
@@ -11,7 +14,7 @@ const slack = 16 * mib
 
 // ensureGrown makes the file system mounted at path as large as its device: a
 // volume restored into a larger one brings the smaller file system along, and no
-// other RPC would grow it (FM 34).
+// other RPC would grow it (FM 34). One that its tool would not grow is errUngrowable.
 func (s *Server) ensureGrown(ctx context.Context, fsType, device, path string, deviceBytes int64) error {
 	bytes, err := s.devices.FilesystemBytes(fsType, device, path)
 	if err != nil {
@@ -30,6 +33,9 @@ func (s *Server) ensureGrown(ctx context.Context, fsType, device, path string, d
 		return fmt.Errorf("%w: no way to grow %q", errForeign, fsType)
 	}
 	if _, err = s.runner.Run(ctx, argv...); err != nil {
+		if refusal := (*iscsi.ExitError)(nil); errors.As(err, &refusal) && refusal.Code > 0 && refusal.Code < 126 {
+			err = fmt.Errorf("%w: %w", errUngrowable, err)
+		}
 		return fmt.Errorf("grow the %s on %s from %d to %d bytes: %w", fsType, device, bytes, deviceBytes, err)
 	}
 	if bytes, err = s.devices.FilesystemBytes(fsType, device, path); err != nil {

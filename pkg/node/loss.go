@@ -49,6 +49,14 @@ func (s *Server) tellLoss(ctx context.Context, rec *record) {
 	s.saveLoss(ctx, rec)
 }
 
+// hearAnew says that what is written from now on is told of if it is lost. A loss that
+// could not be taken out of the record is none of that: it would be told again and again.
+func (s *Server) hearAnew(rec *record) {
+	if rec.Unwritten == "" {
+		s.lossTold.Delete(rec.Volume)
+	}
+}
+
 // saveLoss goes on without a record that cannot be written: at worst the loss is told
 // twice, or after a restart of the plugin by the log alone.
 func (s *Server) saveLoss(ctx context.Context, rec *record) {

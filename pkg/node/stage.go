@@ -68,9 +68,7 @@ func (s *Server) stage(ctx context.Context, op *operation, r stageRequest) error
 	device, err := s.fulfil(ctx, op, rec, r)
 	switch {
 	case err == nil:
-		if rec.Unwritten == "" { // or it would be told again and again, where it cannot be taken out of the record
-			s.lossTold.Delete(r.Volume) // what is written from now on is told of anew
-		}
+		s.hearAnew(rec)
 		return nil
 	case errors.Is(err, errUnwritten):
 		s.tellLoss(ctx, rec)
@@ -309,12 +307,21 @@ func (s *Server) mountFilesystem(ctx context.Context, rec *record, device iscsi.
 func (s *Server) growAtStage(ctx context.Context, rec *record, device iscsi.Device) error {
 	err := s.ensureGrown(ctx, rec.FSType, device.Path, rec.Staging, device.Bytes)
 	why := ""
-	if refusal := (*iscsi.ExitError)(nil); errors.As(err, &refusal) && refusal.Code > 0 && refusal.Code < 126 {
+	if errors.Is(err, errUngrowable) {
 		klog.FromContext(ctx).Error(err, "The file system is used at the size that it has")
 		why, err = err.Error(), nil
 	}
-	if err != nil || why == rec.Ungrown {
+	if err != nil {
 		return err
+	}
+	return s.noteUngrown(rec, why)
+}
+
+// noteUngrown remembers why the file system is smaller than its device, for the volume's
+// health to tell; "": it is not.
+func (s *Server) noteUngrown(rec *record, why string) error {
+	if why == rec.Ungrown {
+		return nil
 	}
 	rec.Ungrown = why
 	return s.records.save(rec)

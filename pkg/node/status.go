@@ -26,6 +26,7 @@ var (
 	errOtherFS      = errors.New("another file system")
 	errUnreadable   = errors.New("the device cannot be read")
 	errNotGrown     = errors.New("the device is smaller than asked")
+	errUngrowable   = errors.New("the file system cannot be grown")
 	errRecord       = errors.New("bad record")
 	errUnwritten    = errors.New("what was written last may be lost")
 	errNoAnswer     = errors.New("the device does not answer")
@@ -58,6 +59,7 @@ var codeOf = []struct {
 	{errRecord, codes.Internal},
 	{errUnreadable, codes.Unavailable},
 	{errNotGrown, codes.Unavailable},
+	{errUngrowable, codes.FailedPrecondition},
 	{errNoAnswer, codes.Unavailable},
 	{errNoTable, codes.Unavailable},
 	{iscsi.ErrForeign, codes.FailedPrecondition},
