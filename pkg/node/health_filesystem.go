@@ -35,10 +35,10 @@ func (s *Server) filesystem(ctx context.Context, d *diagnosis, rec *record, numb
 		d.Add(health.Degraded, "StackedMounts", fmt.Sprintf("%d mounts are stacked on %s; unmount by hand all but the one of the volume", len(there), rec.Staging))
 	}
 	if !numbers[m.Device] {
-		d.Add(health.Inaccessible, "DeviceLost", fmt.Sprintf("%s is mounted from device %s, which is not the volume's now: its device went and may have come back as another; delete the volume's pods on this node, so that it is staged anew", rec.Staging, m.Device))
+		d.Add(health.Inaccessible, "DeviceLost", fmt.Sprintf("%s is mounted from device %s, which is not the volume's now: its device went and may have come back as another; %s", rec.Staging, m.Device, restage))
 		return
 	}
-	const broken = "the kernel found an error in the file system and stopped writing; its log says which. Delete the volume's pods on this node, so that it is unmounted, and check it"
+	const broken = "the kernel found an error in the file system and stopped writing; its log says which; " + remount + ". If it stops again, check it while it is unmounted: docs/troubleshoot.md, repair by hand"
 	readOnly := m.ReadOnly() || slices.Contains(m.Super, "emergency_ro")
 	if slices.Contains(m.Super, "shutdown") {
 		d.Add(health.Inaccessible, "FilesystemShutDown", broken)
@@ -51,7 +51,7 @@ func (s *Server) filesystem(ctx context.Context, d *diagnosis, rec *record, numb
 	}
 	d.remembered(e)
 	if rec.Ungrown != "" {
-		d.Add(health.Degraded, "FilesystemSmaller", "the file system is smaller than the volume, for it could not be grown when it was staged: "+rec.Ungrown+"; once that is mended, delete the volume's pods on this node, so that it is staged anew")
+		d.Add(health.Degraded, "FilesystemSmaller", "the file system is smaller than the volume, for it could not be grown: "+rec.Ungrown+"; once that is mended, "+restage)
 	}
 	if reachable && s.enterRoot(ctx, d, rec, m, e) && !rec.ReadOnly && !readOnly {
 		d.Add(health.Inaccessible, "FilesystemReadOnly", broken)
@@ -83,7 +83,7 @@ func (s *Server) enterRoot(ctx context.Context, d *diagnosis, rec *record, m Mou
 	case errors.Is(err, errNoAnswer):
 		d.Add(health.Inaccessible, "NoAnswer", fmt.Sprintf("%s has a path, but does not answer; see the kernel's log and the array", rec.Staging))
 	case isDead(err):
-		d.Add(health.Inaccessible, "FilesystemShutDown", "the kernel shut the file system down or cannot read it ("+err.Error()+"); delete the volume's pods on this node, so that it is unmounted; the next mount replays its journal")
+		d.Add(health.Inaccessible, "FilesystemShutDown", "the kernel shut the file system down or cannot read it ("+err.Error()+"); "+remount+", which replays its journal")
 	default:
 		d.Add(health.Degraded, "Unreadable", err.Error())
 	}

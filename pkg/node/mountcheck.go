@@ -39,18 +39,27 @@ func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount)
 	case m.Type != rec.FSType:
 		return fmt.Errorf("%w: %s is mounted as %s, and %s was asked for", errIncompatible, rec.Staging, m.Type, rec.FSType)
 	case !rec.ReadOnly && slices.Contains(m.Super, "ro") && !slices.Contains(m.Options, "ro"):
-		return fmt.Errorf("%w: the kernel found an error in the file system on %s and made it read-only; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errStopped, rec.Staging)
+		return fmt.Errorf("%w: the kernel found an error in the file system on %s and made it read-only; see the kernel's log, and %s", errStopped, rec.Staging, remount)
 	case m.ReadOnly() != rec.ReadOnly:
 		return fmt.Errorf("%w: %s is mounted read-only: %v; asked for read-only: %v", errIncompatible, rec.Staging, m.ReadOnly(), rec.ReadOnly)
 	}
 	return nil
 }
 
+// The remedies for a volume that does not work as it is mounted. A file system that
+// stopped is mounted anew for whatever pod is next. What needs a stage does not get one as
+// long as a pod on the node wants the volume, and a pod that is deleted may be replaced
+// before it has gone.
+const (
+	remount = "delete the volume's pods on this node, so that it is mounted anew"
+	restage = "scale what uses the volume to 0, and up again once its pods on this node are gone, so that it is staged anew"
+)
+
 // checkReadable proves that a mount can be read. A file system that the kernel shut down
 // looks like any other in the mount table.
 func (s *Server) checkReadable(m Mount) error {
 	if err := s.devices.Alive(m.Path); isDead(err) {
-		return fmt.Errorf("%w: the kernel shut the file system on %s down or cannot read it: %w; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errStopped, m.Path, err)
+		return fmt.Errorf("%w: the kernel shut the file system on %s down or cannot read it: %w; see the kernel's log, and %s", errStopped, m.Path, err, remount)
 	} else if err != nil {
 		return fmt.Errorf("read %s: %w", m.Path, err)
 	}
@@ -74,7 +83,7 @@ func (s *Server) checkWritable(rec *record, m Mount) error {
 		}
 	}
 	if stopped {
-		return fmt.Errorf("%w: the kernel found an error in the file system on %s and lets nobody write to it any more; see the kernel's log, and delete the volume's pods on this node, so that it is mounted anew", errStopped, m.Path)
+		return fmt.Errorf("%w: the kernel found an error in the file system on %s and lets nobody write to it any more; see the kernel's log, and %s", errStopped, m.Path, remount)
 	}
 	return nil
 }

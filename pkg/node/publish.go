@@ -17,7 +17,8 @@ import (
 // NodePublishVolume binds the staged volume onto the target path: its file system,
 // or the device file of a block volume. The staging path is proven to be a mount
 // of this volume first; without that a workload would write to the node's own
-// disk (FM 8).
+// disk (FM 8). A file system that has stopped and that nobody else uses is mounted anew:
+// the kubelet, for which it is staged, would not ask for that (FM 7).
 func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	r, err := parsePublish(req)
 	if err != nil {
@@ -52,7 +53,21 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 		return err
 	}
 	p := &publication{record: rec, device: device, numbers: numbers, at: published{Path: target, ReadOnly: r.ReadOnly || rec.ReadOnly}, oneTarget: r.Capability.OneTarget}
-	return s.runWatched(ctx, op, rec, "binding the target path", func(ctx context.Context) error { return s.ensurePublished(ctx, p) })
+	err = s.runWatched(ctx, op, rec, "binding the target path", func(ctx context.Context) error {
+		stopped := s.ensurePublished(ctx, p)
+		if !errors.Is(stopped, errStopped) {
+			return stopped
+		}
+		if err := s.ensureStaged(ctx, rec, device, r.staging(rec)); err != nil {
+			return err
+		}
+		s.hearAnew(rec)
+		return s.ensurePublished(ctx, p)
+	})
+	if errors.Is(err, errUnwritten) {
+		s.tellLoss(ctx, rec)
+	}
+	return err
 }
 
 // stagedRecord returns the record of a staged volume that fits the request. When

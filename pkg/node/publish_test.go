@@ -299,20 +299,23 @@ func TestAnErrorFromAnotherNodeStopsNothing(t *testing.T) {
 	want(t, v.publishAt(v.path+" too"), codes.FailedPrecondition, "lets nobody write")
 }
 
-// FM 7: an xfs that was shut down looks as it did in the mount table.
+// FM 7: an xfs that was shut down looks as it did in the mount table. As long as a pod has
+// it, nobody mounts it anew.
 func TestAFileSystemThatWasShutDownIsNotPublished(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")
-	ok(t, v.stage())
+	ok(t, v.stage(), v.publish())
+	too := v.path + " too"
 	for _, reader := range []bool{false, true} {
 		v.ro = reader
-		m.Fail("alive", unix.EIO)
-		want(t, v.publish(), codes.FailedPrecondition, "shut the file system", "delete the volume's pods")
+		m.Fail("alive", unix.EIO) // as it is to be published
+		m.Fail("alive", unix.EIO) // and before it would be mounted anew
+		want(t, v.publishAt(too), codes.FailedPrecondition, "shut the file system", "delete the volume's pods")
 	}
-	if exists(v.path) {
-		t.Error("the target was made")
+	if exists(too) || m.calls("umount") != nil {
+		t.Errorf("the target was made, or something was unmounted: %q", m.calls("umount"))
 	}
-	ok(t, v.publish())
+	ok(t, v.publishAt(too))
 }
 
 // FM 7: the mount is there and looks as it did, and nobody may write to it.

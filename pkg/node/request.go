@@ -104,6 +104,11 @@ func parsePublish(req *csi.NodePublishVolumeRequest) (publishRequest, error) {
 	return r, nil
 }
 
+// staging is the stage that the publish builds upon.
+func (r publishRequest) staging(rec *record) stageRequest {
+	return stageRequest{Volume: r.Volume, Staging: rec.Staging, Capability: r.Capability, Context: r.Context}
+}
+
 type unpublishRequest struct{ Volume, Target string }
 
 func parseUnpublish(req *csi.NodeUnpublishVolumeRequest) (unpublishRequest, error) {

@@ -593,14 +593,25 @@ func TestAFileSystemThatCannotBeGrownIsStaged(t *testing.T) {
 }
 
 // FM 7: what the kernel has stopped is mounted anew as soon as nobody else uses it, for
-// kubelet does not unstage a volume that another pod waits for.
+// kubelet neither unstages nor stages a volume again that another pod waits for: it only
+// publishes it.
 func TestAFileSystemThatStoppedIsMountedAnew(t *testing.T) {
+	for call, again := range map[string]func(*volume) error{"stage": (*volume).stage, "publish": (*volume).publish} {
+		t.Run(call, func(t *testing.T) { stoppedIsMountedAnew(t, again) })
+	}
+}
+
+func stoppedIsMountedAnew(t *testing.T, again func(*volume) error) {
+	t.Helper()
 	for name, stop := range map[string]func(*volume){
 		"refuses writes": func(v *volume) {
 			v.disk().Err(node.FilesystemErrors{Count: 1, Where: "ext4_journal_check_start", Time: time.Now()})
 		},
 		"shown read-only": func(v *volume) { v.m.Remount(v.staging, []string{"rw"}, []string{"ro"}) },
-		"cannot be read":  func(v *volume) { v.m.Fail("alive", unix.EIO) },
+		"cannot be read": func(v *volume) {
+			v.m.Fail("alive", unix.EIO) // as it is to be published
+			v.m.Fail("alive", unix.EIO) // and before it is mounted anew
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
@@ -609,15 +620,18 @@ func TestAFileSystemThatStoppedIsMountedAnew(t *testing.T) {
 			ok(t, v.stage())
 			stop(v)
 			m.Fail("sync", errDevice) // what nobody heard of is told first (FM 21)
-			want(t, v.stage(), codes.DataLoss, "could not be written")
+			want(t, again(v), codes.DataLoss, "could not be written")
 			if name == "cannot be read" {
 				stop(v)
 			}
-			ok(t, v.stage())
+			ok(t, again(v))
 			if got := m.calls("umount"); len(got) != 1 {
 				t.Errorf("unmounted by %q", got)
 			}
-			ok(t, v.unstage())
+			if got := m.calls("mkfs", "mke2fs"); len(got) != 1 {
+				t.Errorf("made by %q", got)
+			}
+			ok(t, v.publish(), v.unpublish(), v.unstage())
 			m.nothingLeft()
 		})
 	}

@@ -170,7 +170,8 @@ func samples(ctx context.Context, t testing.TB, w *testbed.Worker, device string
 }
 
 // TestXFSThatShutDownIsNotTakenForStaged is FM 7: as long as a pod has it, nothing else is
-// to be had of it; then it is mounted anew.
+// to be had of it; then it is mounted anew, also for a pod that waited meanwhile: for that
+// the kubelet publishes it and does not stage it.
 func TestXFSThatShutDownIsNotTakenForStaged(t *testing.T) {
 	ctx, bed := useBed(t)
 	fault(t, "the file system shuts down")
@@ -182,10 +183,11 @@ func TestXFSThatShutDownIsNotTakenForStaged(t *testing.T) {
 	expectCode(t, w.Stage(ctx, v, published), codes.FailedPrecondition, "shut the file system")
 	expectCode(t, w.PublishTo(ctx, v, published, "pod-1"), codes.FailedPrecondition, "shut the file system")
 	must(t, w.UnpublishFrom(ctx, v, "pod-0"))
-	expectCode(t, w.Stage(ctx, v, published), codes.DataLoss, v.ID) // told once: what was not synced is lost
+	expectCode(t, w.PublishTo(ctx, v, published, "pod-1"), codes.DataLoss, v.ID) // told once: what was not synced is lost
+	must(t, w.PublishTo(ctx, v, published, "pod-1"))
+	write(ctx, t, w, testbed.TargetPath(v, "pod-1")+"/new", 64)
 	must(t, w.Stage(ctx, v, published))
-	must(t, w.PublishTo(ctx, v, published, "pod-0"))
-	write(ctx, t, w, testbed.TargetPath(v, "pod-0")+"/new", 64)
+	must(t, w.UnpublishFrom(ctx, v, "pod-1"))
 	gone(ctx, t, bed, v)
 }
 

@@ -187,3 +187,28 @@ func TestEphemeralVolumeGoesWithItsPod(t *testing.T) {
 	r.expect("", "{.items[*].metadata.name}", "pvc")
 	r.emptied(4 * time.Minute)
 }
+
+// A file system that the kernel stopped is mounted anew for the pod that follows on the same node, although that
+// waited before the first was gone, as a Deployment's does: the kubelet neither unstages nor stages the volume then.
+func TestAStoppedFileSystemIsMountedAnewForTheNextPod(t *testing.T) {
+	r := useCluster(t)
+	r.apply(claim("data", 2, once), pod("first", "data", ""))
+	r.ready("first")
+	sum := r.fill("first")
+	node := r.node("first")
+	if _, err := node.Shell(r.ctx, "xfs_io -x -c shutdown $(findmnt -rno TARGET -t xfs | grep globalmount)"); err != nil {
+		t.Fatal(err)
+	}
+	r.apply(pod("second", "data", "nodeName: "+node.Name+","))
+	r.eventually("the second pod to be told why it waits", func() error {
+		events := r.field("{.items[*].message}", "events", "--field-selector=involvedObject.name=second")
+		if !strings.Contains(events, "delete the volume's pods") {
+			return errors.New("its events are: " + events)
+		}
+		return nil
+	})
+	r.kubectl("delete", "pod", "first")
+	r.ready("second")
+	r.expectRows("second", sum)
+	r.exec("second", "echo more >/data/more; sync")
+}
