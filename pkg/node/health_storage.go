@@ -51,7 +51,7 @@ func storageHealth(f iscsi.Fabric, records []*record, unread []error) []*csi.Nod
 		add(status, "InitiatorNotReady", f.Ready.Error())
 	}
 	if f.Unwatched > 0 {
-		add(storageDegraded, "MultipathdDown", fmt.Sprintf("%d multipath maps are in use and multipathd does not run: lost paths do not come back; start it: systemctl enable --now multipathd", f.Unwatched))
+		add(storageDegraded, string(ReasonUnwatched), unwatched(f.Unwatched))
 	}
 	if len(unread) > 0 {
 		add(storageDegraded, "RecordUnreadable", errors.Join(unread...).Error())

@@ -116,6 +116,9 @@ func (s *Server) Reconcile(ctx context.Context, mode ReconcileMode) Report {
 		r.remember(rec)
 	}
 	p.nodeRecords(ctx)
+	if len(all) > 0 {
+		p.watchers(ctx)
+	}
 	p.each(ctx, all)
 	if len(errs) == 0 && ctx.Err() == nil { // the unreadable one may be of what has none
 		p.unrecorded(ctx, all)
@@ -289,6 +292,21 @@ func (p *pass) nodeRecords(ctx context.Context) {
 		}
 		p.found(f)
 	}
+}
+
+// watchers says that multipathd does not run although there are maps.
+func (p *pass) watchers(ctx context.Context) {
+	fabric, err := p.attacher.Fabric(ctx)
+	switch {
+	case err != nil:
+		p.found(Finding{Reason: ReasonUnclear, Evidence: "whether somebody watches the multipath maps cannot be told", Outcome: Seen, Error: err.Error()})
+	case fabric.Unwatched > 0:
+		p.found(Finding{Reason: ReasonUnwatched, Evidence: unwatched(fabric.Unwatched), Outcome: Seen})
+	}
+}
+
+func unwatched(maps int) string {
+	return fmt.Sprintf("%d multipath maps are in use and multipathd does not run: lost paths do not come back; start it: systemctl enable --now multipathd", maps)
 }
 
 func (p *pass) ours(iqn string) bool {

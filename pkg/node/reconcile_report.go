@@ -61,6 +61,7 @@ const (
 	ReasonUnrecorded Reason = "UnrecordedVolume" // attached by this plugin or of its array, and without a record
 	ReasonNodeRecord Reason = "BadNodeRecord"    // an entry of open-iscsi's database is corrupt, or lacking
 	ReasonRecord     Reason = "BadRecord"        // a record of this plugin is unsound
+	ReasonUnwatched  Reason = "MultipathdDown"   // nobody gives maps their lost paths back
 	ReasonUnclear    Reason = "Unclear"          // what there is contradicts itself
 )
 

@@ -13,6 +13,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
 	"github.com/datera-csi/datera-csi/pkg/node"
 )
 
@@ -68,6 +69,23 @@ func TestReconcileHealsADegradedVolume(t *testing.T) {
 	}
 	ok(t, v.unpublish(), v.unstage())
 	w.nothingLeft()
+}
+
+// Paths that the daemon gives back come back only while it runs, which sysfs does not show.
+func TestReconcileSaysThatNobodyWatchesTheMaps(t *testing.T) {
+	w := newWheel(t)
+	w.SetFabric(iscsi.Fabric{Unwatched: 2})
+	expect(t, w.reconcile(node.ReconcileRepair, 0), node.ReasonUnwatched, node.Seen, 0) // they are not this plugin's
+	ok(t, w.volume("a").stage())
+	r := w.reconcile(node.ReconcileRepair, time.Minute)
+	expect(t, r, node.ReasonUnwatched, node.Seen, 1)
+	if !strings.Contains(r.Findings[0].Evidence, "systemctl enable --now multipathd") {
+		t.Errorf("no remedy: %+v", r.Findings[0])
+	}
+	w.SetFabric(iscsi.Fabric{})
+	expect(t, w.reconcile(node.ReconcileRepair, time.Minute), node.ReasonUnwatched, "", 0)
+	w.Fail("fabric", errDevice)
+	expect(t, w.reconcile(node.ReconcileRepair, time.Minute), node.ReasonUnclear, node.Seen, 1)
 }
 
 // A login to a dead portal takes its time; not each of many volumes spends it.

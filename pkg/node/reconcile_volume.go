@@ -34,7 +34,7 @@ func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *recor
 	}
 	if !shape.Attached() {
 		if n := len(at(mounts, rec.Staging)); n > 0 {
-			p.found(p.about(rec, ReasonLost, "", fmt.Sprintf("%s is still mounted, and no session, disk or map of it is left; delete its pods", rec.Staging)))
+			p.found(p.about(rec, ReasonLost, "", fmt.Sprintf("%s is still mounted, and no session, disk or map of it is left; %s", rec.Staging, restage)))
 			return nil
 		}
 		// After a reboot, or between two stages: kubelet stages it again or unstages it, unless the orchestrator
@@ -126,7 +126,7 @@ func (p *pass) defects(rec *record, s iscsi.Shape) []defect {
 	for _, portal := range s.Outdated() {
 		evidence := "the session to the portal is down, and iscsid tries to bring it back with secrets that have changed since"
 		if s.Map == nil {
-			evidence += "; it is the only path: restart iscsid, which then reads the new ones"
+			evidence += "; it is the only path: " + restage + " with the new ones, or give the volume its old secrets back on the array until then"
 		}
 		add(s.Map != nil, ReasonOutdated, portal.String(), evidence, func(s iscsi.Shape) bool { return slices.Contains(s.Outdated(), portal) })
 	}
