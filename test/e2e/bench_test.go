@@ -52,13 +52,14 @@ func (p plugin) unstage(ctx context.Context, v *testbed.Volume, _ map[string]str
 
 // hand does what a careful administrator who knows the portals would type. He proves
 // nothing, but does not go before both paths are in the map, which is where the
-// plugin leaves a volume too.
+// plugin leaves a volume too. What iscsiadm fails at because another one changes the node
+// database (exit 6), he types again.
 type hand struct{ *testbed.Worker }
 
 func (h hand) stage(ctx context.Context, v *testbed.Volume, published map[string]string) error {
 	return h.script(ctx, v, published, `
-for portal in $portals; do iscsiadm -m node -T $iqn -p $portal -o new; done
-iscsiadm -m node -T $iqn --login
+for portal in $portals; do admin -p $portal -o new; done
+admin --login
 while [ ! -b $map ]; do sleep 0.02; done
 blkid -p $map || mkfs.xfs -q -K $map
 mkdir -p $staging $target
@@ -77,8 +78,8 @@ paths=$(echo /sys/block/$(basename $(readlink -f $map))/slaves/*)
 paths=$(readlink -f $(printf '%s/device ' $paths))
 multipath -f ${map##*/}
 for path in $paths; do echo 1 > $path/delete; done
-iscsiadm -m node -T $iqn --logout
-iscsiadm -m node -T $iqn -o delete`)
+admin --logout
+admin -o delete`)
 }
 
 func (h hand) script(ctx context.Context, v *testbed.Volume, published map[string]string, commands string) error {
@@ -90,7 +91,17 @@ func (h hand) script(ctx context.Context, v *testbed.Volume, published map[strin
 	for i, p := range c.Target.Portals {
 		portals[i] = p.String()
 	}
-	_, err = h.Shell(ctx, fmt.Sprintf("exec >/dev/null; iqn=%s portals='%s' map=%s staging=%s target=%s\n%s",
+	_, err = h.Shell(ctx, fmt.Sprintf(`exec >/dev/null
+iqn=%s portals='%s' map=%s staging=%s target=%s
+admin() {
+  for try in 1 2 3 4 5 6 7 8 9 10; do
+    iscsiadm -m node -T $iqn "$@" && return
+    [ $? -eq 6 ] || return
+    sleep 0.05
+  done
+  return 6
+}
+%s`,
 		c.Target.IQN, strings.Join(portals, " "), mapOf(c.Target), testbed.StagingPath(v), testbed.TargetPath(v, "pod-0"), commands))
 	return err
 }

@@ -34,7 +34,7 @@ var notRun = map[string]string{
 	"kubectl delete pv PV":                     "as above",
 	"kubectl create -f pv.yaml":                "as above",
 	"kubectl label node NODE datera-csi/sim":   "TestSimulatorOfTheOverlayServesVolumes does it",
-	"kubectl -n datera-csi create secret generic datera-csi-backend-default \\\n  --from-literal": "TestTheChartIsInstalledUpgradedAndRemoved does it; the one of operate.md, which replaces it, is run",
+	"kubectl -n datera-csi create secret generic datera-csi-backend-default \\\n  --from-literal": "TestTheChartIsInstalledUpgradedAndRemoved does it",
 }
 
 // nothingFound is an answer, too, of a pipe from kubectl to grep, but not that kubectl failed, which pipefail shows as
