@@ -27,7 +27,7 @@ type FilesystemErrors struct {
 // whether it works.
 func (s *Server) filesystem(ctx context.Context, d *diagnosis, rec *record, numbers map[Number]bool, there []Mount, reachable bool) {
 	if len(there) == 0 {
-		d.Add(health.Inaccessible, "NotStaged", "nothing is mounted on "+rec.Staging+": the volume is being staged, or was taken off by hand. If it stays so, delete its pods on this node")
+		d.Add(health.Inaccessible, "NotStaged", "nothing is mounted on "+rec.Staging+": the volume is being staged, or was taken off by hand. If it stays so, "+restage)
 		return
 	}
 	m := there[len(there)-1]

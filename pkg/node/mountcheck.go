@@ -26,7 +26,7 @@ func (s *Server) checkStaged(rec *record, device iscsi.Device) error {
 // checkMount compares the mounts on the staging path with the record.
 func (s *Server) checkMount(rec *record, numbers map[Number]bool, there []Mount) error {
 	if len(there) == 0 {
-		return fmt.Errorf("%w: nothing is mounted on %s", errNotStaged, rec.Staging)
+		return fmt.Errorf("%w: nothing is mounted on %s; %s", errNotStaged, rec.Staging, restage)
 	}
 	m := there[len(there)-1]
 	switch {

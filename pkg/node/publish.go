@@ -54,20 +54,48 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 	}
 	p := &publication{record: rec, device: device, numbers: numbers, at: published{Path: target, ReadOnly: r.ReadOnly || rec.ReadOnly}, oneTarget: r.Capability.OneTarget}
 	err = s.runWatched(ctx, op, rec, "binding the target path", func(ctx context.Context) error {
-		stopped := s.ensurePublished(ctx, p)
-		if !errors.Is(stopped, errStopped) {
-			return stopped
-		}
-		if err := s.ensureStaged(ctx, rec, device, r.staging(rec)); err != nil {
+		err := s.ensurePublished(ctx, p)
+		if !errors.Is(err, errStopped) && !(rec.Remount && errors.Is(err, errNotStaged)) {
 			return err
 		}
-		s.hearAnew(rec)
+		if err := s.remount(ctx, p, r, err); err != nil {
+			return err
+		}
 		return s.ensurePublished(ctx, p)
 	})
 	if errors.Is(err, errUnwritten) {
 		s.tellLoss(ctx, rec)
 	}
 	return err
+}
+
+// remount mounts a file system that stopped anew, unless somebody uses it: then stopped
+// is the answer. That it has begun is in the record, for where nothing is mounted on the
+// staging path no other publish may mount something.
+func (s *Server) remount(ctx context.Context, p *publication, r publishRequest, stopped error) error {
+	mounts, err := s.mounts.List()
+	if err != nil {
+		return err
+	}
+	if len(s.usesOf(mounts, p.numbers, p.record.Staging)) > 0 {
+		return stopped
+	}
+	if err := s.noteRemount(p.record, true); err != nil {
+		return err
+	}
+	if err := s.ensureStaged(ctx, p.record, p.device, r.staging(p.record)); err != nil {
+		return err
+	}
+	s.hearAnew(p.record)
+	return s.noteRemount(p.record, false)
+}
+
+func (s *Server) noteRemount(rec *record, begun bool) error {
+	if rec.Remount == begun {
+		return nil
+	}
+	rec.Remount = begun
+	return s.records.save(rec)
 }
 
 // stagedRecord returns the record of a staged volume that fits the request. When

@@ -308,8 +308,7 @@ func TestAFileSystemThatWasShutDownIsNotPublished(t *testing.T) {
 	too := v.path + " too"
 	for _, reader := range []bool{false, true} {
 		v.ro = reader
-		m.Fail("alive", unix.EIO) // as it is to be published
-		m.Fail("alive", unix.EIO) // and before it would be mounted anew
+		m.Fail("alive", unix.EIO)
 		want(t, v.publishAt(too), codes.FailedPrecondition, "shut the file system", "delete the volume's pods")
 	}
 	if exists(too) || m.calls("umount") != nil {

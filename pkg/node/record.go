@@ -37,6 +37,7 @@ type record struct {
 	OldErrors oldErrors    `json:"oldErrors,omitzero"`
 	Ungrown   string       `json:"ungrown,omitempty"`   // why the file system is smaller than its device
 	Unwritten string       `json:"unwritten,omitempty"` // why something may be lost, and nobody has heard of it
+	Remount   bool         `json:"remount,omitempty"`   // a publish takes a file system that stopped off the staging path and mounts it anew
 }
 
 // oldErrors are those that a file system remembered when it was mounted here.

@@ -536,15 +536,26 @@ func TestReadersDoNotReplayTheJournal(t *testing.T) {
 			v.cap = mountCap(c.fs, c.mode, c.flag)
 		}
 		v.context.ReadOnly = c.lun
+		expect := func() {
+			if got := strings.Join(m.MountOptions(v.staging), ","); !strings.HasSuffix(got, ","+c.want) {
+				t.Errorf("%+v: got options %s", c, got)
+			}
+			if got, want := v.disk().ReadOnly(), strings.Contains(c.want, "norecovery") || strings.Contains(c.want, "noload"); got != want {
+				t.Errorf("%+v: the device takes no writes: %v, want %v", c, got, want)
+			}
+			if got := m.MountOptions(v.path)[0]; got != "ro" {
+				t.Errorf("%+v: the target is mounted %s", c, got)
+			}
+		}
 		ok(t, v.stage(), v.stage(), v.publish(), v.publish())
-		if got := strings.Join(m.MountOptions(v.staging), ","); !strings.HasSuffix(got, ","+c.want) {
-			t.Errorf("%+v: got options %s", c, got)
-		}
-		if got, want := v.disk().ReadOnly(), strings.Contains(c.want, "norecovery") || strings.Contains(c.want, "noload"); got != want {
-			t.Errorf("%+v: the device takes no writes: %v, want %v", c, got, want)
-		}
-		if got := m.MountOptions(v.path)[0]; got != "ro" {
-			t.Errorf("%+v: the target is mounted %s", c, got)
+		expect()
+		ok(t, v.unpublish())
+		m.Fail("alive", unix.EIO) // as it is to be published
+		m.Fail("alive", unix.EIO) // and before it is mounted anew
+		ok(t, v.publish())
+		expect()
+		if got := m.calls("umount"); len(got) != 3 {
+			t.Errorf("%+v: unmounted by %q, want two stages and a target", c, got)
 		}
 	}
 }
@@ -634,6 +645,42 @@ func stoppedIsMountedAnew(t *testing.T, again func(*volume) error) {
 			ok(t, v.publish(), v.unpublish(), v.unstage())
 			m.nothingLeft()
 		})
+	}
+}
+
+// FM 7, 19: a publish that mounts anew is cut off anywhere, or its mount fails, and repeated.
+func TestAMountAnewThatIsCutOffIsFinished(t *testing.T) {
+	for _, end := range []string{"mount", "crash"} {
+		for step := 1; ; step++ {
+			m := newMachine(t)
+			v := m.volume("a")
+			ok(t, v.stage(), v.publish(), v.unpublish())
+			m.Fail("alive", unix.EIO) // as it is to be published
+			m.Fail("alive", unix.EIO) // and before it is mounted anew
+			if end == "mount" {
+				m.Fail("mount", errDevice)
+			} else {
+				m.CrashAt(step)
+			}
+			err := v.publish()
+			if m.Crashed() {
+				m.Revive()
+				m.restart()
+			} else if err == nil {
+				if end == "mount" || step < 5 {
+					t.Fatalf("%s %d: nothing was cut off", end, step)
+				}
+				break
+			}
+			ok(t, v.publish(), v.unpublish(), v.unstage())
+			if got := m.calls("mkfs"); len(got) != 1 {
+				t.Errorf("made by %q", got)
+			}
+			m.nothingLeft()
+			if end == "mount" {
+				break
+			}
+		}
 	}
 }
 
