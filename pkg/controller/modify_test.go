@@ -154,12 +154,12 @@ func TestModifyWhoseLimitsAreRefusedSaysWhatChanged(t *testing.T) {
 		}
 		refuse()
 		pairs := []string{"read_iops_max", "12", "iops_per_gb", "7", "replica_count", "3", "placement_policy", "all-flash"}
-		wantCode(t, name, l.modify(t.Context(), id, pairs...), codes.FailedPrecondition, id, "replicas or placement were changed")
+		wantCode(t, name, l.modify(t.Context(), id, pairs...), codes.FailedPrecondition, id, "all but the limits is as asked")
 		if after := l.volume(t, id); after.Replicas != 3 || after.PlacementPolicy != "all-flash" || after.QoS != before.QoS || after.Description != before.Description {
 			t.Errorf("%s: got %+v, want the placement changed and the rest as before: %+v", name, after, before)
 		}
 		refuse()
-		wantCode(t, name+", again", l.modify(t.Context(), id, pairs...), codes.InvalidArgument, id)
+		wantCode(t, name+", again", l.modify(t.Context(), id, pairs...), codes.FailedPrecondition, id, "all but the limits is as asked")
 		refuse()
 		l.array.Fail(simtest.Put("/app_instances/*"), sim.Fault{Delay: time.Millisecond})
 		l.array.Fail(simtest.Put("/app_instances/*"), sim.Fault{Status: 403})

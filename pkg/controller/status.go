@@ -104,7 +104,7 @@ func creation() []row {
 
 // modification is looked at before table by ControllerModifyVolume, where the
 // array's refusal is about the parameters. Upon InvalidArgument the resizer takes
-// nothing to have changed and does not ask again.
+// nothing to have changed, and the claim to be as before.
 func modification() []row {
 	return []row{{dateraclient.ErrHalfway, codes.FailedPrecondition}, {dateraclient.ErrInvalid, codes.InvalidArgument}}
 }

@@ -65,9 +65,9 @@ type Change struct {
 // placement, one for the description, one for the limits, each only if it differs. First
 // comes what an array is likeliest to refuse, for lack of nodes, room or a policy, so that
 // nothing has changed then, and a volume is not left with limits that nobody sees. It is
-// safe to repeat after a failure. ErrInvalid: the array does not want it so, and this call
-// has changed nothing. ErrHalfway: it refused the limits, and what was changed before,
-// which the error says, stays.
+// safe to repeat after a failure. ErrInvalid: the array does not want it so, and nothing
+// has changed. ErrHalfway: it refused the limits, and what was changed before stays, by
+// this call or by one before that was cut off.
 func (c *Client) ModifyVolume(ctx context.Context, v *Volume, to Change) error {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
@@ -80,7 +80,7 @@ func (c *Client) ModifyVolume(ctx context.Context, v *Volume, to Change) error {
 	if to.QoS == nil {
 		to.QoS = &v.QoS
 	}
-	placed, err := c.place(ctx, v, to)
+	err := c.place(ctx, v, to)
 	if err != nil {
 		return err
 	}
@@ -95,10 +95,7 @@ func (c *Client) ModifyVolume(ctx context.Context, v *Volume, to Change) error {
 	if back := c.describe(ctx, &noted, v.Description); back != nil {
 		return fmt.Errorf("%w: %w; and its description could not be set back: %w", ErrHalfway, err, back)
 	}
-	if placed {
-		return fmt.Errorf("%w: replicas or placement were changed before: %w", ErrHalfway, err)
-	}
-	return err
+	return fmt.Errorf("%w: %w", ErrHalfway, err)
 }
 
 func (c *Client) describe(ctx context.Context, v *Volume, description string) error {
@@ -115,15 +112,14 @@ func (c *Client) limit(ctx context.Context, v *Volume, to Change) error {
 	return c.SetQoS(ctx, v, *to.QoS)
 }
 
-// place says whether there was something to change.
-func (c *Client) place(ctx context.Context, v *Volume, to Change) (bool, error) {
-	changed, err := c.conformPlacement(ctx, v, VolumeSpec{
+func (c *Client) place(ctx context.Context, v *Volume, to Change) error {
+	_, err := c.conformPlacement(ctx, v, VolumeSpec{
 		Replicas: to.Replicas, PlacementMode: to.PlacementMode, PlacementPolicy: to.PlacementPolicy,
 	})
 	if errors.Is(err, ErrNotFound) {
 		err = invalid("it does not know the placement %q: %v", to.PlacementPolicy+to.PlacementMode, err)
 	}
-	return changed, err
+	return err
 }
 
 // SetQoS sets all limits of v, which the caller has just read, with one request;
