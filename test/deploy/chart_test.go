@@ -252,6 +252,10 @@ node:
 	if d := cmp.Diff(node["datera-csi-node"].Spec.Tolerations, want); d != "" {
 		t.Errorf("got (-), want (+):\n%s", d)
 	}
+	alone := templates(objects(t, "node: {startupTaint: true, tolerations: null}"))["datera-csi-node"].Spec.Tolerations
+	if d := cmp.Diff(alone, want[1:]); d != "" {
+		t.Errorf("no other taint: got (-), want (+):\n%s", d)
+	}
 	files, err := render(t, "node: {nodeSelector: {kubernetes.io/os: linux}}\ncontroller: {nodeSelector: {kubernetes.io/os: linux}}")
 	if err != nil {
 		t.Fatal(err)

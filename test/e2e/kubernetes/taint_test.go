@@ -40,6 +40,7 @@ func TestStartupTaintGoesAndItsRightIsGoodForNothingElse(t *testing.T) {
 		// The garbage collector would delete it for an owner that does not exist (CVE-2025-5187).
 		{onlyTaints, []string{"patch", "node", node, "--patch", `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Namespace","name":"gone","uid":"0"}]}}`}},
 		{onlyTaints, []string{"patch", "node", node, "--patch", `{"metadata":{"finalizers":["example.com/mine"]}}`}},
+		{onlyTaints, []string{"patch", "node", node, "--patch", `{"spec":{"providerID":"example://mine"}}`}},
 		{"nodes \"" + node + "\" is forbidden", []string{"delete", "node", node}},
 	} {
 		out, err := r.Kubectl(r.ctx, append([]string{"--token=" + token}, refused.args...)...)

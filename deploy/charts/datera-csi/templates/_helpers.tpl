@@ -22,7 +22,7 @@ imagePullSecrets:
 
 {{- /* With a startup taint, the plugin must get to where it is: who bears only some taints bears this one. */}}
 {{- define "datera-csi.nodeTolerations" -}}
-{{- $all := .Values.node.tolerations }}
+{{- $all := .Values.node.tolerations | default list }}
 {{- if and .Values.node.startupTaint (not (has (dict "operator" "Exists") $all)) }}
 {{- $all = append $all (dict "key" "dsp.csi.daterainc.io/starting" "operator" "Exists") }}
 {{- end }}
