@@ -54,12 +54,12 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 	}
 	p := &publication{record: rec, device: device, numbers: numbers, at: published{Path: target, ReadOnly: r.ReadOnly || rec.ReadOnly}, oneTarget: r.Capability.OneTarget}
 	err = s.runWatched(ctx, op, rec, "binding the target path", func(ctx context.Context) error {
-		err := s.ensurePublished(ctx, p)
-		if !errors.Is(err, errStopped) && !(rec.Remount && errors.Is(err, errNotStaged)) {
-			return err
+		cause := s.ensurePublished(ctx, p)
+		if anew := errors.Is(cause, errStopped) || rec.Remount && errors.Is(cause, errNotStaged); !anew {
+			return cause
 		}
-		if err := s.remount(ctx, p, r, err); err != nil {
-			return err
+		if failed := s.remount(ctx, p, r, cause); failed != nil {
+			return failed
 		}
 		return s.ensurePublished(ctx, p)
 	})
@@ -69,16 +69,16 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 	return err
 }
 
-// remount mounts a file system that stopped anew, unless somebody uses it: then stopped
+// remount mounts a file system that stopped anew, unless somebody uses it: then the cause
 // is the answer. That it has begun is in the record, for where nothing is mounted on the
 // staging path no other publish may mount something.
-func (s *Server) remount(ctx context.Context, p *publication, r publishRequest, stopped error) error {
+func (s *Server) remount(ctx context.Context, p *publication, r publishRequest, cause error) error {
 	mounts, err := s.mounts.List()
 	if err != nil {
 		return err
 	}
 	if len(s.usesOf(mounts, p.numbers, p.record.Staging)) > 0 {
-		return stopped
+		return cause
 	}
 	if err := s.noteRemount(p.record, true); err != nil {
 		return err
