@@ -130,9 +130,18 @@ func withStatus(err error) error {
 // it waits.
 const mostAttachWords = 1024 - 64
 
+// attachment is looked at before table by ControllerPublishVolume and
+// ControllerUnpublishVolume, where ResourceExhausted means that the node takes no
+// more volumes: upon it the kubelet fails the pod.
+func attachment() []row {
+	return []row{{dateraclient.ErrNoSpace, codes.FailedPrecondition}}
+}
+
 // withAttachStatus is withStatus for ControllerPublishVolume and
 // ControllerUnpublishVolume.
-func withAttachStatus(err error) error { return brief(withStatus(err)) }
+func withAttachStatus(err error) error {
+	return brief(search(err, append(attachment(), table()...), codes.Internal))
+}
 
 // brief cuts a status that would be too long for a VolumeAttachment.
 func brief(err error) error {

@@ -62,4 +62,7 @@ func TestCodesOfErrors(t *testing.T) {
 			t.Errorf("%v in CreateVolume: got %s, want %s", c.err, got, c.create)
 		}
 	}
+	if got := status.Code(withAttachStatus(fmt.Errorf("publish: %w", dateraclient.ErrNoSpace))); got != codes.FailedPrecondition {
+		t.Errorf("an array without room is %s at an attach, where the kubelet takes ResourceExhausted for a full node", got)
+	}
 }
