@@ -207,6 +207,7 @@ func (e *eviction) step(ctx context.Context, v *Volume) error {
 		}
 		return err
 	}
+	const ifDead = "if the host is dead, the array gives the session up by itself, and the next attempt sees it"
 	switch {
 	case e.since.IsZero():
 		e.since = time.Now()
@@ -214,11 +215,11 @@ func (e *eviction) step(ctx context.Context, v *Volume) error {
 	case time.Since(e.since) < sessionGrace:
 		return nil
 	case e.forced:
-		return inUse("%s is still logged in to %s, which is offline: restart its session on that host; if the host is dead, the array gives the session up by itself, and the next attempt sees it",
-			e.iqn, v.Name)
+		return inUse("%s is still logged in to %s, which is offline: restart its session on that host; %s",
+			e.iqn, v.Name, ifDead)
 	case len(v.Initiators)+len(v.InitiatorGroups) > 0:
-		return inUse("%s is still logged in to %s, and %s too: log it out on that host; if the host is dead, the array gives the session up by itself, and the next attempt sees it",
-			e.iqn, v.Name, Few(slices.Concat(v.Initiators, v.InitiatorGroups))+" may use it")
+		return inUse("%s is still logged in to %s, and %s too: log it out on that host; %s",
+			e.iqn, v.Name, Few(slices.Concat(v.Initiators, v.InitiatorGroups))+" may use it", ifDead)
 	}
 	e.forced, e.since = true, time.Now()
 	err := run(ctx, e.c, put(v.path(), adminState{State: offline, Force: true}))

@@ -85,17 +85,22 @@ func (c *Client) ModifyVolume(ctx context.Context, v *Volume, to Change) error {
 		return err
 	}
 	if err = c.describe(ctx, v, to.Description); err == nil {
-		err = c.limit(ctx, v, to)
+		err = c.limit(ctx, v, *to.QoS)
 	}
-	if !errors.Is(err, ErrInvalid) {
-		return err
+	if errors.Is(err, ErrInvalid) {
+		return c.setBack(ctx, v, to.Description, err)
 	}
+	return err
+}
+
+// setBack gives v its description again, because of why.
+func (c *Client) setBack(ctx context.Context, v *Volume, from string, why error) error {
 	noted := *v
-	noted.Description = to.Description
-	if back := c.describe(ctx, &noted, v.Description); back != nil {
-		return fmt.Errorf("%w: %w; and its description could not be set back: %w", ErrHalfway, err, back)
+	noted.Description = from
+	if err := c.describe(ctx, &noted, v.Description); err != nil {
+		return fmt.Errorf("%w: %w; and its description could not be set back: %w", ErrHalfway, why, err)
 	}
-	return fmt.Errorf("%w: %w", ErrHalfway, err)
+	return fmt.Errorf("%w: %w", ErrHalfway, why)
 }
 
 func (c *Client) describe(ctx context.Context, v *Volume, description string) error {
@@ -105,11 +110,11 @@ func (c *Client) describe(ctx context.Context, v *Volume, description string) er
 	return run(ctx, c, put(v.path(), map[string]string{"descr": description}))
 }
 
-func (c *Client) limit(ctx context.Context, v *Volume, to Change) error {
-	if *to.QoS == v.QoS {
+func (c *Client) limit(ctx context.Context, v *Volume, to QoS) error {
+	if to == v.QoS {
 		return nil
 	}
-	return c.SetQoS(ctx, v, *to.QoS)
+	return c.SetQoS(ctx, v, to)
 }
 
 func (c *Client) place(ctx context.Context, v *Volume, to Change) error {
@@ -117,7 +122,7 @@ func (c *Client) place(ctx context.Context, v *Volume, to Change) error {
 		Replicas: to.Replicas, PlacementMode: to.PlacementMode, PlacementPolicy: to.PlacementPolicy,
 	})
 	if errors.Is(err, ErrNotFound) {
-		err = invalid("it does not know the placement %q: %v", to.PlacementPolicy+to.PlacementMode, err)
+		return invalid("it does not know the placement %q: %v", to.PlacementPolicy+to.PlacementMode, err)
 	}
 	return err
 }
