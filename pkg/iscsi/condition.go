@@ -198,13 +198,19 @@ func (i *Initiator) Fabric(ctx context.Context) (Fabric, error) {
 	for _, s := range sessions {
 		f.Sessions = append(f.Sessions, Session{IQN: s.iqn, Portal: s.portal(), State: s.state})
 	}
+	f.Unwatched, err = i.Unwatched(ctx)
+	return f, err
+}
+
+// Unwatched counts the multipath maps that no multipathd watches.
+func (i *Initiator) Unwatched(context.Context) (int, error) {
 	maps, err := i.sysfs.maps()
 	if err != nil || len(maps) == 0 {
-		return f, err
+		return 0, err
 	}
 	runs, err := i.multipathdRuns()
-	if !runs {
-		f.Unwatched = len(maps)
+	if runs {
+		return 0, err
 	}
-	return f, err
+	return len(maps), err
 }

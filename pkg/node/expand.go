@@ -66,7 +66,8 @@ func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (in
 			return s.ensureGrown(ctx, rec.FSType, device.Path, rec.Staging, bytes)
 		})
 		if errors.Is(err, errUngrowable) {
-			return 0, errors.Join(err, s.noteUngrown(rec, err.Error()))
+			noted := s.noteUngrown(rec, err.Error())
+			return 0, errors.Join(fmt.Errorf("%w; once that is mended, the next pod that starts grows it: docs/troubleshoot.md, a claim grows no further", err), noted)
 		}
 		if err != nil {
 			return 0, err

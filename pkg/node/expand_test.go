@@ -118,7 +118,7 @@ func TestAFileSystemThatItsToolDoesNotGrowKeepsNobodyFromIt(t *testing.T) {
 	ok(t, v.stage(), v.publish(), v.disk().Grow(2*gib))
 	m.Fail("xfs_growfs", &iscsi.ExitError{Tool: "xfs_growfs", Code: 1})
 	_, err := v.expand(v.path, 2*gib)
-	want(t, err, codes.FailedPrecondition, "cannot be grown", "from 1073741824 to 2147483648 bytes")
+	want(t, err, codes.FailedPrecondition, "cannot be grown", "from 1073741824 to 2147483648 bytes", "docs/troubleshoot.md")
 	m.restart()
 	v.expectHealth(map[string]string{"DEGRADED/FilesystemSmaller": "xfs_growfs"})
 	ok(t, v.unpublish(), v.unstage(), v.stage(), v.publish())

@@ -22,6 +22,7 @@ type Paths interface {
 	AskAdmission(ctx context.Context, t iscsi.Target) (iscsi.Refusal, error)
 	FailQueuedIO(ctx context.Context, t iscsi.Target) error
 	Attached(ctx context.Context, prefix string) ([]iscsi.Target, error)
+	Unwatched(ctx context.Context) (int, error)
 	CorruptNodeRecords(ctx context.Context) ([]iscsi.CorruptNodeRecord, error)
 	QuarantineNodeRecords(ctx context.Context, iqn string) ([]string, error)
 }
@@ -296,12 +297,12 @@ func (p *pass) nodeRecords(ctx context.Context) {
 
 // watchers says that multipathd does not run although there are maps.
 func (p *pass) watchers(ctx context.Context) {
-	fabric, err := p.attacher.Fabric(ctx)
+	maps, err := p.reconciler.paths.Unwatched(ctx)
 	switch {
 	case err != nil:
 		p.found(Finding{Reason: ReasonUnclear, Evidence: "whether somebody watches the multipath maps cannot be told", Outcome: Seen, Error: err.Error()})
-	case fabric.Unwatched > 0:
-		p.found(Finding{Reason: ReasonUnwatched, Evidence: unwatched(fabric.Unwatched), Outcome: Seen})
+	case maps > 0:
+		p.found(Finding{Reason: ReasonUnwatched, Evidence: unwatched(maps), Outcome: Seen})
 	}
 }
 

@@ -301,32 +301,6 @@ func (s *Server) mountFilesystem(ctx context.Context, rec *record, device iscsi.
 	return s.noteOldErrors(rec, began)
 }
 
-// growAtStage grows the file system as far as it lets itself be grown: one that cannot,
-// as an ext4 with errors, served at this size until now, and to refuse it would keep its
-// data from everybody (FM 34). The volume's health tells.
-func (s *Server) growAtStage(ctx context.Context, rec *record, device iscsi.Device) error {
-	err := s.ensureGrown(ctx, rec.FSType, device.Path, rec.Staging, device.Bytes)
-	why := ""
-	if errors.Is(err, errUngrowable) {
-		klog.FromContext(ctx).Error(err, "The file system is used at the size that it has")
-		why, err = err.Error(), nil
-	}
-	if err != nil {
-		return err
-	}
-	return s.noteUngrown(rec, why)
-}
-
-// noteUngrown remembers why the file system is smaller than its device, for the volume's
-// health to tell; "": it is not.
-func (s *Server) noteUngrown(rec *record, why string) error {
-	if why == rec.Ungrown {
-		return nil
-	}
-	rec.Ungrown = why
-	return s.records.save(rec)
-}
-
 // stageOptions are the mount options. xfs always gets nouuid: a snapshot carries
 // the UUID of its source, and the kernel mounts a UUID only once (FM 17). Where
 // others may read at the same time, or the LUN cannot be written, the journal is

@@ -299,6 +299,12 @@ func (h *Host) SpoilRecord(iqn string) {
 	h.corruptRecords = append(h.corruptRecords, iscsi.CorruptNodeRecord{IQN: iqn, Path: "/etc/iscsi/nodes/" + iqn})
 }
 
+// Unwatched is node.Paths': what SetFabric said.
+func (h *Host) Unwatched(ctx context.Context) (int, error) {
+	f, err := h.Fabric(ctx)
+	return f.Unwatched, err
+}
+
 // QuarantineNodeRecords is node.Paths'.
 func (h *Host) QuarantineNodeRecords(_ context.Context, iqn string) ([]string, error) {
 	h.mu.Lock()
