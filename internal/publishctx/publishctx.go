@@ -35,6 +35,11 @@ type Context struct {
 	// ReadOnly says the volume was published read-only.
 	ReadOnly bool
 
+	// Admission names the one by which the array let the node in, and another one gets
+	// another name: what the node mounted under an earlier one may be older than what is
+	// on the volume. "" is not known: the node was in already.
+	Admission string
+
 	// Filesystem is what the volume's class says of its file system. Its keys are
 	// there only when it says something: a node that does not know them then
 	// refuses the volume, and one that does reads contexts of before.
@@ -51,6 +56,8 @@ const (
 	keySource   = "fromSource"
 	keyUsed     = "usedBytes"
 	keyReadOnly = "readOnly"
+
+	keyAdmission = "admission" // may be missing
 )
 
 func keys() []string {
@@ -74,6 +81,9 @@ func Encode(c Context) map[string]string {
 		keyUsed:     strconv.FormatInt(c.UsedBytes, 10),
 		keyReadOnly: strconv.FormatBool(c.ReadOnly),
 	}
+	if c.Admission != "" {
+		m[keyAdmission] = c.Admission
+	}
 	c.Filesystem.Write(m)
 	return m
 }
@@ -90,7 +100,7 @@ func Decode(m map[string]string) (Context, error) {
 	if err := checkKeys(m); err != nil {
 		return Context{}, err
 	}
-	var c Context
+	c := Context{Admission: m[keyAdmission]}
 	var errs []error
 	parse := func(key string, into func(string) error) {
 		if err := into(m[key]); err != nil {
@@ -129,7 +139,7 @@ func checkKeys(m map[string]string) error {
 		}
 	}
 	for k := range m {
-		if !slices.Contains(keys(), k) && !slices.Contains(filesystem.Keys(), k) {
+		if k != keyAdmission && !slices.Contains(keys(), k) && !slices.Contains(filesystem.Keys(), k) {
 			unknown = append(unknown, k)
 		}
 	}

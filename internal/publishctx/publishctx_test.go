@@ -23,6 +23,7 @@ func sample() Context {
 			Bytes:   16 << 30,
 		},
 		FromSource: true,
+		Admission:  "K3Y",
 		UsedBytes:  4096,
 		ReadOnly:   true,
 		Filesystem: filesystem.Class{Options: "-m reflink=0", Oldest: filesystem.Kernel{Major: 4, Minor: 18}, Fsck: filesystem.FsckPreen},

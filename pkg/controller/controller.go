@@ -63,6 +63,7 @@ type Server struct {
 	taken    memory[snapshotID] // by uuid; believed after the array has confirmed it
 	placed   memory[string]     // the backend by a volume's name: it may be there since a call of this process
 	silent   memory[time.Time]  // backends that did not answer, by name, and until when they are not waited for
+	admitted memory[admission]  // by volume and node
 	clock    func() time.Time
 	sharing  func(ctx context.Context, initiator string) (nodes []string)
 	turnTime time.Duration

@@ -37,7 +37,7 @@ func (s *Server) ControllerPublishVolume(ctx context.Context, req *csi.Controlle
 		return nil, withAttachStatus(err)
 	}
 	defer unlock()
-	v, err := s.ensurePublished(ctx, want)
+	v, admission, err := s.ensurePublished(ctx, want)
 	if err != nil {
 		return nil, withAttachStatus(fmt.Errorf("publish volume %s to %s: %w", want.ID, want.Node, err))
 	}
@@ -45,32 +45,34 @@ func (s *Server) ControllerPublishVolume(ctx context.Context, req *csi.Controlle
 	if err != nil {
 		return nil, withAttachStatus(fmt.Errorf("publish volume %s to %s: %w", want.ID, want.Node, err))
 	}
+	promise.Admission = admission
 	return &csi.ControllerPublishVolumeResponse{PublishContext: publishctx.Encode(promise)}, nil
 }
 
 // ensurePublished looks, grants what is missing, and looks again at what the
 // array then shows: two controllers may have admitted two nodes at once, and
-// then neither keeps what it did.
-func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (*dateraclient.Volume, error) {
+// then neither keeps what it did. The admission is the one by which the node is in.
+func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (_ *dateraclient.Volume, admission string, err error) {
 	if err := alone(s.sharing(ctx, want.Node)); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	array, v, err := s.find(ctx, want.ID)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if err = want.allowed(v); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	known := slices.ContainsFunc(v.Initiators, want.isNode)
+	admission = s.admit(want, known)
 	v, err = array.Grant(ctx, v, want.Node)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if err = want.allowed(v); err != nil && !known {
-		return nil, takeBack(ctx, array, v, want.Node, err)
+		return nil, "", takeBack(ctx, array, v, want.Node, err)
 	}
-	return v, err
+	return v, admission, err
 }
 
 // alone refuses nodes that share the name by which the array would know one of them.

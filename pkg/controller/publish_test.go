@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -34,7 +35,10 @@ func TestPublishPromisesTheLUN(t *testing.T) {
 	}
 	var o object
 	l.api(t, http.MethodGet, "/app_instances/"+id, nil, &o)
-	want := publishctx.Context{Target: iscsi.Target{
+	if got.Admission == "" {
+		t.Error("the admission has no name")
+	}
+	want := publishctx.Context{Admission: got.Admission, Target: iscsi.Target{
 		IQN:     o.StorageInstances[0].Access.IQN,
 		Portals: []netip.AddrPort{netip.MustParseAddrPort("172.28.0.9:3260"), netip.MustParseAddrPort("172.29.0.9:3260")},
 		Serial:  o.StorageInstances[0].Volumes[0].UUID,
@@ -90,6 +94,40 @@ func TestPublishBringsAnOfflineVolumeOnline(t *testing.T) {
 	v, err := l.client(t).Volume(t.Context(), id)
 	if err != nil || !v.Online || !v.Exported {
 		t.Errorf("got %+v, %v, want it online and exported", v, err)
+	}
+}
+
+// FM 4: a node that is let in anew after it was out is told so, and by a controller that
+// does not know whether it was out nothing else.
+func TestEachAdmissionHasANameOfItsOwn(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	name := func(node string) string {
+		t.Helper()
+		promise, err := l.publish(t.Context(), id, node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return promise.Admission
+	}
+	first := name(node1)
+	if again := name(node1); again != first || first == "" {
+		t.Errorf("a repeat has %q, the first was %q", again, first)
+	}
+	l = serve(l.array, l.dir)
+	if later := name(node1); later != "" {
+		t.Errorf("a controller that did not admit the node gives it %q", later)
+	}
+	seen := map[string]bool{first: true}
+	for _, node := range []string{node2, node1} {
+		if err := errors.Join(l.unpublish(t.Context(), id, node1), l.unpublish(t.Context(), id, node2)); err != nil {
+			t.Fatal(err)
+		}
+		now := name(node)
+		if now == "" || seen[now] {
+			t.Errorf("%s is let in anew by %q, known are %v", node, now, seen)
+		}
+		seen[now] = true
 	}
 }
 
