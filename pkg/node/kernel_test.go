@@ -103,6 +103,8 @@ func (l *loops) Condition(ctx context.Context, t iscsi.Target) (iscsi.Condition,
 
 func (l *loops) FailRefusedIO(context.Context, iscsi.Target) error { return nil }
 func (l *loops) Resume(context.Context, iscsi.Target) error        { return nil }
+func (l *loops) Sever(context.Context, iscsi.Target) error         { return nil }
+func (l *loops) Rejoin(context.Context, iscsi.Target) error        { return nil }
 
 func (l *loops) Fabric(context.Context) (iscsi.Fabric, error) { return iscsi.Fabric{}, nil }
 

@@ -39,6 +39,9 @@ type Attacher interface {
 	Rescan(ctx context.Context, t iscsi.Target) (bytes int64, err error)
 	// FailRefusedIO lets what waits for a path fail, once the array refuses this host.
 	FailRefusedIO(ctx context.Context, t iscsi.Target) error
+	// Sever keeps from the LUN whatever this host still holds for it, until Rejoin.
+	Sever(ctx context.Context, t iscsi.Target) error
+	Rejoin(ctx context.Context, t iscsi.Target) error
 	// Resume lets a map that stays suspended work again.
 	Resume(ctx context.Context, t iscsi.Target) error
 	// Condition and Fabric look, and never wait for a device.

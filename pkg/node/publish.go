@@ -44,6 +44,9 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 	if err != nil {
 		return err
 	}
+	if err := s.heedAdmission(ctx, op, rec, r.Context.Admission); err != nil {
+		return err
+	}
 	device, err := s.attacher.Prove(ctx, rec.target())
 	if err != nil {
 		return fmt.Errorf("prove the device: %w", err)
@@ -63,6 +66,24 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 		}
 		return s.ensurePublished(ctx, p)
 	})
+	if errors.Is(err, errUnwritten) {
+		s.tellLoss(ctx, rec)
+	}
+	return err
+}
+
+// heedAdmission notes the admission that the publish comes with, and leaves what was
+// mounted under an earlier one; what it mounts instead, a remount does.
+func (s *Server) heedAdmission(ctx context.Context, op *operation, rec *record, admission string) error {
+	was := *rec
+	rec.admit(admission)
+	rec.Remount = rec.Remount || rec.Fenced && rec.Mode == modeMount
+	if rec.Admission != was.Admission || rec.Remount != was.Remount {
+		if err := s.records.save(rec); err != nil {
+			return err
+		}
+	}
+	err := s.leaveFormer(ctx, op, rec)
 	if errors.Is(err, errUnwritten) {
 		s.tellLoss(ctx, rec)
 	}

@@ -58,6 +58,7 @@ const (
 	ReasonSuspended  Reason = "MapSuspended"
 	ReasonLost       Reason = "DeviceLost"       // the volume is mounted, and nothing of its device is there
 	ReasonForgotten  Reason = "ForgottenVolume"  // staged, used by nobody, and the array does not admit this node
+	ReasonFenced     Reason = "FormerMount"      // mounted before the array took this node out and let it in again
 	ReasonUnrecorded Reason = "UnrecordedVolume" // attached by this plugin or of its array, and without a record
 	ReasonNodeRecord Reason = "BadNodeRecord"    // an entry of open-iscsi's database is corrupt, or lacking
 	ReasonRecord     Reason = "BadRecord"        // a record of this plugin is unsound

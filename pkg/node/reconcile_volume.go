@@ -62,6 +62,10 @@ func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *recor
 		all[0].Evidence += "; " + why
 		return p.heal(ctx, rec, shape, all)
 	}
+	if rec.Fenced { // what would heal it would also let it write
+		p.found(p.about(rec, ReasonFenced, "", "this node was out of the volume's access list and is in it again, and "+rec.Staging+" is still used as it was mounted before; "+remount))
+		return nil
+	}
 	healed := p.heal(ctx, rec, shape, all)
 	if p.mode != ReconcileRepair {
 		return healed

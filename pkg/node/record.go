@@ -37,7 +37,9 @@ type record struct {
 	OldErrors oldErrors    `json:"oldErrors,omitzero"`
 	Ungrown   string       `json:"ungrown,omitempty"`   // why the file system is smaller than its device
 	Unwritten string       `json:"unwritten,omitempty"` // why something may be lost, and nobody has heard of it
-	Remount   bool         `json:"remount,omitempty"`   // a publish takes a file system that stopped off the staging path and mounts it anew
+	Remount   bool         `json:"remount,omitempty"`   // a publish takes the file system off the staging path and mounts it anew
+	Admission string       `json:"admission,omitempty"` // publishctx.Context's
+	Fenced    bool         `json:"fenced,omitempty"`    // what is mounted is of an earlier admission
 }
 
 // oldErrors are those that a file system remembered when it was mounted here.

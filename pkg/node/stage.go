@@ -99,6 +99,9 @@ func (s *Server) passStranger(ctx context.Context, iqn string) error {
 // fulfil does what the record says. The device is there unless it was the attach
 // that failed.
 func (s *Server) fulfil(ctx context.Context, op *operation, rec *record, r stageRequest) (iscsi.Device, error) {
+	if err := s.leaveFormer(ctx, op, rec); err != nil {
+		return iscsi.Device{}, err
+	}
 	device, err := s.attacher.Attach(ctx, rec.target(), r.CHAP)
 	if err != nil {
 		return iscsi.Device{}, fmt.Errorf("attach: %w", err)
@@ -147,6 +150,7 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 	rec := &record{
 		Version: recordVersion, Volume: r.Volume, Staging: staging, Target: recordTarget(r.Context.Target),
 		Mode: r.Capability.Mode, FSType: r.Capability.FSType, Flags: r.Capability.Flags, ReadOnly: r.Capability.ReadOnly,
+		Admission: r.Context.Admission,
 	}
 	if err := s.checkStagingFree(ctx, rec); err != nil {
 		return nil, err
@@ -174,6 +178,8 @@ func (s *Server) intend(ctx context.Context, r stageRequest, staging string) (*r
 	}
 	if old.Target.Serial == rec.Target.Serial {
 		rec.Targets, rec.OldErrors, rec.Ungrown, rec.Unwritten = old.Targets, old.OldErrors, old.Ungrown, old.Unwritten
+		rec.Admission, rec.Fenced = old.Admission, old.Fenced
+		rec.admit(r.Context.Admission)
 		rec.Target.Bytes = max(rec.Target.Bytes, old.Target.Bytes)
 	}
 	if reflect.DeepEqual(old, rec) {

@@ -116,6 +116,9 @@ func (s *Server) derive(ctx context.Context, volume, staging string) (*record, e
 // mount namespace sees uses the volume. What others see is Detach's to find: it
 // claims the device before it takes it away.
 func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbers map[Number]bool) error {
+	if err := s.cutOff(ctx, rec); err != nil {
+		return err
+	}
 	mounts, err := s.mounts.List()
 	if err != nil {
 		return err
@@ -137,7 +140,10 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 		return fmt.Errorf("%w: it is still mounted on %v; unpublish it there first", errInUse, uses)
 	}
 	if len(there) == 0 {
-		return s.untold(rec) // the mount may have gone with a reboot
+		if err := s.untold(rec); err != nil { // the mount may have gone with a reboot
+			return err
+		}
+		return s.rejoin(ctx, rec)
 	}
 	s.failRefusedIO(ctx, rec)
 	if err := s.writeOut(ctx, rec, there); err != nil {
@@ -148,5 +154,5 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 			return err
 		}
 	}
-	return nil
+	return s.rejoin(ctx, rec)
 }

@@ -47,6 +47,7 @@ type Disk struct {
 	refused    bool                    // the array does not admit the machine
 	deleted    bool                    // the array has it no more
 	bare       bool                    // its map has no path left
+	severed    bool                    // the machine sends it nothing
 }
 
 // Disk returns the disk of a target, known to the machine or not yet.
@@ -79,7 +80,7 @@ func (d *Disk) resize(bytes int64) error {
 }
 
 func (d *Disk) detach() {
-	d.number, d.path, d.visible, d.shutDown, d.readOnly, d.bare, d.sessions, d.outdated = node.Number{}, "", 0, false, false, false, nil, nil
+	d.number, d.path, d.visible, d.shutDown, d.readOnly, d.bare, d.severed, d.sessions, d.outdated = node.Number{}, "", 0, false, false, false, false, nil, nil
 }
 
 func (d *Disk) device() iscsi.Device {

@@ -20,6 +20,9 @@ func (h *Host) Prove(ctx context.Context, t iscsi.Target) (iscsi.Device, error) 
 		return iscsi.Device{}, err
 	}
 	defer leave()
+	if h.disks[lun{t.IQN, t.LUN}].severed {
+		return iscsi.Device{}, fmt.Errorf("LUN %d of %s has no live path: %w", t.LUN, t.IQN, iscsi.ErrUnavailable)
+	}
 	if d := h.disks[lun{t.IQN, t.LUN}]; d.answers != "" && d.answers != t.Serial {
 		return iscsi.Device{}, fmt.Errorf("%s answers as serial %s, promised was %s: %w", d.path, d.answers, t.Serial, iscsi.ErrForeign)
 	}

@@ -229,6 +229,9 @@ func (h *Host) Attach(_ context.Context, t iscsi.Target, auth *iscsi.CHAP) (iscs
 	if d.auth != nil && (auth == nil || *auth != *d.auth) {
 		return iscsi.Device{}, fmt.Errorf("log in to %s: %w", t.IQN, iscsi.ErrAuth)
 	}
+	if d.severed {
+		return iscsi.Device{}, fmt.Errorf("no path of %s answers: %w", t.IQN, iscsi.ErrUnavailable)
+	}
 	if d.number != (node.Number{}) {
 		return d.device(), d.promised(t)
 	}

@@ -176,6 +176,9 @@ func (h *Host) fresh(source, fsType string, options []string, onDir bool) (mount
 	if d == nil || !onDir {
 		return mounted{}, fmt.Errorf("mount: %s: special device does not exist, or its target is no directory", source)
 	}
+	if d.severed {
+		return mounted{}, fmt.Errorf("mount: %s: can't read superblock", source)
+	}
 	name, bytes, err := d.filesystem()
 	if err != nil {
 		return mounted{}, err

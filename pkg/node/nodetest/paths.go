@@ -229,6 +229,30 @@ func (d *Disk) Suspend() {
 	d.suspended = true
 }
 
+// Sever is node.Attacher's.
+func (h *Host) Sever(_ context.Context, t iscsi.Target) error { return h.sever("sever", t, true) }
+
+// Rejoin is node.Attacher's.
+func (h *Host) Rejoin(_ context.Context, t iscsi.Target) error { return h.sever("rejoin", t, false) }
+
+func (h *Host) sever(op string, t iscsi.Target, severed bool) error {
+	leave, err := h.enter(op)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	d := h.disks[lun{t.IQN, t.LUN}]
+	if d == nil || d.number == (node.Number{}) || d.severed == severed {
+		return nil
+	}
+	if err := h.step(op + " begun"); err != nil {
+		return err
+	}
+	d.severed = severed
+	h.done(op + " " + t.IQN)
+	return h.step(op + " done")
+}
+
 // Resume is node.Attacher's.
 func (h *Host) Resume(_ context.Context, t iscsi.Target) error {
 	leave, err := h.enter("resume")
