@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/datera-csi/datera-csi/test/e2e/testbed"
 )
 
@@ -68,6 +70,66 @@ func TestFrozenNodeCannotWriteOnceItsVolumeHasMoved(t *testing.T) {
 		}
 		return lost.Unstage(ctx, v)
 	}))
+	must(t, bed.Delete(ctx, v))
+}
+
+// TestWhatWasMountedBeforeAFenceIsNotUsedAfterIt is FM 4: a worker loses its volume to
+// another one, which changes it, and gets it back while its mount of before is still
+// there. What it has in memory is older than the volume: it may not be written over it,
+// nor be shown to the next pod.
+func TestWhatWasMountedBeforeAFenceIsNotUsedAfterIt(t *testing.T) {
+	for _, fs := range []string{"xfs", "ext4"} {
+		t.Run(fs, func(t *testing.T) {
+			ctx, bed := useBed(t)
+			fault(t, "a node gets a volume back that another one has used, before it has unmounted it")
+			letInAgain(ctx, t, bed, fs)
+		})
+	}
+}
+
+func letInAgain(ctx context.Context, t *testing.T, bed *testbed.Bed, fs string) {
+	t.Helper()
+	one, two := bed.Workers[0], bed.Workers[1]
+	v, dir := attached(ctx, t, bed, "let-in-again-"+fs, testbed.Mount(fs))
+	write(ctx, t, one, dir+"/before", 64)
+	sh(ctx, t, one.Guest, "sync -f "+dir+"; ls "+dir+" >/dev/null")
+
+	must(t, bed.Unpublish(ctx, v, one)) // nobody unstaged it: its kubelet was away
+	must(t, bed.Attach(ctx, v, two, "pod-1"))
+	other := testbed.TargetPath(v, "pod-1")
+	sums := map[string]string{"before": write(ctx, t, two, other+"/before", 64)}
+	sh(ctx, t, two.Guest, "mkdir "+other+"/tree; for i in $(seq 200); do echo $i > "+other+"/tree/$i; done; rm "+other+"/tree/1")
+	sums["after"] = write(ctx, t, two, other+"/after", 256)
+	must(t, bed.Detach(ctx, v, two, "pod-1"))
+
+	published, err := bed.Publish(ctx, v, one)
+	must(t, err)
+	sh(ctx, t, one.Guest, "for i in $(seq 100); do grep -qs FAILED /sys/class/iscsi_session/*/state || exit 0; sleep 0.3; done; exit 1")
+	expectCode(t, one.PublishTo(ctx, v, published, "pod-2"), codes.FailedPrecondition, "access list", dir)
+	if code := exitCode(ctx, t, one.Guest, "timeout 60 dd if=/dev/zero of="+dir+"/late bs=64k count=1 conv=fsync"); code == 0 {
+		t.Error("what was mounted before still writes")
+	}
+	must(t, one.UnpublishFrom(ctx, v, "pod-0"))
+	must(t, eventually(ctx, func() error { return one.PublishTo(ctx, v, published, "pod-2") }))
+	again := testbed.TargetPath(v, "pod-2")
+	for file, want := range sums {
+		if got := checksum(ctx, t, one, again+"/"+file); got != want {
+			t.Errorf("%s: checksum %s, want %s", file, got, want)
+		}
+	}
+	if n := sh(ctx, t, one.Guest, "ls "+again+"/tree | wc -l; ls "+again+" | grep -c late || true"); n != "199\n0" {
+		t.Errorf("files there and late ones: %q, want 199 and none", n)
+	}
+	sums["last"] = write(ctx, t, one, again+"/last", 64)
+	must(t, bed.Detach(ctx, v, one, "pod-2"))
+
+	must(t, bed.Attach(ctx, v, two, "pod-3"))
+	for file, want := range sums {
+		if got := checksum(ctx, t, two, testbed.TargetPath(v, "pod-3")+"/"+file); got != want {
+			t.Errorf("at last, %s: checksum %s, want %s", file, got, want)
+		}
+	}
+	must(t, bed.Detach(ctx, v, two, "pod-3"))
 	must(t, bed.Delete(ctx, v))
 }
 

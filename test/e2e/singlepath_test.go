@@ -35,6 +35,7 @@ func TestSinglePath(t *testing.T) {
 	promises := []promise{
 		{"a volume moves with its data", singlePathMove},
 		{"a lost worker is fenced", singlePathFence},
+		{"what was mounted before a fence is not used after it", func(ctx context.Context, t *testing.T, bed *testbed.Bed) { letInAgain(ctx, t, bed, "xfs") }},
 		{"a writer outlives a portal that comes back", singlePathOutage},
 		{"a dead portal is an error in time", singlePathDeadPortal},
 		{"a rotated secret waits for the next stage", singlePathRotation}, // FM 20
