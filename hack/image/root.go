@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path"
 	"slices"
 	"strings"
@@ -59,18 +58,8 @@ func unpack(ctx context.Context, arch string, to io.Writer) error {
 	for _, option := range options {
 		argv = append(argv, "--aptopt="+option)
 	}
-	cmd := exec.CommandContext(ctx, "mmdebstrap", append(append(argv, image.Suite, "-"), sources...)...)
-	var stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = to, &stderr
-	if err = cmd.Run(); errors.Is(err, exec.ErrNotFound) {
-		return fmt.Errorf("%w: run hack/prerequisites.sh vm", err)
-	} else if err != nil {
-		return fmt.Errorf("mmdebstrap: %w: %s", err, tail(stderr.String()))
-	}
-	return nil
+	return image.Mmdebstrap(ctx, to, append(append(argv, image.Suite, "-"), sources...)...)
 }
-
-func tail(s string) string { return s[max(0, len(s)-2000):] }
 
 // readTree reads an archive as a tree in which bin, sbin and lib* lie in usr, as in
 // every Debian since its release 12, and hard links have their content.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -49,28 +50,40 @@ func build(ctx context.Context, dir string) error {
 
 // run runs one of the host's tools; its last words are the error.
 func run(ctx context.Context, argv ...string) ([]byte, error) {
+	var stdout bytes.Buffer
+	err := runCommand(ctx, command(ctx, argv...), &stdout)
+	return stdout.Bytes(), err
+}
+
+func command(ctx context.Context, argv ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	return cmd
+}
+
+// runCommand runs a command, whose last words are the error.
+func runCommand(ctx context.Context, cmd *exec.Cmd, stdout io.Writer) error {
+	name := cmd.Args[0]
+	var stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = stdout, &stderr
 	err := cmd.Run()
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return nil, fmt.Errorf("%s is missing (it comes with the Debian packages that vm.InstallDependencies installs): %w", argv[0], err)
+		return fmt.Errorf("%s is missing (hack/prerequisites.sh vm installs it): %w", name, err)
 	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	case err != nil:
-		words := strings.TrimSpace(stderr.String())
-		return nil, fmt.Errorf("%s: %w: %s", argv[0], err, words[max(0, len(words)-2000):])
+		said := strings.TrimSpace(stderr.String())
+		return fmt.Errorf("%s: %w: %s", name, err, said[max(0, len(said)-2000):])
 	}
-	return stdout.Bytes(), nil
+	return nil
 }
 
 // bootstrap installs the packages, and downloads the kernel's: installing that would build an initial RAM
 // file system that no guest uses.
 func bootstrap(ctx context.Context, root string) error {
 	argv := []string{
-		"mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
+		"--mode=root", "--variant=minbase", "--format=directory",
 		"--include=" + strings.Join(packages, ","),
 		`--aptopt=APT::Install-Recommends "false"`,
 		`--aptopt=Acquire::Languages "none"`,
@@ -91,8 +104,7 @@ func bootstrap(ctx context.Context, root string) error {
 	if err != nil {
 		return err
 	}
-	_, err = run(ctx, append(append(argv, Suite, root), sources...)...)
-	return err
+	return Mmdebstrap(ctx, nil, append(append(argv, Suite, root), sources...)...)
 }
 
 func unpackKernel(ctx context.Context, root, kernel string) error {

@@ -81,7 +81,7 @@ func ensure(ctx context.Context, cache, key string, progress io.Writer, build fu
 	if found, err = open(dir, key); !errors.Is(err, os.ErrNotExist) {
 		return found, err // another process built it while we waited
 	}
-	if err = sweep(cache); err != nil {
+	if err = sweep(ctx, cache); err != nil {
 		return nil, err
 	}
 	began := time.Now()
@@ -126,9 +126,9 @@ func (i *Image) Extract(ctx context.Context, name, path string) error {
 	return nil
 }
 
-// sweep removes what crashed builders left (the caller holds the lock, so none is alive) and images that
-// nobody has used for long.
-func sweep(cache string) error {
+// sweep removes what killed builders left (the caller holds the lock, so none is alive) and images that
+// nobody has used for long. What is mounted in there is not removed with it.
+func sweep(ctx context.Context, cache string) error {
 	stale, err := filepath.Glob(filepath.Join(cache, ".build-*"))
 	if err != nil {
 		return err
@@ -142,10 +142,8 @@ func sweep(cache string) error {
 			stale = append(stale, dir)
 		}
 	}
-	for _, dir := range stale {
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
+	if _, err = run(ctx, append([]string{"rm", "-rf", "--one-file-system", "--"}, stale...)...); err != nil {
+		return fmt.Errorf("remove what a killed build left (unmount what is mounted in there): %w", err)
 	}
 	return nil
 }
