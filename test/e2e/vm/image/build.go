@@ -80,7 +80,8 @@ func runCommand(ctx context.Context, cmd *exec.Cmd, stdout io.Writer) error {
 }
 
 // bootstrap installs the packages, and downloads the kernel's: installing that would build an initial RAM
-// file system that no guest uses.
+// file system that no guest uses. All of apt runs outside of the tree, which has no certificates and no files
+// of this host that a source or a proxy may name.
 func bootstrap(ctx context.Context, root string) error {
 	argv := []string{
 		"--mode=root", "--variant=minbase", "--format=directory",
@@ -88,7 +89,8 @@ func bootstrap(ctx context.Context, root string) error {
 		`--aptopt=APT::Install-Recommends "false"`,
 		`--aptopt=Acquire::Languages "none"`,
 		`--aptopt=Acquire::Retries "3"`,
-		`--customize-hook=chroot "$1" sh -ec 'cd /var/tmp; apt-get download $(apt-cache depends ` + kernelPackage + ` | sed -n "s/.*Depends: \(linux-image-\)/\1/p")'`,
+		`--customize-hook=cd "$1/var/tmp"; export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"; ` +
+			`apt-get download $(apt-cache depends ` + kernelPackage + ` | sed -n "s/.*Depends: \(linux-image-\)/\1/p")`,
 	}
 	for _, path := range excluded {
 		argv = append(argv, "--dpkgopt=path-exclude="+path)
