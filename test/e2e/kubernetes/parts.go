@@ -180,7 +180,7 @@ func keyOf(ctx context.Context, module string, packages ...string) (string, erro
 	version.Dir = module // whose toolchain line counts
 	out, err := version.Output()
 	if err != nil {
-		return "", fmt.Errorf("ask go for its version: %w", err)
+		return "", fmt.Errorf("ask go for its version: %w", explain(err))
 	}
 	_, _ = fmt.Fprintf(hash, "%s%q%q\n", out, packages, buildFlags())
 	err = filepath.WalkDir(module, func(path string, entry fs.DirEntry, err error) error {
@@ -241,7 +241,7 @@ func (b builder) copyCRDs(ctx context.Context, dir string) error {
 	list.Dir = b.module()
 	out, err := list.Output()
 	if err != nil {
-		return fmt.Errorf("find the snapshot types: %w", err)
+		return fmt.Errorf("find the snapshot types: %w", explain(err))
 	}
 	return os.CopyFS(dir, os.DirFS(filepath.Join(strings.TrimSpace(string(out)), "config", "crd")))
 }
@@ -289,7 +289,7 @@ func checkDisk(dir string, need uint64) error {
 		return err
 	}
 	if free := stat.Bavail * uint64(stat.Bsize); free < need {
-		return fmt.Errorf("%s has %d GiB free, building the cluster's parts takes %d: free some (go clean -cache gives back what old builds left)", dir, free>>30, need>>30)
+		return fmt.Errorf("%s has %d GiB free, building the cluster's parts takes %d: free some (as root, go clean -cache gives back what old builds left)", dir, free>>30, need>>30)
 	}
 	return nil
 }
