@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -106,9 +107,10 @@ func (n *Net) ip(ctx context.Context, script string) error {
 	return nil
 }
 
-// Start starts a process in the namespace. It is killed when the Net closes or this process ends.
-// The caller waits for it, as after cmd.Start.
+// Start starts a process in the namespace, without the proxies of the environment, which are not reached from
+// there. It is killed when the Net closes or this process ends. The caller waits for it, as after cmd.Start.
 func (n *Net) Start(cmd *exec.Cmd) error {
+	cmd.Env = withoutProxies(cmd.Environ())
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -120,6 +122,13 @@ func (n *Net) Start(cmd *exec.Cmd) error {
 	case n.calls <- func() { started <- cmd.Start() }:
 		return <-started
 	}
+}
+
+func withoutProxies(env []string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(pair string) bool {
+		key, _, _ := strings.Cut(pair, "=")
+		return strings.HasSuffix(strings.ToLower(key), "_proxy")
+	})
 }
 
 // Do runs fn in the namespace: sockets that it opens belong there for as long as they live. Goroutines
@@ -167,15 +176,15 @@ func (n *Net) Listen(ctx context.Context, network, addr string) (net.Listener, e
 // Path names the namespace for nsenter --net=PATH while this process lives.
 func (n *Net) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.file.Fd()) }
 
-// EnterAndExec makes this process a program in the namespace that file is. It returns only to say why it
-// could not.
+// EnterAndExec makes this process a program in the namespace that file is, without proxies as Start does. It returns
+// only to say why it could not.
 func EnterAndExec(file *os.File, program string, argv, env []string) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("enter the network namespace: %w", err)
 	}
-	return unix.Exec(program, argv, env)
+	return unix.Exec(program, argv, withoutProxies(env))
 }
 
 // Close kills what runs in the namespace and lets go of it.
