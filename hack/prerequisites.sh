@@ -3,6 +3,7 @@
 #
 #   prerequisites.sh go           Go 1.26, a C compiler for the race detector, mkfs tools for tests
 #   prerequisites.sh vm           the above, QEMU and what makes guest images
+#   prerequisites.sh lab          the above, and sudo's password, where that asks for one: guests need root
 #   prerequisites.sh --print-go   the go command to use; installs nothing
 #
 # Debian's Go may be older than 1.26: any Go from 1.21 fetches the right
@@ -21,6 +22,13 @@ as_root() {
 	else
 		die "this needs root or sudo; as root, run: $*"
 	fi
+}
+
+# need_root has sudo ask for its password now: the programs that become root take no sudo that asks.
+need_root() {
+	if [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then return; fi
+	if [ -t 0 ] && command -v sudo >/dev/null && sudo -v && sudo -n true; then return; fi
+	die "guests need root; run this as root, with sudo that asks for no password, or from a terminal where it can ask"
 }
 
 go_minor() { "$1" env GOVERSION 2>/dev/null | sed -nE 's/^go1\.([0-9]+).*/\1/p'; }
@@ -78,5 +86,9 @@ vm)
 	"$0" go
 	apt_install qemu-system-x86 mmdebstrap cpio iproute2 kmod e2fsprogs
 	;;
-*) die "usage: prerequisites.sh go|vm|--print-go" ;;
+lab)
+	"$0" vm
+	need_root
+	;;
+*) die "usage: prerequisites.sh go|vm|lab|--print-go" ;;
 esac

@@ -99,7 +99,7 @@ func sudoPrefix(ctx context.Context) ([]string, error) {
 		return nil, nil
 	}
 	if err := exec.CommandContext(ctx, "sudo", "-n", "true").Run(); err != nil {
-		return nil, fmt.Errorf("%w: this needs root, or sudo without a password", ErrUnavailable)
+		return nil, fmt.Errorf("%w: this needs root, or sudo that asks for no password (sudo -v asks for it beforehand)", ErrUnavailable)
 	}
 	return []string{"sudo", "-n"}, nil
 }
