@@ -12,12 +12,30 @@ import (
 func TestSourcesAreDebiansOwnInBothFormats(t *testing.T) {
 	apt := fstest.MapFS{
 		"sources.list": {Data: []byte(`# deb http://commented.example/debian bookworm main
-deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/debian/ bookworm main contrib
+deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://mirror.example/debian/ bookworm main contrib
 deb-src http://mirror.example/debian bookworm main
 deb http://mirror.example/debian bookworm-backports main
 deb http://mirror.example/debian bookworm contrib
 `)},
-		"sources.list.d/other.list": {Data: []byte("deb https://packages.example/apt bookworm main\n")},
+		"sources.list.d/other.list": {Data: []byte("deb https://packages.example/apt bookworm main\n" +
+			"deb [signed-by=/usr/share/keyrings/runner.gpg arch=amd64] https://packages.example/runner/debian/ bookworm main\n")},
+		"sources.list.d/cloud.list": {Data: []byte("deb mirror+file:/etc/apt/mirrors/debian.list bookworm main\n")},
+		"sources.list.d/server.sources": {Data: []byte(`Types: deb
+URIs: https://packages.example/server/debian
+Suites: bookworm
+Components: main
+Signed-By: /etc/apt/keyrings/server.pgp
+
+Types: deb
+URIs: https://packages.example/prod/debian
+Suites: bookworm
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ mQINBF
+ -----END PGP PUBLIC KEY BLOCK-----
+`)},
 		"sources.list.d/debian.sources": {Data: []byte(`Types: deb deb-src
 # a comment
 URIs: http://mirror.example/debian
@@ -53,6 +71,7 @@ Components: main
 		{"http://mirror.example/debian-security", "bookworm-security"},
 		{"http://second.example/debian", "bookworm"},
 		{"http://second.example/debian", "bookworm-updates"},
+		{"mirror+file:/etc/apt/mirrors/debian.list", "bookworm"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(source{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

@@ -99,7 +99,7 @@ func readSources(apt fs.FS, release string) ([]source, error) {
 	return slices.Compact(all), nil
 }
 
-// serves tells Debian's own archive from others that use the same suite names.
+// serves tells Debian's own archive from others that use the same suite names, as far as an address can.
 func serves(s source, release string) bool {
 	switch s.suite {
 	case release, release + "-updates", release + "-security":
@@ -108,14 +108,19 @@ func serves(s source, release string) bool {
 	return false
 }
 
+// foreign tells a source that names other keys than those of Debian's archive: somebody else's packages for Debian.
+func foreign(signedBy []string) bool {
+	return len(signedBy) > 0 && !slices.ContainsFunc(signedBy, func(key string) bool { return strings.Contains(key, "/debian-archive-") })
+}
+
 // parseLines reads the one-line format: deb [options] uri suite component...
 func parseLines(content []byte) []source {
-	options := regexp.MustCompile(`\[[^]]*\]`)
+	options, keys := regexp.MustCompile(`\[[^]]*\]`), regexp.MustCompile(`[\[\s]signed-by=([^]\s]+)`)
 	var all []source
 	lines := bufio.NewScanner(bytes.NewReader(content))
 	for lines.Scan() {
 		words := strings.Fields(options.ReplaceAllString(lines.Text(), " "))
-		if len(words) >= 4 && words[0] == "deb" && slices.Contains(words[3:], "main") {
+		if len(words) >= 4 && words[0] == "deb" && slices.Contains(words[3:], "main") && !foreign(keys.FindStringSubmatch(lines.Text())) {
 			all = append(all, source{strings.TrimSuffix(words[1], "/"), words[2]})
 		}
 	}
@@ -139,7 +144,7 @@ func parseStanzas(content []byte) []source {
 			}
 			fields[key] = append(fields[key], strings.Fields(value)...)
 		}
-		if !slices.Contains(fields["types"], "deb") || !slices.Contains(fields["components"], "main") || slices.Contains(fields["enabled"], "no") {
+		if !slices.Contains(fields["types"], "deb") || !slices.Contains(fields["components"], "main") || slices.Contains(fields["enabled"], "no") || foreign(fields["signed-by"]) {
 			continue
 		}
 		for _, uri := range fields["uris"] {
