@@ -84,7 +84,7 @@ go)
 	;;
 vm)
 	"$0" go
-	apt_install qemu-system-x86 mmdebstrap cpio iproute2 kmod e2fsprogs
+	apt_install qemu-system-x86 mmdebstrap uidmap cpio iproute2 kmod e2fsprogs
 	;;
 lab)
 	"$0" vm
