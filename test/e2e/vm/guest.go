@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,7 +58,8 @@ type Guest struct {
 	index int // from 1; the last byte of its addresses
 	dir   string
 
-	log transcript
+	booted atomic.Bool // once, at least
+	log    transcript
 
 	mu      sync.Mutex
 	machine *machine // nil while it is off
@@ -154,8 +156,11 @@ func (g *Guest) Addr(network int) netip.Addr { return address(network, g.index) 
 // that does not come up in time is switched off and on once: on a loaded host QEMU's
 // emulation was seen to lose a timer of a guest, whose kernel then waits for ever.
 func (g *Guest) Boot(ctx context.Context) error {
-	if err := waitForMemory(ctx, g.spec.MemoryMB, g.lab.progress); err != nil {
-		return err
+	if !g.booted.Load() { // or the memory was the guest's before
+		if err := waitForMemory(ctx, g.spec.MemoryMB, memoryLimit, g.lab.progress); err != nil {
+			return err
+		}
+		g.booted.Store(true)
 	}
 	late, err := g.comeUp(ctx)
 	if late {

@@ -45,12 +45,22 @@ func takeSlot(ctx context.Context, cache string, slots int, progress io.Writer) 
 	return release, err
 }
 
-// waitForMemory returns when the host has what a guest may come to use.
-func waitForMemory(ctx context.Context, guestMB int, progress io.Writer) error {
-	return waitFor(ctx, progress, fmt.Sprintf("%d MiB of free memory", guestMB+spareMB), func() (bool, error) {
-		available, err := availableMB()
+// memoryLimit bounds the wait for memory: other labs end and give theirs back, but a host may have too little for ever.
+const memoryLimit = 2 * time.Minute
+
+// waitForMemory returns when the host has what a guest may come to use, or has not had it for as long as limit.
+func waitForMemory(ctx context.Context, guestMB int, limit time.Duration, progress io.Writer) error {
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	available := 0
+	err := waitFor(limited, progress, fmt.Sprintf("%d MiB of free memory", guestMB+spareMB), func() (ok bool, err error) {
+		available, err = availableMB()
 		return available >= guestMB+spareMB, err
 	})
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("a guest takes %d MiB of memory and leaves %d to the host, which has had %d free: end other programs or labs: %w", guestMB, spareMB, available, err)
+	}
+	return err
 }
 
 func availableMB() (int, error) {

@@ -50,7 +50,14 @@ func TestGuestThatTheHostCannotHoldWaits(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if err := waitForMemory(ctx, 1<<30, &bytes.Buffer{}); !errors.Is(err, context.DeadlineExceeded) {
+	if err := waitForMemory(ctx, 1<<30, time.Hour, &bytes.Buffer{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a guest of a pebibyte: %v", err)
+	}
+}
+
+func TestGuestThatTheHostCanNeverHoldIsRefusedWithTheFigures(t *testing.T) {
+	err := waitForMemory(t.Context(), 1<<30, 20*time.Millisecond, &bytes.Buffer{})
+	if err == nil || !strings.Contains(err.Error(), "a guest takes 1073741824 MiB of memory and leaves 512 to the host, which has had ") {
 		t.Errorf("a guest of a pebibyte: %v", err)
 	}
 }
