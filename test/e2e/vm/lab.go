@@ -23,7 +23,7 @@ import (
 
 // Config says how to open a Lab; its zero value is good.
 type Config struct {
-	Cache    string    // directory of images; empty means image.Cache()
+	Cache    string    // directory of images, and of the lab while it is open; empty means image.Cache()
 	Accel    string    // "kvm" or "tcg"; empty means KVM where a guest boots under it
 	Progress io.Writer // hears what takes long; may be nil
 }
@@ -98,19 +98,20 @@ func (l *Lab) open(ctx context.Context, cfg Config) (err error) {
 }
 
 // dirPrefix begins the names of labs' directories.
-const dirPrefix = "datera-csi-vm-"
+const dirPrefix = "lab-"
 
-// makeDir makes the lab's directory, and removes those of labs whose process was killed.
+// makeDir makes the lab's directory, and removes those of labs whose process was killed. It is in the cache because
+// the temporary directory may be in memory, which the disks of the guests would take from them.
 func (l *Lab) makeDir(ctx context.Context, cache string) error {
 	done, err := image.Lock(ctx, filepath.Join(cache, "labs.lock")) // or another would take a new one for dead
 	if err != nil {
 		return err
 	}
 	defer done()
-	if err = removeDead(filepath.Join(os.TempDir(), dirPrefix+"*")); err != nil {
+	if err = removeDead(filepath.Join(cache, dirPrefix+"*")); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", dirPrefix)
+	dir, err := os.MkdirTemp(cache, dirPrefix)
 	if err != nil {
 		return err
 	}

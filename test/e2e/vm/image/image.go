@@ -40,13 +40,21 @@ type Image struct {
 	modules string // directory of the boot modules
 }
 
+// longestCache leaves room for the names of the unix sockets in labs and beside them, whose paths have 107 bytes at most.
+const longestCache = 65
+
 // Cache is the directory where this user's images are kept.
 func Cache() (string, error) {
-	dir, err := os.UserCacheDir()
+	user, err := os.UserCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("find a cache directory: %w", err)
 	}
-	return filepath.Join(dir, "datera-csi", "vm"), nil
+	dir := filepath.Join(user, "datera-csi", "vm")
+	if len(dir) > longestCache {
+		return "", fmt.Errorf("the path %s is too long for the sockets that come to be in there: set XDG_CACHE_HOME to one of at most %d bytes",
+			dir, longestCache-len(dir)+len(user))
+	}
+	return dir, nil
 }
 
 // Ensure returns the image from the cache, and builds it first when it is missing. Any number of processes

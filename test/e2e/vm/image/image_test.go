@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -55,6 +56,18 @@ func TestImageIsBuiltOnceForAllWhoAsk(t *testing.T) {
 	}
 	if left := entries(t, filepath.Join(cache, ".build-*")); left != nil {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestACacheTooDeepForSocketsIsRefused(t *testing.T) {
+	short := "/" + strings.Repeat("c", 50)
+	t.Setenv("XDG_CACHE_HOME", short)
+	if dir, err := Cache(); err != nil || dir != short+"/datera-csi/vm" {
+		t.Errorf("got %s, %v", dir, err)
+	}
+	t.Setenv("XDG_CACHE_HOME", short+"c")
+	if _, err := Cache(); err == nil || !strings.HasSuffix(err.Error(), "set XDG_CACHE_HOME to one of at most 51 bytes") {
+		t.Errorf("got %v", err)
 	}
 }
 
