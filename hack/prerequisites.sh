@@ -9,6 +9,7 @@
 # Debian's Go may be older than 1.26: any Go from 1.21 fetches the right
 # toolchain by itself (GOTOOLCHAIN=auto), so an older Debian takes it from backports.
 set -euo pipefail
+export LC_ALL=C # what apt says is read below
 
 say() { printf 'prerequisites: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -20,7 +21,7 @@ as_root() {
 	elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
 		sudo env DEBIAN_FRONTEND=noninteractive "$@"
 	else
-		die "this needs root or sudo; as root, run: $*"
+		die "this needs root or sudo; as root, run: ${*@Q}"
 	fi
 }
 
@@ -52,28 +53,36 @@ apt_install() {
 	[ ${#missing[@]} -gt 0 ] || return 0
 	command -v apt-get >/dev/null || die "not a Debian system; install the equivalents of: ${missing[*]}"
 	say "installing ${missing[*]}"
-	as_root apt-get -qq update
-	as_root apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${missing[@]}" >&2
+	as_root sh -c "apt-get -qq update && apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends ${missing[*]}" >&2
 }
 
 install_go() {
 	find_go >/dev/null && return
-	local codename mirror
-	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-	as_root apt-get -qq update
-	if ! apt-cache policy golang-go 2>/dev/null | grep -qE 'Candidate: 2:1\.(2[1-9]|[3-9][0-9])'; then
-		say "Debian $codename has no Go 1.21 or newer; adding its backports"
-		mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' |
-			awk -v c="$codename" '$2 == c { print $1; exit }')
-		[ -n "$mirror" ] || die "apt knows no mirror of Debian $codename; install Go 1.26 by hand and put it on PATH"
-		echo "deb $mirror ${codename}-backports main" |
-			as_root tee /etc/apt/sources.list.d/datera-csi-backports.list >/dev/null
-		as_root apt-get -qq update
-		as_root apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends -t "${codename}-backports" golang-go >&2
-	else
-		apt_install golang-go
-	fi
+	command -v apt-get >/dev/null || die "not a Debian system; install Go 1.26 and put it on PATH"
+	say "installing Go"
+	as_root "$(realpath "$0")" debian-go >&2
 	find_go >/dev/null || die "no Go 1.21 or newer found after installation; install Go 1.26 and put it on PATH"
+}
+
+# debian_go installs Debian's Go, as root.
+debian_go() {
+	local codename mirror list=/etc/apt/sources.list.d/datera-csi-backports.list
+	local install=(apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends)
+	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+	apt-get -qq update
+	if apt-cache policy golang-go 2>/dev/null | grep -qE 'Candidate: 2:1\.(2[1-9]|[3-9][0-9])'; then
+		"${install[@]}" golang-go
+		return
+	fi
+	mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' 'Origin: Debian' |
+		awk -v c="$codename" '$2 == c && !found++ { print $1 }')
+	[ -n "$mirror" ] || die "apt knows no mirror of Debian $codename; install Go 1.26 by hand and put it on PATH"
+	say "Debian $codename has no Go 1.21 or newer; adding its backports in $list"
+	echo "deb $mirror ${codename}-backports main" >"$list"
+	if ! { apt-get -qq update && "${install[@]}" -t "${codename}-backports" golang-go; }; then
+		rm -f "$list" # or no apt-get update of this machine would succeed any more
+		die "no Go comes from $mirror ${codename}-backports, which was taken out of apt's sources again; install Go 1.26 by hand and put it on PATH"
+	fi
 }
 
 case "${1:-}" in
@@ -86,7 +95,9 @@ vm)
 	"$0" go
 	apt_install qemu-system-x86 mmdebstrap uidmap cpio iproute2 kmod e2fsprogs
 	;;
+debian-go) debian_go ;;
 lab)
+	[ "$(uname -m)" = x86_64 ] || die "guests and the control plane are of amd64, and so must this machine be"
 	"$0" vm
 	need_root
 	;;
