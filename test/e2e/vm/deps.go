@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -42,7 +43,12 @@ func searchesSbin() bool {
 }
 
 // Check tells why guests cannot run here, as ErrUnavailable, or nil.
-func Check() error {
+func Check() error { return check(runtime.GOARCH) }
+
+func check(arch string) error {
+	if arch != "amd64" {
+		return fmt.Errorf("%w: they and the control plane are of amd64, and it is of %s", ErrUnavailable, arch)
+	}
 	var reasons []string
 	if os.Geteuid() != 0 {
 		reasons = append(reasons, "only root can make network namespaces and images (run as root or with sudo)")
