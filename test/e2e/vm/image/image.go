@@ -146,11 +146,12 @@ func sweep(ctx context.Context, cache string) error {
 		return err
 	}
 	for _, dir := range images {
-		if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > keepUnused {
+		if info, statErr := os.Stat(dir); statErr == nil && time.Since(info.ModTime()) > keepUnused {
 			stale = append(stale, dir)
 		}
 	}
-	if _, err = run(ctx, append([]string{"rm", "-rf", "--one-file-system", "--"}, stale...)...); err != nil {
+	_, err = run(ctx, append([]string{"rm", "-rf", "--one-file-system", "--"}, stale...)...)
+	if err != nil {
 		return fmt.Errorf("remove what a killed build left (unmount what is mounted in there): %w", err)
 	}
 	return nil
