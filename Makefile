@@ -67,7 +67,7 @@ e2e-long: export E2E_OUTAGE = 10m
 e2e-long: prerequisites $(TESTSUM) ## those of the promises that take as long as all others: crowds, accidents at every moment, ten minutes without a path; TABLE=docs/laboratory-long.md
 	$(call laboratory,./test/e2e,-run '$(LONG)|TestNoPathForLongerThanEveryTimeout')
 
-LONG = TestFiftyVolumes|TestNoAccident|TestPluginKilledAtAnyMoment
+LONG = TestFiftyVolumes|TestVolumesBeside|TestNoAccident|TestPluginKilledAtAnyMoment
 define laboratory
 	hack/prerequisites.sh lab
 	while sleep 60 && sudo -nv; do :; done >/dev/null 2>&1 & # so that a password holds for the packages that come later
