@@ -64,16 +64,13 @@ func (l *lab) gated(tb testing.TB, method string, opts ...func(*controller.Confi
 	tb.Helper()
 	there, open := make(chan struct{}), make(chan struct{})
 	var first sync.Once
-	gate := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	other = l.through(tb, func(r *http.Request) {
 		if r.Method == method && strings.Contains(r.URL.Path, "/app_instances/") {
 			first.Do(func() { close(there); <-open })
 		}
-		l.array.Array.ServeHTTP(w, r)
-	}))
+	}, opts...)
 	release = sync.OnceFunc(func() { close(open) })
-	tb.Cleanup(func() { release(); gate.Close() })
-	array := *l.array
-	array.URL = gate.URL
+	tb.Cleanup(release)
 	until = func(call func() error) <-chan error {
 		tb.Helper()
 		done := make(chan error, 1)
@@ -85,7 +82,21 @@ func (l *lab) gated(tb testing.TB, method string, opts ...func(*controller.Confi
 		}
 		return done
 	}
-	return serve(&array, array.BackendDir(tb, "default"), opts...), until, release
+	return other, until, release
+}
+
+// through is another controller before the same array, each of whose requests is looked at
+// before the array has it.
+func (l *lab) through(tb testing.TB, look func(*http.Request), opts ...func(*controller.Config)) *lab {
+	tb.Helper()
+	way := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		look(r)
+		l.array.Array.ServeHTTP(w, r)
+	}))
+	tb.Cleanup(way.Close)
+	array := *l.array
+	array.URL = way.URL
+	return serve(&array, array.BackendDir(tb, "default"), opts...)
 }
 
 // requests are what the array was asked since the last call, without the login

@@ -307,6 +307,40 @@ func TestTwoReplicasNeverAdmitTwoNodes(t *testing.T) {
 	}
 }
 
+// FM 4, 38: the node that came second is not left admitted although its caller has gone, or
+// nobody could have the volume until it is unpublished there.
+func TestTheLoserIsExpelledAlthoughItsCallerHasGone(t *testing.T) {
+	l := start(t)
+	id, warm := l.create(t, "pvc-1"), l.create(t, "pvc-2")
+	if _, err := l.publish(t.Context(), warm, node2); err != nil { // makes the initiator known
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	changes := 0
+	other := l.through(t, func(r *http.Request) {
+		if r.Method != http.MethodPut || !strings.HasSuffix(r.URL.Path, "/acl_policy/initiators") {
+			return
+		}
+		switch changes++; changes {
+		case 1: // the admission: another controller is faster
+			if _, err := l.publish(t.Context(), id, node1); err != nil {
+				t.Error(err)
+			}
+		case 2: // and its end
+			cancel()
+		}
+	})
+	_, err := other.publish(ctx, id, node2)
+	wantCode(t, "the loser", err, codes.FailedPrecondition, node1)
+	if changes != 2 || strings.Contains(fmt.Sprint(err), "taken back") {
+		t.Errorf("after %d changes of the ACL: %v", changes, err)
+	}
+	if diff := cmp.Diff(l.acl(t, id), []string{node1}); diff != "" {
+		t.Errorf("ACL (-got +want):\n%s", diff)
+	}
+}
+
 func TestSharedBlockVolumesAdmitSeveralNodes(t *testing.T) {
 	l := start(t)
 	id := l.create(t, "pvc-1", func(req *csi.CreateVolumeRequest) { req.VolumeCapabilities = []*csi.VolumeCapability{shared()} })
@@ -369,6 +403,30 @@ func TestPublishTellsWhatTheNodeMustKnow(t *testing.T) {
 	got, err = l.publishAs(t.Context(), req)
 	if err != nil || got.FromSource || !got.ReadOnly {
 		t.Errorf("a reader: got %+v, %v, want ReadOnly", got, err)
+	}
+}
+
+// FM 1, 11: to a node that never had the volume, these are all that tells one which lost
+// what it held from a new one.
+func TestPublishTellsTheEvidenceOfData(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	if err := l.array.Array.SetUsed("/root", id, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	got, err := l.publish(t.Context(), id, node1)
+	if err != nil || got.UsedBytes != 1<<20 || got.FromSource {
+		t.Errorf("a volume in use: got %+v, %v, want 1 MiB in use", got, err)
+	}
+	// Its source was deleted, and the array shows none any more.
+	l.api(t, http.MethodPost, "/app_instances", map[string]any{"name": "a-clone", "descr": "PVC a -- from-0123456789abcdef",
+		"storage_instances": []map[string]any{{"name": "storage-1", "volumes": []map[string]any{{"name": "volume-1", "size": 1, "replica_count": 1}}}}}, nil)
+	if v := l.volume(t, "a-clone"); !v.Source.IsZero() {
+		t.Fatalf("the array shows the source %+v", v.Source)
+	}
+	got, err = l.publish(t.Context(), "a-clone", node1)
+	if err != nil || !got.FromSource {
+		t.Errorf("a clone without its source: got %+v, %v, want FromSource", got, err)
 	}
 }
 
