@@ -37,6 +37,14 @@ func known(t *testing.T, s *simtest.Server, iqns ...string) {
 	}
 }
 
+// admitGroup admits a group rack-1 with one member, which the array knows.
+func admitGroup(t *testing.T, s *simtest.Server, app, iqn string) {
+	t.Helper()
+	administrator(t, s, "/root", "POST", "/initiator_groups", `{"name":"rack-1","members":[{"path":"/initiators/`+iqn+`"}]}`)
+	administrator(t, s, "/root", "PUT", "/app_instances/"+app+"/storage_instances/storage-1/acl_policy/initiator_groups",
+		`{"path":"/initiator_groups/rack-1","op":"add"}`)
+}
+
 func TestGrantOfAKnownInitiatorIsTwoRequests(t *testing.T) {
 	s, c := simulated(t)
 	known(t, s, hostA)
@@ -335,17 +343,33 @@ func TestRevokeTakesDownATargetWithAStuckSession(t *testing.T) {
 
 func TestRevokeNeverTakesDownATargetThatOthersUse(t *testing.T) {
 	t.Parallel()
-	s, c := simulated(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
-	v := mustCreate(t, c, small("CSI-a"))
-	mustGrant(t, c, v, hostB)
-	v = mustGrant(t, c, v, hostA)
-	s.LogIn(t, v.IQN, hostA)
-	err := c.Revoke(t.Context(), v, hostA)
-	if !errors.Is(err, dateraclient.ErrInUse) || !strings.Contains(err.Error(), hostB) {
-		t.Errorf("got %v, want ErrInUse that names %s", err, hostB)
-	}
-	if v = mustRead(t, c, "CSI-a"); !v.Online {
-		t.Error("the volume was taken offline under another host")
+	for _, tc := range []struct {
+		name  string // who else is admitted
+		admit func(t *testing.T, s *simtest.Server, c *dateraclient.Client, v *dateraclient.Volume)
+	}{
+		{hostB, func(t *testing.T, _ *simtest.Server, c *dateraclient.Client, v *dateraclient.Volume) {
+			mustGrant(t, c, v, hostB)
+		}},
+		{"rack-1", func(t *testing.T, s *simtest.Server, _ *dateraclient.Client, _ *dateraclient.Volume) {
+			known(t, s, hostB)
+			admitGroup(t, s, "CSI-a", hostB)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s, c := simulated(t, func(cfg *sim.Config) { cfg.SessionsStick = true })
+			v := mustCreate(t, c, small("CSI-a"))
+			tc.admit(t, s, c, v)
+			v = mustGrant(t, c, v, hostA)
+			s.LogIn(t, v.IQN, hostA)
+			err := c.Revoke(t.Context(), v, hostA)
+			if !errors.Is(err, dateraclient.ErrInUse) || !strings.Contains(err.Error(), tc.name) {
+				t.Errorf("got %v, want ErrInUse that names %s", err, tc.name)
+			}
+			if v = mustRead(t, c, "CSI-a"); !v.Online {
+				t.Error("the volume was taken offline under another host")
+			}
+		})
 	}
 }
 
@@ -448,9 +472,7 @@ func TestConcurrentChangesOfOneACLLoseNothing(t *testing.T) {
 func TestGroupThatStillAdmitsIsNamed(t *testing.T) {
 	s, c := simulated(t)
 	v := mustGrant(t, c, mustCreate(t, c, small("CSI-a")), hostA)
-	administrator(t, s, "/root", "POST", "/initiator_groups", `{"name":"rack-1","members":[{"path":"/initiators/`+hostA+`"}]}`)
-	administrator(t, s, "/root", "PUT", "/app_instances/CSI-a/storage_instances/storage-1/acl_policy/initiator_groups",
-		`{"path":"/initiator_groups/rack-1","op":"add"}`)
+	admitGroup(t, s, "CSI-a", hostA)
 	err := c.Revoke(t.Context(), v, hostA)
 	if !errors.Is(err, dateraclient.ErrInUse) || !strings.Contains(err.Error(), "rack-1") {
 		t.Errorf("got %v, want ErrInUse that names the group", err)

@@ -171,8 +171,8 @@ func (s VolumeSpec) references() string {
 // undo deletes a volume that this call has made and that cannot become what was
 // asked for, so that a final error leaves nothing behind.
 func (c *Client) undo(ctx context.Context, v *Volume, cause error) error {
-	if len(v.Initiators) > 0 {
-		return undecided(cause, fmt.Errorf("%s is admitted to %s", v.Name, Few(v.Initiators)))
+	if hosts := slices.Concat(v.Initiators, v.InitiatorGroups); len(hosts) > 0 {
+		return undecided(cause, fmt.Errorf("%s is admitted to %s", v.Name, Few(hosts)))
 	}
 	if err := c.DeleteVolume(ctx, v); err != nil && !errors.Is(err, ErrNotFound) {
 		return undecided(cause, fmt.Errorf("%s was made, does not fit and could not be deleted: %w", v.Name, err))

@@ -1,6 +1,7 @@
 package dateraclient_test
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/datera-csi/datera-csi/internal/sim"
 	"github.com/datera-csi/datera-csi/internal/sim/simtest"
@@ -151,6 +154,38 @@ func TestACloneThatWasLookedUpIsNeverDeleted(t *testing.T) {
 	}
 }
 
+// Nor is one that the array says it has just made, but that admits somebody already.
+func TestACloneThatAdmitsSomebodyIsNotTakenBack(t *testing.T) {
+	for admitted, admit := range map[string]func(s *simtest.Server, c *dateraclient.Client, v *dateraclient.Volume){
+		hostA: func(_ *simtest.Server, c *dateraclient.Client, v *dateraclient.Volume) { mustGrant(t, c, v, hostA) },
+		"rack-1": func(s *simtest.Server, _ *dateraclient.Client, _ *dateraclient.Volume) {
+			known(t, s, hostA)
+			admitGroup(t, s, "CSI-b", hostA)
+		},
+	} {
+		s, c := simulated(t)
+		large := small("CSI-a")
+		large.Size = 2
+		mustCreate(t, c, large)
+		spec, from := small("CSI-b"), dateraclient.Origin{Volume: "CSI-a"}
+		old := mustClone(t, c, spec, from)
+		admit(s, c, old)
+		shown, err := json.Marshal(administrator(t, s, "/root", "GET", "/app_instances/CSI-b", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Fail(simtest.Post("/app_instances"), sim.Fault{Status: 200, Body: string(shown)})
+		spec.Most = 1 // which it cannot become
+		_, err = c.CloneVolume(t.Context(), spec, from)
+		if !errors.Is(err, dateraclient.ErrAnswerLost) || !strings.Contains(err.Error(), admitted) {
+			t.Errorf("got %v, want ErrAnswerLost that names %s", err, admitted)
+		}
+		if v := mustRead(t, c, "CSI-b"); v.ID != old.ID || !v.Online {
+			t.Errorf("it was disturbed: %+v", v)
+		}
+	}
+}
+
 // When it cannot be taken back, or when that would not help, the error says that
 // something may be there.
 func TestHalfMadeClonesAreNoFinalErrors(t *testing.T) {
@@ -191,6 +226,31 @@ func TestWhatIsNotOneVolumeIsTakenBack(t *testing.T) {
 	s.Fail(simtest.Delete("/app_instances/*"), sim.Fault{Status: 403})
 	if _, err := c.CreateVolume(t.Context(), dateraclient.VolumeSpec{Name: "CSI-a", Template: stale}); !errors.Is(err, dateraclient.ErrAnswerLost) {
 		t.Errorf("that cannot be deleted: got %v, want ErrAnswerLost", err)
+	}
+}
+
+// What is shown as just made and is in somebody's hands is somebody else's.
+func TestWhatIsInUseIsNotTakenBack(t *testing.T) {
+	for name, shown := range map[string]string{
+		"a session":                `"storage_instances":[{"active_initiators":["` + hostA + `"]}]`,
+		"an admission":             `"storage_instances":[{"acl_policy":{"initiators":[{"path":"/initiators/` + hostA + `"}]}}]`,
+		"a group's admission":      `"storage_instances":[{"acl_policy":{"initiator_groups":[{"path":"/initiator_groups/rack-1"}]}}]`,
+		"a snapshot":               `"snapshots":[{"utc_ts":"1.5"}]`,
+		"a snapshot of one volume": `"storage_instances":[{"volumes":[{},{"snapshots":[{"utc_ts":"1.5"}]}]}]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var asked []string
+			c := wired(t, func(r *http.Request) (int, string) {
+				asked = append(asked, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/v2.3"))
+				return 200, `{"data":{"name":"CSI-a","id":"` + uuid1 + `",` + shown + `}}`
+			})
+			if _, err := c.CreateVolume(t.Context(), small("CSI-a")); !errors.Is(err, dateraclient.ErrAnswerLost) {
+				t.Errorf("got %v, want ErrAnswerLost", err)
+			}
+			if diff := cmp.Diff([]string{"POST /app_instances"}, asked); diff != "" {
+				t.Errorf("requests (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

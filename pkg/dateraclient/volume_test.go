@@ -579,9 +579,7 @@ func TestDeleteRefusesWhoWasAdmittedMeanwhile(t *testing.T) {
 	if err := c.DeleteVolume(t.Context(), seen); !errors.Is(err, dateraclient.ErrInUse) || errors.Is(err, dateraclient.ErrNotFound) {
 		t.Errorf("got %v, want ErrInUse only", err)
 	}
-	administrator(t, s, "/root", "POST", "/initiator_groups", `{"name":"rack-1","members":[{"path":"/initiators/`+hostA+`"}]}`)
-	administrator(t, s, "/root", "PUT", "/app_instances/CSI-a/storage_instances/storage-1/acl_policy/initiator_groups",
-		`{"path":"/initiator_groups/rack-1","op":"add"}`)
+	admitGroup(t, s, "CSI-a", hostA)
 	if err := c.DeleteVolume(t.Context(), mustGrant(t, c, seen, hostB)); err != nil { // the view of now has the group, too
 		t.Error(err)
 	}
