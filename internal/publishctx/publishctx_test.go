@@ -43,11 +43,12 @@ func TestContextSurvivesTheRoundTrip(t *testing.T) {
 }
 
 func TestDecodeNamesTheBadField(t *testing.T) {
-	for key, value := range map[string]string{
-		keyIQN: "", keyPortals: "172.28.0.9", keyLUN: "-1", keySerial: "",
-		filesystem.KeyOldest: "new", filesystem.KeyFsck: "-y",
-		keyBytes: "0", keySource: "maybe", keyUsed: "x", keyReadOnly: "",
+	for _, bad := range [][2]string{
+		{keyIQN, ""}, {keyPortals, "172.28.0.9"}, {keyLUN, "-1"}, {keySerial, ""},
+		{filesystem.KeyOldest, "new"}, {filesystem.KeyFsck, "-y"},
+		{keyBytes, "0"}, {keySource, "maybe"}, {keyUsed, "x"}, {keyUsed, "-1"}, {keyReadOnly, ""},
 	} {
+		key, value := bad[0], bad[1]
 		m := Encode(sample())
 		m[key] = value
 		if _, err := Decode(m); err == nil || !strings.Contains(err.Error(), key) {
