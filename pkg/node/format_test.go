@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -440,6 +441,34 @@ func TestSamplesStayWithinTheDevice(t *testing.T) {
 	want := []int64{1, 3, 9, 27, 81, 5, 25, 7, 49}
 	if diff := cmp.Diff(extBackups(100), want); diff != "" {
 		t.Errorf("groups with backups differ (-got +want):\n%s", diff)
+	}
+}
+
+// FM 1: where the head is lost, the copies of a superblock are all that tells a file
+// system from nothing.
+func TestSamplesHoldTheCopiesOfSuperblocks(t *testing.T) {
+	multiples := func(of int64, factors ...int64) []int64 {
+		for i := range factors {
+			factors[i] *= of
+		}
+		return factors
+	}
+	for name, c := range map[string]struct {
+		size, length, before int64
+		at                   []int64
+	}{
+		"xfs in groups of 1 TiB":   {5 * tib, 4 * kib, 4 * kib, multiples(tib, 1, 2, 3, 4)}, // down to a whole stripe, or up
+		"btrfs":                    {5 * tib, 4 * kib, 0, []int64{64 * mib, 256 * gib}},
+		"ext with blocks of 1 KiB": {16 * gib, 4 * kib, 0, multiples(8*mib, 1, 3, 9, 27, 81, 5, 25, 125, 7, 49, 343)},
+		"ext with blocks of 2 KiB": {16 * gib, 4 * kib, 0, multiples(32*mib, 1, 3, 9, 27, 81, 5, 25, 125, 7, 49, 343)},
+		"ext with blocks of 4 KiB": {16 * gib, 4 * kib, 0, multiples(128*mib, 1, 3, 9, 27, 81, 5, 25, 125, 7, 49)},
+	} {
+		list := samples(c.size)
+		for _, at := range c.at {
+			if !slices.ContainsFunc(list, func(e extent) bool { return e.offset <= at-c.before && at+c.length <= e.offset+e.length }) {
+				t.Errorf("%s: nothing is read at %d", name, at)
+			}
+		}
 	}
 }
 

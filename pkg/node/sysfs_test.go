@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 	"golang.org/x/tools/txtar"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -107,6 +108,15 @@ func TestADiskThatDoesNotSayWhoItIsIsNotGone(t *testing.T) {
 	}
 	if got, err := NewDevices(root).Origin(numbered(8, 16)); !errors.Is(err, ErrNotISCSI) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %+v, %v, want ErrNotISCSI alone", got, err)
+	}
+}
+
+// FM 1, 2: what an earlier LUN of the same number left in memory may be zeros. A device
+// that is only read through memory is not read.
+func TestAClaimReadsPastThePageCache(t *testing.T) {
+	d, err := NewDevices("/sys").Claim("/dev/null")
+	if !errors.Is(err, unix.EINVAL) || !errors.Is(err, errUnreadable) {
+		t.Errorf("got %v, %v, want EINVAL and errUnreadable", d, err)
 	}
 }
 
