@@ -203,6 +203,10 @@ func TestAPublishedBlockVolumeIsNeverForgotten(t *testing.T) {
 	for range 3 {
 		expect(t, w.reconcile(node.ReconcileRepair, 20*time.Minute), node.ReasonForgotten, "", 0)
 	}
+	ok(t, w.Mounts().Unmount(v.path))
+	for range 3 {
+		expect(t, w.reconcile(node.ReconcileRepair, 20*time.Minute), node.ReasonForgotten, "", 0)
+	}
 	ok(t, v.unpublish())
 	w.reconcile(node.ReconcileRepair, 0)
 	expect(t, w.reconcile(node.ReconcileRepair, 20*time.Minute), node.ReasonForgotten, node.Done, 1)
@@ -332,6 +336,33 @@ func TestALUNWithoutARecordGoesOnceTheArrayRefusesIt(t *testing.T) {
 			}
 			if there := v.disk().Path() != ""; there == c.goes {
 				t.Errorf("still attached: %v; last report %+v", there, r)
+			}
+		})
+	}
+}
+
+// FM 6: of a LUN whose record cannot be read nothing is known, whether this process attached
+// it or an earlier one: it may be wanted.
+func TestALUNWhoseRecordCannotBeReadStays(t *testing.T) {
+	prefix := func(cfg *node.Config) { cfg.TargetPrefix = "iqn.2013-05.com.daterainc:" }
+	for name, restart := range map[string]bool{"known": false, "since a restart": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWheel(t, prefix)
+			v := w.volume("a")
+			v.cap = blockCap(writer)
+			ok(t, v.stage())
+			w.spoilRecords()
+			if restart {
+				w.restart(w.clocked, prefix)
+			}
+			v.disk().Admit(false)
+			for range 3 {
+				r := w.reconcile(node.ReconcileRepair, 20*time.Minute)
+				expect(t, r, node.ReasonRecord, node.Seen, 1)
+				expect(t, r, "", "", 1)
+			}
+			if v.disk().Path() == "" {
+				t.Error("it was taken down")
 			}
 		})
 	}
