@@ -99,6 +99,19 @@ func TestExpandWantsThePathToBeTheVolume(t *testing.T) {
 	want(t, err, codes.Internal, "rescan")
 }
 
+// FM 8: nor is a file system grown that somebody mounted over the volume's place.
+func TestExpandGrowsNothingButTheVolume(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.publish(), m.Mounts().Unmount(v.staging), v.disk().Grow(2*gib))
+	m.MountForeign(v.staging)
+	_, err := v.expand(v.path, 2*gib)
+	want(t, err, codes.FailedPrecondition, "/dev/vda1")
+	if got := m.calls("xfs_growfs"); got != nil {
+		t.Errorf("grown all the same: %v", got)
+	}
+}
+
 func TestAToolThatGrowsNothingIsFoundOut(t *testing.T) {
 	m := newMachine(t)
 	v := m.volume("a")

@@ -36,6 +36,14 @@ func (i idleMounts) Unmount(target string) error {
 	return i.Mounts.Unmount(target)
 }
 
+// writableMounts is a mount table on which nothing is read-only, as a bind is whose second
+// step did nothing.
+type writableMounts struct{ node.Mounts }
+
+func (w writableMounts) Mount(source, target, fsType string, options []string) error {
+	return w.Mounts.Mount(source, target, fsType, slices.DeleteFunc(slices.Clone(options), func(o string) bool { return o == "ro" }))
+}
+
 // idleTool is a tool that does nothing and says that it did.
 type idleTool struct {
 	iscsi.Runner
@@ -60,6 +68,21 @@ func TestAMountThatMountsNothingIsFoundOut(t *testing.T) {
 	want(t, v.publish(), codes.FailedPrecondition, "shows 0 mounts there")
 	m.restart()
 	ok(t, v.publish())
+}
+
+// FM 18
+func TestAReadOnlyBindThatIsWritableIsFoundOut(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.ro = true
+	m.restart(func(c *node.Config) { c.Mounts = writableMounts{c.Mounts} })
+	ok(t, v.stage())
+	want(t, v.publish(), codes.FailedPrecondition, "was bound on", "not that")
+	m.restart()
+	ok(t, v.publish())
+	if got := m.MountOptions(v.path)[0]; got != "ro" {
+		t.Errorf("the target is %s", got)
+	}
 }
 
 func TestAnUnmountThatLeavesTheMountIsFoundOut(t *testing.T) {
