@@ -214,17 +214,23 @@ func TestAStageThatCannotBeTakenDownIsNotOver(t *testing.T) {
 }
 
 func TestARepeatedStageThatFailsLeavesTheVolumeInUse(t *testing.T) {
-	for name, as := range map[string]*csi.VolumeCapability{"mount": mountCap("xfs", writer), "block": blockCap(writer)} {
+	for name, c := range map[string]struct {
+		as   *csi.VolumeCapability
+		code codes.Code
+	}{
+		"mount": {mountCap("xfs", writer), codes.Internal},
+		"block": {blockCap(writer), codes.Unavailable}, // what is left must be unstaged, for all this stage knows
+	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			v := m.volume("a")
-			v.cap = as
+			v.cap = c.as
 			ok(t, v.stage(), v.publish())
 			before := m.Mounted()
 			m.Fail("attach", errDevice)
-			want(t, v.stage(), codes.Internal)
-			if diff := cmp.Diff(m.Mounted(), before); diff != "" {
-				t.Errorf("mounts differ (-got +want):\n%s", diff)
+			want(t, v.stage(), c.code)
+			if diff := cmp.Diff(m.Mounted(), before); diff != "" || v.disk().Path() == "" {
+				t.Errorf("attached as %q, mounts differ (-got +want):\n%s", v.disk().Path(), diff)
 			}
 			ok(t, v.stage(), v.unpublish(), v.unstage())
 			m.nothingLeft()
@@ -285,6 +291,23 @@ func TestANodesMemoryOfFileSystems(t *testing.T) {
 	}
 	ok(t, os.WriteFile(ours, []byte("{"), 0o600))
 	want(t, v.stage(), codes.Internal, ours, "remove it if the volume has one")
+}
+
+// FM 1: a memory that the node's disk does not give back is not one of nothing.
+func TestAMemoryThatCannotBeReadPermitsNoMkfs(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	ok(t, v.stage(), v.unstage())
+	files, err := filepath.Glob(filepath.Join(m.Config().RecordDir, "filesystems", "*"))
+	if ok(t, err); len(files) != 1 {
+		t.Fatalf("files: %v", files)
+	}
+	ok(t, os.Remove(files[0]), os.Symlink(files[0], files[0])) // a loop: it cannot be read, and can be replaced
+	v.disk().Blank(true)
+	want(t, v.stage(), codes.Internal, "what is known of the volume's file system")
+	if got := m.calls("mkfs"); len(got) != 1 {
+		t.Errorf("made by %q", got)
+	}
 }
 
 func TestStageNamesBothFileSystemsWhenTheyDiffer(t *testing.T) {
@@ -397,6 +420,8 @@ func TestStageAcceptsOnlyTheMountItWouldHaveMade(t *testing.T) {
 		words string
 	}{
 		"a local disk":       {func(v *volume) { mkdir(v.m.t, v.staging); v.m.MountForeign(v.staging) }, codes.FailedPrecondition, "/dev/vda1"},
+		"memory":             {func(v *volume) { mkdir(v.m.t, v.staging); v.m.MountMemory(v.staging) }, codes.FailedPrecondition, "tmpfs"},
+		"a directory of it":  {func(v *volume) { ok(v.m.t, v.stage()); v.m.Narrow(v.staging, "/data") }, codes.FailedPrecondition, "a mount of /data within the file system"},
 		"another volume":     {stageAnotherThere, codes.FailedPrecondition, "not of target"},
 		"a stack":            {func(v *volume) { ok(v.m.t, v.stage()); v.m.MountForeign(v.staging) }, codes.FailedPrecondition, ""},
 		"a stack of its own": {func(v *volume) { ok(v.m.t, v.stage(), v.m.Mounts().Mount(v.disk().Path(), v.staging, "xfs", nil)) }, codes.FailedPrecondition, "2 mounts are stacked"},
@@ -409,6 +434,8 @@ func TestStageAcceptsOnlyTheMountItWouldHaveMade(t *testing.T) {
 		"another type":         {func(v *volume) { ok(v.m.t, v.stage()); v.cap = mountCap("ext4", writer) }, codes.AlreadyExists, "xfs"},
 		"block":                {func(v *volume) { ok(v.m.t, v.stage()); v.cap = blockCap(writer) }, codes.FailedPrecondition, "a block volume has none"},
 		"another staging path": {func(v *volume) { ok(v.m.t, v.stage()); v.staging += "2" }, codes.AlreadyExists, "globalmount; unstage it first"},
+		"no block":             {func(v *volume) { publishRaw(v); v.cap = mountCap("xfs", writer) }, codes.AlreadyExists, "it is staged as block"},
+		"block elsewhere":      {func(v *volume) { publishRaw(v); v.staging += "2" }, codes.AlreadyExists, "globalmount; unstage it first"},
 		"another target":       {func(v *volume) { ok(v.m.t, v.stage()); v.context.Target = v.m.volume("b").target }, codes.FailedPrecondition, "not of target"},
 		"a file":               {func(v *volume) { mkdir(v.m.t, filepath.Dir(v.staging)); touch(v.m.t, v.staging) }, codes.FailedPrecondition, "regular file"},
 		"a symbolic link":      {func(v *volume) { mkdir(v.m.t, filepath.Dir(v.staging)); ok(v.m.t, os.Symlink("/tmp", v.staging)) }, codes.FailedPrecondition, "symbolic link"},
@@ -436,6 +463,12 @@ func stageAnotherThere(v *volume) {
 	other := v.m.volume("b")
 	other.staging = v.staging
 	ok(v.m.t, other.stage())
+}
+
+// publishRaw is how a volume comes into use without a mount on its staging path.
+func publishRaw(v *volume) {
+	v.cap = blockCap(writer)
+	ok(v.m.t, v.stage(), v.publish())
 }
 
 func mkdir(tb testing.TB, path string) {
@@ -469,6 +502,19 @@ func TestOneLUNIsNeverTwoVolumes(t *testing.T) {
 	want(t, b.stage(), codes.FailedPrecondition, "is staged here as volume CSI-pvc-a")
 }
 
+// Nor does the publish of a raw volume whose record was lost make it two.
+func TestALostRecordIsNotMadeAnewOfAnothersLUN(t *testing.T) {
+	m := newMachine(t)
+	a, b := m.volume("a"), m.volume("b")
+	a.cap, b.cap = blockCap(writer), blockCap(writer)
+	b.context.Target = a.target
+	ok(t, a.stage(), os.RemoveAll(m.Config().RecordDir), b.stage())
+	want(t, a.publish(), codes.FailedPrecondition, "is staged here as volume CSI-pvc-b")
+	if exists(a.path) || len(m.records()) != 1 {
+		t.Errorf("it was published, or has a record: %v", m.records())
+	}
+}
+
 // The volume was deleted, and made anew under the same name, while its record was
 // left over from a lost node.
 func TestAStaleRecordOfAnEarlierVolumeDoesNotStandInTheWay(t *testing.T) {
@@ -496,6 +542,24 @@ func TestTheDeadMountOfALostSessionIsReplaced(t *testing.T) {
 	ok(t, v.publish())
 	v.disk().Lose()
 	want(t, v.stage(), codes.FailedPrecondition, "end those workloads first", v.path)
+}
+
+// FM 6, 18: kubelet stages a volume again when it was restarted, also one that pods have.
+func TestARepeatedStageForgetsNoTarget(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.cap, v.ro = blockCap(writer), true
+	ok(t, v.stage(), v.publish())
+	before, err := os.ReadFile(m.records()[0])
+	ok(t, err, v.stage())
+	if !v.disk().ReadOnly() {
+		t.Error("the reader may write")
+	}
+	after, err := os.ReadFile(m.records()[0])
+	ok(t, err)
+	if diff := cmp.Diff(string(after), string(before)); diff != "" || !strings.Contains(string(after), v.path) {
+		t.Errorf("the record differs (-got +want):\n%s", diff)
+	}
 }
 
 // FM 39
@@ -618,7 +682,9 @@ func stoppedIsMountedAnew(t *testing.T, again func(*volume) error) {
 		"refuses writes": func(v *volume) {
 			v.disk().Err(node.FilesystemErrors{Count: 1, Where: "ext4_journal_check_start", Time: time.Now()})
 		},
-		"shown read-only": func(v *volume) { v.m.Remount(v.staging, []string{"rw"}, []string{"ro"}) },
+		"shown read-only":    func(v *volume) { v.m.Remount(v.staging, []string{"rw"}, []string{"ro"}) },
+		"shown shut down":    func(v *volume) { v.m.Remount(v.staging, []string{"rw"}, []string{"rw", "shutdown"}) },
+		"shown in emergency": func(v *volume) { v.m.Remount(v.staging, []string{"rw"}, []string{"rw", "emergency_ro"}) },
 		"cannot be read": func(v *volume) {
 			v.m.Fail("alive", unix.EIO) // as it is to be published
 			v.m.Fail("alive", unix.EIO) // and before it is mounted anew

@@ -275,7 +275,7 @@ func (h *Host) Detach(_ context.Context, t iscsi.Target) error {
 	if d == nil || d.number == (node.Number{}) {
 		return nil
 	}
-	if len(h.mountsOf(d)) > 0 || d.held {
+	if bound := slices.ContainsFunc(h.mounts, func(m mounted) bool { return m.disk == d.number }); bound || d.held {
 		return fmt.Errorf("%s: %w", d.path, iscsi.ErrBusy)
 	}
 	if err := h.step("logout"); err != nil {

@@ -1,6 +1,7 @@
 package nodetest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -18,7 +19,8 @@ type mounted struct {
 	disk    node.Number // of the device mounted, or bound as a file
 	source  string
 	fsType  string
-	file    bool // a device file is bound, not a file system mounted
+	file    bool   // a device file is bound, not a file system mounted
+	root    string // the directory of the file system that is mounted; "" is all of it
 	options []string
 	super   []string
 }
@@ -71,6 +73,23 @@ func (h *Host) MountForeign(path string) {
 	h.mounts = append(h.mounts, mounted{path: path, disk: local, source: "/dev/vda1", fsType: "ext4", options: []string{"rw"}, super: []string{"rw"}})
 }
 
+// MountMemory mounts a file system on path that has no device.
+func (h *Host) MountMemory(path string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mounts = append(h.mounts, mounted{path: path, disk: node.Number{Minor: 50}, source: "tmpfs", fsType: "tmpfs", options: []string{"rw"}, super: []string{"rw"}})
+}
+
+// Narrow makes the visible mount at path one of a directory within its file system, as
+// an administrator's bind of that directory is.
+func (h *Host) Narrow(path, root string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m, _ := h.mountAt(path); m != nil {
+		m.root = root
+	}
+}
+
 func (h *Host) mountinfo() ([]byte, error) {
 	leave, err := h.enter("list")
 	if err != nil {
@@ -81,7 +100,7 @@ func (h *Host) mountinfo() ([]byte, error) {
 	fmt.Fprintf(&b, "1 0 253:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n2 1 0:6 / /dev rw,nosuid - devtmpfs udev rw,size=10240k\n")
 	escape := strings.NewReplacer(`\`, `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`)
 	for i, m := range h.mounts {
-		number, root, fsType, source := m.disk.String(), "/", m.fsType, m.source
+		number, root, fsType, source := m.disk.String(), cmp.Or(m.root, "/"), m.fsType, m.source
 		if m.file {
 			number, root, fsType, source = "0:6", "/"+m.source[strings.LastIndex(m.source, "/")+1:], "devtmpfs", "udev"
 		}
