@@ -615,6 +615,30 @@ func TestForeignLUNIsNeverHandedOut(t *testing.T) {
 	}
 }
 
+// FM 2: a container with a /dev of its own, or an old one, shows other devices by the
+// names of ours. They are neither asked nor handed out.
+func TestADevOfOthersIsNotHandedOut(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		strange []string
+		says    string
+	}{
+		"the paths": {[]string{"sdb", "sdc"}, "/dev/sdb is block device 8:99"},
+		"the map":   {[]string{"dm-0"}, "is the host's /dev mounted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t).runMultipathd()
+			for _, s := range tt.strange {
+				h.strange[s] = true
+			}
+			if got, err := h.initiator().Attach(t.Context(), targetA(), nil); !errors.Is(err, iscsi.ErrUnavailable) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("got %+v, %v, want ErrUnavailable that says %q", got, err, tt.says)
+			}
+		})
+	}
+}
+
 // FM 14: the kernel remembers the size of an earlier LUN.
 func TestStaleSizeIsReadAgain(t *testing.T) {
 	t.Parallel()

@@ -151,6 +151,26 @@ func TestDetachRefusesADeviceInUse(t *testing.T) {
 	}
 }
 
+// FM 3: that nobody has claimed another device proves nothing of ours.
+func TestDetachClaimsTheDeviceItself(t *testing.T) {
+	t.Parallel()
+	eachKind(t, func(t *testing.T, h *host) {
+		i := h.initiator()
+		name := filepath.Base(attach(t, i, targetA()).Path)
+		h.strange[name] = true
+		before := h.left()
+		if err := i.Detach(t.Context(), targetA()); err == nil || !strings.Contains(err.Error(), "is block device 8:99") {
+			t.Errorf("err = %v, want it to name the other device", err)
+		}
+		if diff := cmp.Diff(before, h.left()); diff != "" {
+			t.Errorf("touched: %s", diff)
+		}
+		delete(h.strange, name)
+		detach(t, i, targetA())
+		wantNothingLeft(t, h, i)
+	})
+}
+
 // A raw block volume that got a partition table: udev lays maps over the
 // partitions, which go with the volume unless something uses one of them.
 func TestDetachTakesUnusedPartitionMapsAlong(t *testing.T) {

@@ -22,6 +22,9 @@ func NewKeeper(who string) Opener { return opener{who: who, keeper: true} }
 
 func NewWithKernel(cfg Config, k Kernel) *Initiator { return newInitiator(cfg, k) }
 
+// Linux is the kernel of this machine.
+func Linux() Kernel { return linux{} }
+
 // HostWith is Direct, with multipathd on another socket and in another network
 // namespace.
 func HostWith(multipathd, network string) Runner {
@@ -38,6 +41,7 @@ var (
 	ParseCapacity = parseCapacity
 	SenseKey      = senseKey
 	DeviceNumber  = deviceNumber
+	CheckNode     = checkNode
 	ParseHCTL     = parseHCTL
 	ParsePortal   = parsePortal
 	TableQueues   = tableQueues

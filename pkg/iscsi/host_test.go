@@ -39,6 +39,7 @@ type host struct {
 	after    map[string]func()        // done after a command or kernel call that contains a piece; once
 	claimed  map[string]bool          // devices that are mounted in a namespace nobody sees
 	hung     map[string]chan struct{} // devices that do not answer
+	strange  map[string]bool          // names that are another device in /dev
 	known    map[string]bool          // WWIDs that multipath was told of
 	dirs     map[string]string        // disk to its SCSI device's directory
 	byName   map[string]string        // map by alias
@@ -96,6 +97,7 @@ func newHost(tb testing.TB) *host {
 		after:   map[string]func(){},
 		claimed: map[string]bool{},
 		hung:    map[string]chan struct{}{},
+		strange: map[string]bool{},
 		known:   map[string]bool{},
 		dirs:    map[string]string{},
 		byName:  map[string]string{},
@@ -757,6 +759,9 @@ func (h *host) scan(id, request string) error {
 func (h *host) Node(path, dev string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.strange[filepath.Base(path)] {
+		return fmt.Errorf("%s is block device 8:99, want %s", path, dev)
+	}
 	if got := h.read("sys/block/" + filepath.Base(path) + "/dev"); got != dev {
 		return fmt.Errorf("%s: %w", path, os.ErrNotExist)
 	}

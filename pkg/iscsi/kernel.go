@@ -57,6 +57,10 @@ func (linux) Node(path, dev string) error {
 	if err != nil {
 		return err
 	}
+	return checkNode(path, info, dev)
+}
+
+func checkNode(path string, info os.FileInfo, dev string) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || info.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
 		return fmt.Errorf("%s is not a block device", path)
