@@ -325,10 +325,23 @@ func TestDetachWithoutLivePathDoesNotFlush(t *testing.T) {
 }
 
 // FM 21: somebody has the map open, and what he wrote waits in it for a path. It is
-// not dropped while the array may come back: only when the map stops to queue, when
-// he is gone, or when the array says that it would not take it.
+// not dropped while the array may come back, whether its sessions are down or gone: only
+// when the map stops to queue, when he is gone, or when the array says that it would not
+// take it.
 func TestWhatWaitsForAPathIsNotDropped(t *testing.T) {
 	t.Parallel()
+	lost := map[string]func(*host){
+		"sessions down": func(h *host) {
+			for _, p := range portals() {
+				h.fail(iqnA, p)
+			}
+		},
+		"sessions gone": func(h *host) {
+			h.claimed["dm-0"] = true // so that multipathd lets the map be
+			h.logOutAll(iqnA)
+			delete(h.claimed, "dm-0")
+		},
+	}
 	for name, free := range map[string]func(*host, *iscsi.Target){
 		"the map stops to queue": func(h *host, _ *iscsi.Target) { h.queueing = false },
 		"he is gone":             func(h *host, _ *iscsi.Target) { h.opens = 0 },
@@ -338,27 +351,27 @@ func TestWhatWaitsForAPathIsNotDropped(t *testing.T) {
 			target.Portals = []netip.AddrPort{serveLogin(h.t.(*testing.T), refusal)}
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h, i := attachedHost(t)
-			for _, p := range portals() {
-				h.fail(iqnA, p)
-			}
-			h.queueing, h.opens = true, 1
-			before, target := h.left(), targetA()
-			target.Portals = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")} // nobody answers
-			h.forget()
-			if err := i.Detach(t.Context(), target); !errors.Is(err, iscsi.ErrBusy) {
-				t.Errorf("err = %v, want ErrBusy", err)
-			}
-			if diff := cmp.Diff(before, h.left()); diff != "" || len(h.ran()) > 0 {
-				t.Errorf("ran %q, changed:\n%s", h.ran(), diff)
-			}
-			h.t = t
-			free(h, &target)
-			detach(t, i, target)
-			wantNothingLeft(t, h, i)
-		})
+		for how, lose := range lost {
+			t.Run(how+", "+name, func(t *testing.T) {
+				t.Parallel()
+				h, i := attachedHost(t)
+				lose(h)
+				h.queueing, h.opens = true, 1
+				before, target := h.left(), targetA()
+				target.Portals = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")} // nobody answers
+				h.forget()
+				if err := i.Detach(t.Context(), target); !errors.Is(err, iscsi.ErrBusy) {
+					t.Errorf("err = %v, want ErrBusy", err)
+				}
+				if diff := cmp.Diff(before, h.left()); diff != "" || len(h.ran()) > 0 || !h.queueing {
+					t.Errorf("ran %q, it still waits: %v, changed:\n%s", h.ran(), h.queueing, diff)
+				}
+				h.t = t
+				free(h, &target)
+				detach(t, i, target)
+				wantNothingLeft(t, h, i)
+			})
+		}
 	}
 }
 
