@@ -832,6 +832,41 @@ func TestSessionInUseIsNeverEndedByAttach(t *testing.T) {
 	}
 }
 
+// FM 28: two sessions and no map. The path that is mounted hangs, and the other answers:
+// the first is not ended under its mount, and the second is not handed out beside it.
+func TestAPathInUseIsNotGivenUpForAnother(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		mounted []string
+		kind    error
+		says    string
+	}{
+		"one":  {[]string{"sdb"}, iscsi.ErrBusy, "a second path to the LUN is in use: sdb is mounted at /sdb"},
+		"both": {[]string{"sdb", "sdc"}, iscsi.ErrForeign, "both in use"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			for _, p := range portals() {
+				h.addDisk(h.addSession(iqnA, p), 0, h.luns[iqnA][0])
+			}
+			for _, disk := range tt.mounted {
+				h.mount(h.read("sys/block/"+disk+"/dev"), "/", "/"+disk, "xfs", "/dev/"+disk)
+			}
+			if len(tt.mounted) == 1 {
+				h.hang("sdb")
+			}
+			before := h.left()
+			if got, err := h.initiator().Attach(t.Context(), targetA(), nil); !errors.Is(err, tt.kind) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("got %+v, %v, want %v that says %q", got, err, tt.kind, tt.says)
+			}
+			if diff := cmp.Diff(before, h.left()); diff != "" || len(h.ran("--logout")) > 0 {
+				t.Errorf("ran %q, changed:\n%s", h.ran(), diff)
+			}
+		})
+	}
+}
+
 // FM 25: a map that multipathd has left still has two paths, and works by one.
 func TestAMapWithoutMultipathdIsHandedOutByThePathThatWorks(t *testing.T) {
 	t.Parallel()
