@@ -128,17 +128,33 @@ func TestHealWithoutNodeRecordsSaysSo(t *testing.T) {
 	}
 }
 
-// FM 28: without a map a second session would be a second disk of one LUN.
+// FM 28: without a map a second session would be a second disk of one LUN. Only a disk
+// that the kernel gave up is revived.
 func TestHealAddsNoPathWithoutAMap(t *testing.T) {
 	t.Parallel()
-	h := newHost(t)
-	i := h.initiator()
-	attach(t, i, targetA())
-	h.fail(iqnA, portals()[0])
-	h.forget()
-	got, err := i.Heal(t.Context(), targetA(), portals())
-	if err != nil || !cmp.Equal(got, iscsi.Healed{}) || len(h.ran()) > 0 {
-		t.Errorf("got %+v, %v, ran %q", got, err, h.ran())
+	for name, tt := range map[string]struct {
+		fall func(*host)
+		want iscsi.Healed
+	}{
+		"the session is down":   {func(h *host) { h.fail(iqnA, portals()[0]) }, iscsi.Healed{}},
+		"the disk was given up": {func(h *host) { h.write(h.diskDir("sdb")+"/state", "offline\n") }, iscsi.Healed{Revived: []string{"sdb"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			i := h.initiator()
+			attach(t, i, targetA())
+			tt.fall(h)
+			before := h.left()
+			h.forget()
+			got, err := i.Heal(t.Context(), targetA(), portals())
+			if err != nil || !cmp.Equal(got, tt.want, portalsAsValues()) || len(h.ran()) > 0 {
+				t.Errorf("got %+v, %v, ran %q", got, err, h.ran())
+			}
+			if diff := cmp.Diff(before, h.left()); diff != "" {
+				t.Errorf("changed:\n%s", diff)
+			}
+		})
 	}
 }
 
