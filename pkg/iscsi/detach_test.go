@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -375,6 +376,59 @@ func TestWhatWaitsForAPathIsNotDropped(t *testing.T) {
 				wantNothingLeft(t, h, i)
 			})
 		}
+	}
+}
+
+// FM 21: he has only a partition of the map open. Its map has the other one open, which
+// is nobody who waits.
+func TestWhatWaitsInAPartitionIsNotDropped(t *testing.T) {
+	t.Parallel()
+	h, i := attachedHost(t)
+	for _, p := range portals() {
+		h.fail(iqnA, p)
+	}
+	h.addPartitionMap(wwidA)
+	h.queueing, h.opens, h.partOpens = true, 1, 1
+	target := targetA()
+	target.Portals = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")} // nobody answers
+	before := h.left()
+	h.forget()
+	if err := i.Detach(t.Context(), target); !errors.Is(err, iscsi.ErrBusy) || !strings.Contains(err.Error(), "no path leads to map dm-0") {
+		t.Errorf("err = %v, want ErrBusy naming the map", err)
+	}
+	if diff := cmp.Diff(before, h.left()); diff != "" || len(h.ran()) > 0 || !h.queueing {
+		t.Errorf("ran %q, it still waits: %v, changed:\n%s", h.ran(), h.queueing, diff)
+	}
+	h.partOpens = 0
+	detach(t, i, target)
+	wantNothingLeft(t, h, i)
+}
+
+// FM 21: a dead device cannot be opened, so it can be claimed by nobody any more either,
+// and goes. That this process may not open it says nothing of others.
+func TestADeadDeviceIsUnclaimed(t *testing.T) {
+	t.Parallel()
+	for errno, goes := range map[syscall.Errno]bool{
+		syscall.EIO: true, syscall.ENOMEDIUM: true, syscall.ENXIO: true, syscall.ENODEV: true,
+		syscall.EACCES: false, syscall.EPERM: false, syscall.ENOMEM: false,
+	} {
+		t.Run(errno.Error(), func(t *testing.T) {
+			t.Parallel()
+			eachKind(t, func(t *testing.T, h *host) {
+				i := h.initiator()
+				d := attach(t, i, targetA())
+				for _, path := range d.Paths {
+					h.write(h.diskDir(filepath.Base(path))+"/state", "transport-offline\n")
+				}
+				h.dead[filepath.Base(d.Path)] = errno
+				if !goes {
+					wantRefused(t, h, i, errno, d.Path)
+					return
+				}
+				detach(t, i, targetA())
+				wantNothingLeft(t, h, i)
+			})
+		})
 	}
 }
 

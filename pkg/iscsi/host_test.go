@@ -38,6 +38,7 @@ type host struct {
 	exits    map[string]int           // exit code of a command, by a piece of it; once
 	after    map[string]func()        // done after a command or kernel call that contains a piece; once
 	claimed  map[string]bool          // devices that are mounted in a namespace nobody sees
+	dead     map[string]error         // devices that cannot be opened, and why
 	hung     map[string]chan struct{} // devices that do not answer
 	strange  map[string]bool          // names that are another device in /dev
 	known    map[string]bool          // WWIDs that multipath was told of
@@ -58,6 +59,7 @@ type host struct {
 	multipathRuns string // what the running multipathd goes by; "": the same
 	queueing      bool   // maps keep what they cannot send
 	opens         int    // how many have a map open
+	partOpens     int    // how many have a map over a partition open
 
 	sessions, disks, maps int // counters for names
 }
@@ -96,6 +98,7 @@ func newHost(tb testing.TB) *host {
 		exits:   map[string]int{},
 		after:   map[string]func(){},
 		claimed: map[string]bool{},
+		dead:    map[string]error{},
 		hung:    map[string]chan struct{}{},
 		strange: map[string]bool{},
 		known:   map[string]bool{},
@@ -801,10 +804,16 @@ func (h *host) Table(uuid string) (iscsi.MapTable, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.mapNamed(strings.TrimPrefix(uuid, "mpath-")) == "" {
-		return iscsi.MapTable{}, syscall.ENXIO
+	for _, dm := range h.glob("sys/block/dm-*") {
+		switch {
+		case h.read(dm+"/dm/uuid") != uuid:
+		case strings.HasPrefix(uuid, "part"):
+			return iscsi.NewMapTable(false, h.partOpens), nil
+		default:
+			return iscsi.NewMapTable(h.queueing, h.opens), nil
+		}
 	}
-	return iscsi.NewMapTable(h.queueing, h.opens), nil
+	return iscsi.MapTable{}, syscall.ENXIO
 }
 
 // FailIfNoPath is the kernel's.
@@ -854,7 +863,7 @@ func (h *host) Claim(path string) error {
 	if h.claimed[filepath.Base(path)] {
 		return syscall.EBUSY
 	}
-	return nil
+	return h.dead[filepath.Base(path)]
 }
 
 func (h *host) Flush(path string, alone bool) error {
