@@ -891,21 +891,86 @@ func TestDetachWaitsForAnAttachOfTheSameTarget(t *testing.T) {
 	wantNothingLeft(t, h, i)
 }
 
-// A login that has begun goes on in iscsid whatever becomes of iscsiadm, so it
-// is seen through: else its session would come to life after Detach looked.
-func TestLoginIsSeenThroughWhenTheCallerLeaves(t *testing.T) {
+// FM 27: what iscsiadm has begun is seen through, whoever leaves: killed, it leaves a
+// lock that all others wait for, or half a record; and a login goes on in iscsid, so that
+// its session would come to life after Detach looked.
+func TestIscsiadmIsSeenThroughWhenTheCallerLeaves(t *testing.T) {
+	t.Parallel()
+	attachUntil := func(ctx context.Context, i *iscsi.Initiator) error {
+		_, err := i.Attach(ctx, targetA(), nil)
+		return err
+	}
+	detachUntil := func(ctx context.Context, i *iscsi.Initiator) error {
+		if _, err := i.Attach(context.WithoutCancel(ctx), targetA(), nil); err != nil {
+			return err
+		}
+		return i.Detach(ctx, targetA())
+	}
+	for at, tt := range map[string]struct {
+		call     func(context.Context, *iscsi.Initiator) error
+		sessions int // when it has returned
+	}{
+		"-o new":    {attachUntil, 0},
+		"--login":   {attachUntil, 1},
+		"--logout":  {detachUntil, 0},
+		"-o delete": {detachUntil, 0},
+	} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			// Somebody else's record with a link beside it, which only iscsiadm can delete.
+			h.write("etc/iscsi/nodes/"+iqnA+"/172.30.0.9,3260,1/default", "node.name = "+iqnA+"\nnode.conn[0].address = 172.30.0.9\nnode.conn[0].port = 3260\n# END RECORD\n")
+			i := h.initiator()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			h.after[at] = cancel
+			if err := tt.call(ctx, i); err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("err = %v, want canceled or none", err)
+			}
+			if ctx.Err() == nil || len(h.killed) > 0 {
+				t.Errorf("killed %q of %q", h.killed, h.ran())
+			}
+			if got := len(h.glob("sys/class/iscsi_session/session*")); got != tt.sessions {
+				t.Errorf("%d sessions, want %d", got, tt.sessions)
+			}
+			detach(t, i, targetA())
+			wantNothingLeft(t, h, i)
+		})
+	}
+}
+
+// FM 27: another process of this host changes the node records, and is waited for.
+func TestNodeRecordsAreChangedByOneAtATime(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	i := h.initiator()
-	ctx, cancel := context.WithCancel(t.Context())
-	h.after["-o new"] = func() {}
-	h.after["--login"] = cancel
-	if _, err := i.Attach(ctx, targetA(), nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("err = %v, want canceled", err)
+	lock, err := os.OpenFile(h.path("run/lock/iscsi-node-records.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(h.glob("sys/class/iscsi_session/session*")) != 1 {
-		t.Error("the login was cut off")
+	defer lock.Close()
+	hold := func(how int) {
+		t.Helper()
+		if err := syscall.Flock(int(lock.Fd()), how); err != nil {
+			t.Fatal(err)
+		}
 	}
+	soon := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	hold(syscall.LOCK_EX)
+	if _, err := i.Attach(soon(), targetA(), nil); err == nil || len(h.ran("-o new")) > 0 {
+		t.Errorf("attach: err = %v, want to have waited; ran %q", err, h.ran())
+	}
+	hold(syscall.LOCK_UN)
+	attach(t, i, targetA())
+	hold(syscall.LOCK_EX)
+	if err := i.Detach(soon(), targetA()); err == nil || len(h.glob("etc/iscsi/nodes/*/*")) != 1 {
+		t.Errorf("detach: err = %v, want to have waited; left %q", err, h.left())
+	}
+	hold(syscall.LOCK_UN)
 	detach(t, i, targetA())
 	wantNothingLeft(t, h, i)
 }

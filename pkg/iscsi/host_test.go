@@ -32,6 +32,7 @@ type host struct {
 
 	mu       sync.Mutex
 	commands []string                 // every tool run, in order
+	killed   []string                 // those whose caller ended them, in order
 	writes   []string                 // every attribute written and every other kernel call, in order
 	luns     map[string]map[int]lun   // by target: what the array shows there now
 	login    map[netip.AddrPort]int   // exit code of a login to a portal; 0 when absent
@@ -283,6 +284,12 @@ func (h *host) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	then := h.pending(line)
 	h.mu.Unlock()
 	then()
+	if err := ctx.Err(); err != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.killed = append(h.killed, line)
+		return nil, err
+	}
 	if code != 0 {
 		return []byte(out), &iscsi.ExitError{Tool: argv[0], Code: code, Stderr: "as told"}
 	}
