@@ -711,6 +711,59 @@ func TestMapOfAnotherWWIDIsRefused(t *testing.T) {
 	}
 }
 
+// FM 2, 3, 28: all paths of what is handed out are one LUN, whether the kernel, the disks
+// or the maps say otherwise.
+func TestPathsThatDoNotAgreeAreRefused(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		multipathd bool // which has made a map of the LUN
+		spoil      func(*host)
+		says       string
+	}{
+		"a silent path is known as another LUN": {true, func(h *host) {
+			h.hang("sdb")
+			h.write(h.diskDir("sdb")+"/vpd_pg80", string(serialPage(serialB)))
+		}, "sdb does not answer, and the kernel knows it as " + serialB},
+		"two WWIDs": {false, func(h *host) {
+			h.renamed["sdc"] = wwidB
+			h.addBothPaths()
+		}, "sdb is " + wwidA + " but sdc is " + wwidB},
+		"a map that is larger": {true, func(h *host) {
+			h.write("sys/block/dm-0/size", fmt.Sprintf("%d\n", 2*gib/512))
+		}, fmt.Sprintf("map dm-0 has %d bytes, its paths have %d", 2*gib, gib)},
+		"two maps": {true, func(h *host) {
+			h.remove("sys/block/dm-0/slaves/sdc", h.diskDir("sdc")+"/block/sdc/holders/dm-0")
+			delete(h.byName, wwidA)
+			h.addToMap(wwidA, "sdc")
+		}, "the paths belong to two maps"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			i := h.initiator()
+			if tt.multipathd {
+				h.runMultipathd()
+				attach(t, i, targetA())
+			}
+			tt.spoil(h)
+			before := h.left()
+			if got, err := i.Attach(t.Context(), targetA(), nil); !errors.Is(err, iscsi.ErrForeign) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("got %+v, %v, want ErrForeign that says %q", got, err, tt.says)
+			}
+			if diff := cmp.Diff(before, h.left()); diff != "" {
+				t.Errorf("changed:\n%s", diff)
+			}
+		})
+	}
+}
+
+// addBothPaths gives the LUN of targetA a session to each portal, and a disk behind each.
+func (h *host) addBothPaths() {
+	for _, p := range portals() {
+		h.addDisk(h.addSession(iqnA, p), 0, h.luns[iqnA][0])
+	}
+}
+
 func TestDeviceThatSomethingElseIsBuiltOnIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, on := range []string{"sdb", "sdb1"} { // a virtual machine's disk has groups in its partitions
@@ -847,9 +900,7 @@ func TestAPathInUseIsNotGivenUpForAnother(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
-			for _, p := range portals() {
-				h.addDisk(h.addSession(iqnA, p), 0, h.luns[iqnA][0])
-			}
+			h.addBothPaths()
 			for _, disk := range tt.mounted {
 				h.mount(h.read("sys/block/"+disk+"/dev"), "/", "/"+disk, "xfs", "/dev/"+disk)
 			}

@@ -50,9 +50,7 @@ func TestFindSaysNotAttached(t *testing.T) {
 func TestFindTwoPathsWithoutMapIsAHalfAttach(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	for _, p := range portals() {
-		h.addDisk(h.addSession(iqnA, p), 0, h.luns[iqnA][0])
-	}
+	h.addBothPaths()
 	i := h.initiator()
 	if _, err := i.Find(t.Context(), targetA()); !errors.Is(err, iscsi.ErrNotAttached) {
 		t.Errorf("err = %v, want ErrNotAttached", err)
@@ -73,6 +71,19 @@ func TestFindRefusesAnotherIdentity(t *testing.T) {
 	other.Serial = serialB
 	if _, err := i.Find(t.Context(), other); !errors.Is(err, iscsi.ErrForeign) {
 		t.Errorf("err = %v, want ErrForeign", err)
+	}
+}
+
+// FM 2, 28: of two paths that the kernel knows as two LUNs, the one in use is not known
+// to be ours.
+func TestFindRefusesPathsThatDiffer(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.renamed["sdc"] = wwidB
+	h.addBothPaths()
+	h.mount("8:16", "/", "/data", "xfs", "/dev/sdb")
+	if got, err := h.initiator().Find(t.Context(), targetA()); !errors.Is(err, iscsi.ErrForeign) || !strings.Contains(err.Error(), "two paths to LUN 0 of "+iqnA+" differ") {
+		t.Errorf("got %+v, %v, want ErrForeign that says so", got, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package iscsi_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -42,6 +43,7 @@ type host struct {
 	dead     map[string]error         // devices that cannot be opened, and why
 	hung     map[string]chan struct{} // devices that do not answer
 	strange  map[string]bool          // names that are another device in /dev
+	renamed  map[string]string        // WWIDs that disks have in place of that of their LUN
 	known    map[string]bool          // WWIDs that multipath was told of
 	dirs     map[string]string        // disk to its SCSI device's directory
 	byName   map[string]string        // map by alias
@@ -102,6 +104,7 @@ func newHost(tb testing.TB) *host {
 		dead:    map[string]error{},
 		hung:    map[string]chan struct{}{},
 		strange: map[string]bool{},
+		renamed: map[string]string{},
 		known:   map[string]bool{},
 		dirs:    map[string]string{},
 		byName:  map[string]string{},
@@ -550,7 +553,7 @@ func (h *host) addDisk(session, number int, l lun) string {
 	h.write(dir+"model", "IBLOCK          \n")
 	if !h.mute {
 		h.write(dir+"vpd_pg80", string(serialPage(l.serial)))
-		h.write(dir+"vpd_pg83", string(idPage(iscsi.LIOWWID(l.serial))))
+		h.write(dir+"vpd_pg83", string(idPage(cmp.Or(h.renamed[name], iscsi.LIOWWID(l.serial)))))
 	}
 	h.write(dir+"delete", "")
 	h.write(dir+"rescan", "")
@@ -801,7 +804,7 @@ func (h *host) Identify(path string) (iscsi.Identity, error) {
 	if !ok {
 		return iscsi.Identity{}, syscall.EIO
 	}
-	return iscsi.Identity{Serial: l.serial, WWID: iscsi.LIOWWID(l.serial), Bytes: l.bytes}, nil
+	return iscsi.Identity{Serial: l.serial, WWID: cmp.Or(h.renamed[name], iscsi.LIOWWID(l.serial)), Bytes: l.bytes}, nil
 }
 
 // Table is the kernel's: it goes by the uuid.
