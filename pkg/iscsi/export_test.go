@@ -42,6 +42,7 @@ var (
 	SenseKey      = senseKey
 	DeviceNumber  = deviceNumber
 	CheckNode     = checkNode
+	MayWrite      = mayWrite
 	ParseHCTL     = parseHCTL
 	ParsePortal   = parsePortal
 	TableQueues   = tableQueues
