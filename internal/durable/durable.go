@@ -15,7 +15,7 @@ const Suffix = ".new"
 // Replace writes a file of mode 0600: after it has returned nil, power may fail, and
 // before that the file is as it was, or not there. Calls for one path must not overlap.
 func Replace(path string, data []byte) error {
-	if err := write(path+Suffix, data); err != nil {
+	if err := Write(path+Suffix, data); err != nil {
 		return err
 	}
 	if err := os.Rename(path+Suffix, path); err != nil {
@@ -33,7 +33,9 @@ func Remove(path string) error {
 	return SyncDir(filepath.Dir(path))
 }
 
-func write(path string, data []byte) (err error) {
+// Write writes a file of mode 0600, or all of one that is there: after it has returned
+// nil, its bytes are durable, though its name need not be.
+func Write(path string, data []byte) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -43,6 +45,15 @@ func write(path string, data []byte) (err error) {
 		return err
 	}
 	return f.Sync()
+}
+
+// MakeDir makes a directory of mode 0700 in one that is durable, or finds it: after it
+// has returned nil, power may fail.
+func MakeDir(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
 }
 
 // SyncDir makes durable which names a directory has.

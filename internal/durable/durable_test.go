@@ -109,6 +109,22 @@ func TestANameThatIsNotDurableIsAnError(t *testing.T) {
 	}
 }
 
+func TestMakeDirIsSafeToRepeat(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "made")
+	for range 2 { // a repeat, because the first one may have ended before the directory was written
+		if err := durable.MakeDir(path); err != nil {
+			t.Error(err)
+		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != os.ModeDir|0o700 {
+		t.Errorf("made %v, %v", info, err)
+	}
+	if err := durable.MakeDir(unsyncable(t, filepath.Dir(path), "made")); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("one that is there: err = %v, want that of the sync", err)
+	}
+}
+
 func TestRemoveLooksAtTheDirectoryToo(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")

@@ -69,7 +69,7 @@ func (r *records) saveFormat(f format) error {
 	path := r.formatPath(f.Serial)
 	data, err := json.Marshal(f)
 	if err == nil {
-		err = r.makeMemory()
+		err = durable.MakeDir(r.memory())
 	}
 	if err == nil {
 		err = durable.Replace(path, append(data, '\n'))
@@ -78,17 +78,6 @@ func (r *records) saveFormat(f format) error {
 		return fmt.Errorf("write what is known of the volume's file system: %w", err)
 	}
 	return r.forgetOldest()
-}
-
-// makeMemory makes the directory, durably.
-func (r *records) makeMemory() error {
-	if _, err := os.Stat(r.memory()); err == nil {
-		return nil
-	}
-	if err := os.MkdirAll(r.memory(), 0o700); err != nil {
-		return err
-	}
-	return durable.SyncDir(r.dir)
 }
 
 // forgetOldest keeps mostFormats of the files, those that were used last.
