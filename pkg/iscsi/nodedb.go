@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/datera-csi/datera-csi/internal/durable"
 )
 
 // nodeDB is open-iscsi's database of node records, a tree of small text files:
@@ -165,8 +167,7 @@ func (r nodeRecord) replace(text []byte) (err error) {
 			err = together(fmt.Errorf("write node record %s: %w", r.path, err), ignoreGone(os.Remove(f.Name())))
 		}
 	}()
-	_, err = f.Write(text)
-	if err = together(err, f.Sync(), f.Close()); err != nil {
+	if err = together(f.Close(), durable.Write(f.Name(), text)); err != nil {
 		return err
 	}
 	if err = os.MkdirAll(filepath.Dir(r.path), 0o700); err != nil {
