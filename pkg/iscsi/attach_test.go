@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -336,6 +337,28 @@ func TestNodeRecordsBringNothingBackAfterAReboot(t *testing.T) {
 		if got := h.record(iqnA, portals()[0], key); got != want {
 			t.Errorf("%s = %q, want %q", key, got, want)
 		}
+	}
+}
+
+// FM 29: iscsiadm made the record as the host's iscsid.conf has it, which may be to log in
+// at boot. It is ours for good before there is a session to come back.
+func TestNodeRecordsAreDurableBeforeTheLogin(t *testing.T) {
+	t.Parallel()
+	h, target := newHost(t), targetA()
+	target.Portals = portals()[:1]
+	dir, synced := "etc/iscsi/nodes/"+iqnA, false
+	h.after["sync "+dir] = func() { synced = h.record(iqnA, portals()[0], "node.startup") == "manual" }
+	h.after["--login"] = func() {
+		if !synced {
+			t.Error("a power failure may bring the host's settings back")
+		}
+	}
+	attach(t, h.initiator(), target)
+
+	h = newHost(t)
+	h.dead[dir] = syscall.EIO
+	if _, err := h.initiator().Attach(t.Context(), target, nil); !errors.Is(err, syscall.EIO) || len(h.ran("--login")) > 0 {
+		t.Errorf("err = %v, want that of the sync; ran %q", err, h.ran())
 	}
 }
 

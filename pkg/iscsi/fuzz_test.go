@@ -34,6 +34,8 @@ func (h *spoiled) Set(path, _ string) error {
 	return syscall.EIO
 }
 
+func (h *spoiled) SyncDir(string) error { return syscall.EIO }
+
 func (h *spoiled) Node(string, string) error { return nil }
 
 func (h *spoiled) Identify(string) (iscsi.Identity, error) {

@@ -40,7 +40,7 @@ type host struct {
 	exits    map[string]int           // exit code of a command, by a piece of it; once
 	after    map[string]func()        // done after a command or kernel call that contains a piece; once
 	claimed  map[string]bool          // devices that are mounted in a namespace nobody sees
-	dead     map[string]error         // devices that cannot be opened, and why
+	dead     map[string]error         // devices that cannot be opened and directories that cannot be synced, and why
 	hung     map[string]chan struct{} // devices that do not answer
 	strange  map[string]bool          // names that are another device in /dev
 	renamed  map[string]string        // WWIDs that disks have in place of that of their LUN
@@ -766,6 +766,20 @@ func (h *host) scan(id, request string) error {
 	}
 	h.mute, h.overlooked = false, false
 	return nil
+}
+
+// SyncDir is the kernel's.
+func (h *host) SyncDir(dir string) error {
+	rel, err := filepath.Rel(h.root, dir)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.writes = append(h.writes, "sync "+rel)
+	err, then := h.dead[rel], h.pending("sync "+rel)
+	h.mu.Unlock()
+	then()
+	return err
 }
 
 // Node is /dev.

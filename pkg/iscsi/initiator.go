@@ -83,7 +83,7 @@ func newInitiator(cfg Config, k kernel) *Initiator {
 	return &Initiator{
 		cfg:      cfg,
 		sysfs:    sysfs{root: cfg.Sysfs, names: &targetNames{}},
-		iscsiadm: &iscsiadm{host: cfg.Host, root: cfg.Root, db: nodeDB{root: cfg.Root}, templates: recordTemplates{root: cfg.Root}},
+		iscsiadm: &iscsiadm{host: cfg.Host, syncDir: k.SyncDir, root: cfg.Root, db: nodeDB{root: cfg.Root}, templates: recordTemplates{root: cfg.Root}},
 		kernel:   k,
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/datera-csi/datera-csi/internal/durable"
 	"github.com/datera-csi/datera-csi/internal/keylock"
 )
 
@@ -23,6 +22,7 @@ import (
 // every target of the array to this host (FM 27).
 type iscsiadm struct {
 	host      Runner
+	syncDir   func(dir string) error
 	db        nodeDB
 	templates recordTemplates
 	root      string
@@ -168,7 +168,7 @@ func (a *iscsiadm) create(ctx context.Context, iqn string, portal netip.AddrPort
 		}
 		a.templates.learn(iqn, r)
 		// Iscsiadm made it with the host's node.startup, which must not come back: it may be to log in at boot.
-		if err := together(r.replace(r.with(settings)), durable.SyncDir(filepath.Dir(r.path))); err != nil {
+		if err := together(r.replace(r.with(settings)), a.syncDir(filepath.Dir(r.path))); err != nil {
 			return err
 		}
 		written = true

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+
+	"github.com/datera-csi/datera-csi/internal/durable"
 )
 
 // kernel is what must be asked of the kernel or of a device itself: all that may
@@ -11,6 +13,9 @@ import (
 type kernel interface {
 	// Set writes an attribute of sysfs.
 	Set(path, value string) error
+
+	// SyncDir makes durable which names a directory has.
+	SyncDir(dir string) error
 
 	// Node proves that path is the device node of the block device dev
 	// ("major:minor" as in sysfs).
@@ -51,6 +56,8 @@ func (linux) Set(path, value string) error {
 	_, err = f.WriteString(value)
 	return together(err, f.Close())
 }
+
+func (linux) SyncDir(dir string) error { return durable.SyncDir(dir) }
 
 func (linux) Node(path, dev string) error {
 	info, err := os.Stat(path)

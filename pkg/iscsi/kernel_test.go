@@ -58,3 +58,14 @@ func TestNodesOfThisMachine(t *testing.T) {
 		t.Errorf("nothing: %v", err)
 	}
 }
+
+// A directory of /proc cannot be synced, and so shows who tries.
+func TestSyncDirSyncs(t *testing.T) {
+	t.Parallel()
+	if err := iscsi.Linux().SyncDir("/proc"); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("err = %v, want that of the sync", err)
+	}
+	if err := iscsi.Linux().SyncDir(t.TempDir()); err != nil {
+		t.Error(err)
+	}
+}
