@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
+	"time"
 
 	"k8s.io/klog/v2"
 )
@@ -24,27 +24,40 @@ func (i *Initiator) Sever(ctx context.Context, t Target) error {
 		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
 	}
 	defer unlock()
-	disks, err := i.sysfs.lun(t.IQN, t.LUN)
-	if err != nil {
+	if err = i.setOffline(ctx, t); err != nil {
 		return err
-	}
-	err = each(disks, func(d disk) error {
-		if d.offline() {
-			return nil
-		}
-		return i.set(ctx, filepath.Join(d.dir, "state"), stateOffline)
-	})
-	if n := slices.IndexFunc(disks, func(d disk) bool { return d.session.live() && !d.offline() }); n >= 0 {
-		return together(fmt.Errorf("%w: %s still takes what this host sends to LUN %d of %s", ErrUnavailable, disks[n].name, t.LUN, t.IQN), err)
-	}
-	if len(disks) > 0 {
-		klog.FromContext(ctx).Info("Nothing that this host still holds reaches the LUN any more", "target", t.IQN, "lun", t.LUN, "disks", len(disks))
 	}
 	m, mapped, err := i.anyMap(t)
 	if err != nil || !mapped {
 		return err
 	}
 	return i.disableQueueing(ctx, m)
+}
+
+// setOffline sets the disks of the LUN offline whose session is live. The kernel refuses
+// that for a moment, while it brings a disk back whose session has just come back.
+func (i *Initiator) setOffline(ctx context.Context, t Target) error {
+	const moment = 5 * time.Second
+	var last error
+	set, err := until(ctx, moment, func() (bool, error) {
+		disks, lookErr := i.sysfs.lun(t.IQN, t.LUN)
+		last = each(disks, func(d disk) error {
+			if !d.session.live() || d.offline() {
+				return nil
+			}
+			err := i.set(ctx, filepath.Join(d.dir, "state"), stateOffline)
+			if err == nil && d.offline() {
+				klog.FromContext(ctx).Info("Nothing that this host still holds reaches the LUN through this disk any more", "target", t.IQN, "lun", t.LUN, "disk", d.name)
+				return nil
+			}
+			return together(fmt.Errorf("%w: %s still takes what this host sends to LUN %d of %s", ErrUnavailable, d.name, t.LUN, t.IQN), err)
+		})
+		return last == nil, lookErr
+	})
+	if err != nil || set {
+		return err
+	}
+	return last
 }
 
 // Rejoin lets a LUN be used again that Sever cut off. Nothing attached is success.

@@ -60,11 +60,21 @@ func TestSeverSaysThatADiskGoesOn(t *testing.T) {
 	t.Parallel()
 	h, i := attachedHost(t)
 	dir := h.diskDir("sdc")
-	h.after[dir+"/state offline"] = func() { h.write(dir+"/state", "running\n") }
+	var again func()
+	again = func() {
+		h.write(dir+"/state", "running\n")
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.after[dir+"/state offline"] = again
+	}
+	again()
 	if err := i.Sever(t.Context(), targetA()); !errors.Is(err, iscsi.ErrUnavailable) || !strings.Contains(err.Error(), "sdc") {
 		t.Errorf("err = %v, want it to name the disk", err)
 	}
-	if err := i.Sever(t.Context(), targetA()); err != nil { // a repeat finds it off
+	h.mu.Lock()
+	h.after[dir+"/state offline"] = func() { h.write(dir+"/state", "running\n") } // once only
+	h.mu.Unlock()
+	if err := i.Sever(t.Context(), targetA()); err != nil {
 		t.Error(err)
 	}
 }

@@ -111,7 +111,7 @@ func TestACutSaveLeavesTheOldRecord(t *testing.T) {
 	}
 }
 
-func TestARecordThatCannotBeSyncedIsAnError(t *testing.T) {
+func TestARecordThatCannotBeWrittenIsAnError(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(dir, nil, 0o600); err != nil {
 		t.Fatal(err)
