@@ -229,15 +229,46 @@ func parseProxy(dir, text string) (*url.URL, error) {
 // the link ..data, so files read through its target belong together: an endpoint
 // of today never meets a tenant of tomorrow.
 func snapshot(dir string) string {
-	target, err := filepath.EvalSymlinks(filepath.Join(dir, "..data"))
-	if err != nil {
+	target, err := os.Readlink(filepath.Join(dir, "..data"))
+	switch {
+	case err != nil: // no mounted Secret
 		return dir
+	case filepath.IsAbs(target):
+		return target
 	}
-	return target
+	return filepath.Join(dir, target)
 }
 
-func readSettings(dir string) (settings, error) {
+// swaps is how often a Secret may change under one look at it.
+const swaps = 10
+
+// together reads files of a snapshot of dir. Kubernetes removes the old directory once
+// the link is turned, so that a file may be missing from it which there always was,
+// and to miss a tenant would be to work in another one. What was read while the link
+// did not turn is whole; else it is read again.
+func together(dir string, read func(now string) error) error {
 	now := snapshot(dir)
+	for range swaps {
+		err := read(now)
+		after := snapshot(dir)
+		if after == now {
+			return err
+		}
+		now = after
+	}
+	return fmt.Errorf("the files in %s change faster than they can be read", dir)
+}
+
+func readSettings(dir string) (s settings, err error) {
+	err = together(dir, func(now string) error {
+		s, err = settingsIn(dir, now)
+		return err
+	})
+	return s, err
+}
+
+// settingsIn reads the settings of a snapshot of dir, which is what errors name.
+func settingsIn(dir, now string) (settings, error) {
 	var s settings
 	var err error
 	if s.endpoint, err = required(dir, now, fileEndpoint, "https://HOST:7718 of the array"); err != nil {
@@ -267,11 +298,14 @@ func readSettings(dir string) (settings, error) {
 
 // credentials reads who to log in as. Errors never hold a value.
 func credentials(dir string) (user, password string, err error) {
-	now := snapshot(dir)
-	if user, err = required(dir, now, fileUser, "the array's user"); err != nil {
-		return "", "", fmt.Errorf("%w: %w", errBackend, err)
-	}
-	if password, err = required(dir, now, filePassword, "the user's password"); err != nil {
+	err = together(dir, func(now string) error {
+		if user, err = required(dir, now, fileUser, "the array's user"); err != nil {
+			return err
+		}
+		password, err = required(dir, now, filePassword, "the user's password")
+		return err
+	})
+	if err != nil {
 		return "", "", fmt.Errorf("%w: %w", errBackend, err)
 	}
 	return user, password, nil

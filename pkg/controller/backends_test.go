@@ -2,6 +2,7 @@ package controller
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -143,13 +144,7 @@ func TestBackendsMountedByKubernetes(t *testing.T) {
 	changed := good()
 	changed["tenant"], changed["username"] = "/root/new", "rotated"
 	backend(t, mounted, "..2026_02", changed)
-	turn := func(to string) {
-		tmp := filepath.Join(mounted, "..data_tmp")
-		if err := errors.Join(os.Symlink(to, tmp), os.Rename(tmp, filepath.Join(mounted, "..data"))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	turn("..2026_01")
+	turn(t, mounted, "..2026_01")
 	for file := range good() {
 		if err := os.Symlink(filepath.Join("..data", file), filepath.Join(mounted, file)); err != nil {
 			t.Fatal(err)
@@ -170,7 +165,7 @@ func TestBackendsMountedByKubernetes(t *testing.T) {
 	if user != "admin" || password != "canary pass " || err != nil {
 		t.Errorf("got %q, %q, %v, want values without their newline only", user, password, err)
 	}
-	turn("..2026_02")
+	turn(t, mounted, "..2026_02")
 	s, err := readSettings(mounted)
 	if s.tenant != "/root/new" || err != nil {
 		t.Errorf("got tenant %q, %v, want the new one", s.tenant, err)
@@ -178,6 +173,76 @@ func TestBackendsMountedByKubernetes(t *testing.T) {
 	if user, _, err = credentials(mounted); user != "rotated" || err != nil {
 		t.Errorf("got user %q, %v, want the new one", user, err)
 	}
+}
+
+// turn makes ..data name another directory, as Kubernetes does.
+func turn(t *testing.T, mounted, to string) {
+	t.Helper()
+	tmp := filepath.Join(mounted, "..data_tmp")
+	if err := errors.Join(os.Symlink(to, tmp), os.Rename(tmp, filepath.Join(mounted, "..data"))); err != nil {
+		t.Error(err)
+	}
+}
+
+// A Secret that changes while it is read loses no file: without its tenant, a volume
+// would be looked for in /root, and what is not found there taken for deleted.
+func TestASecretThatChangesWhileItIsReadIsWhole(t *testing.T) {
+	dir := t.TempDir()
+	mounted := filepath.Join(dir, "default")
+	files := good()
+	files["topology"] = "zone=east"
+	made := 0
+	swap := func() { // as Kubernetes does: make, turn, remove
+		made++
+		backend(t, mounted, fmt.Sprintf("..%d", made), files)
+		turn(t, mounted, fmt.Sprintf("..%d", made))
+		if err := os.RemoveAll(filepath.Join(mounted, fmt.Sprintf("..%d", made-1))); err != nil {
+			t.Error(err)
+		}
+	}
+	swap()
+	var s settings
+	for times := range swaps {
+		left := times
+		err := together(mounted, func(now string) (err error) {
+			if left--; left >= 0 {
+				swap()
+			}
+			s, err = settingsIn(mounted, now)
+			return err
+		})
+		if s.tenant != "/root/prod" || err != nil {
+			t.Errorf("changed %d times: got tenant %q, %v", times, s.tenant, err)
+		}
+	}
+	err := together(mounted, func(string) error { swap(); return nil })
+	if err == nil || !strings.Contains(err.Error(), mounted) {
+		t.Errorf("changed at every look: got %v, want an error that says so", err)
+	}
+
+	b := OpenBackends(BackendsConfig{Dir: dir})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				swap()
+			}
+		}
+	}()
+	for range 300 { // an error is no harm
+		if s, err := readSettings(mounted); err == nil && s.tenant != "/root/prod" {
+			t.Errorf("got tenant %q", s.tenant)
+		}
+		if set, err := b.topology("default"); err == nil && len(set) != 1 {
+			t.Errorf("got topology %v", set)
+		}
+	}
+	close(stop)
+	<-stopped
 }
 
 // One backend that is unfit does not take the plugin down.

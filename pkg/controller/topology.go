@@ -24,9 +24,16 @@ const fileTopology = "topology"
 // topology is where a backend can be reached from; empty is everywhere.
 func (b *Backends) topology(name string) (topology.Set, error) {
 	dir := filepath.Join(b.cfg.Dir, name)
-	text, err := optional(snapshot(dir), fileTopology, "")
-	if err != nil || text == "" {
-		return nil, err
+	var text string
+	err := together(dir, func(now string) (err error) {
+		text, err = optional(now, fileTopology, "")
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("backend %s: %w: %w", name, errBackend, err)
+	}
+	if text == "" {
+		return nil, nil
 	}
 	set, err := topology.ParseSet(text)
 	if err != nil {
