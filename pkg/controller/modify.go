@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -62,6 +63,7 @@ func (r modifyRequest) change(v *dateraclient.Volume) (dateraclient.Change, erro
 	to.QoS = &limits
 	if now != was {
 		to.Description = remark(v.Description, now)
+		to.Meanwhile = remark(v.Description, now.orRatesOf(was))
 	}
 	return to, nil
 }
@@ -75,6 +77,13 @@ func (m marks) withoutRates(q dateraclient.QoS) dateraclient.QoS {
 		q.TotalBandwidth = m.Bandwidth.Most
 	}
 	return q
+}
+
+// orRatesOf are the marks while the limits change from those of was: a rate that goes
+// stays noted until its limit is set, for nothing but its note tells the total of before.
+func (m marks) orRatesOf(was marks) marks {
+	m.IOPS, m.Bandwidth = cmp.Or(m.IOPS, was.IOPS), cmp.Or(m.Bandwidth, was.Bandwidth)
+	return m
 }
 
 // over is p with the limits per GiB that it does not name as they were.

@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -154,16 +155,43 @@ func TestModifyWhoseLimitsAreRefusedSaysWhatChanged(t *testing.T) {
 		}
 		refuse()
 		pairs := []string{"read_iops_max", "12", "iops_per_gb", "7", "replica_count", "3", "placement_policy", "all-flash"}
-		wantCode(t, name, l.modify(t.Context(), id, pairs...), codes.FailedPrecondition, id, "all but the limits is as asked")
+		wantCode(t, name, l.modify(t.Context(), id, pairs...), codes.FailedPrecondition, id, "only a part", "limits are refused")
 		if after := l.volume(t, id); after.Replicas != 3 || after.PlacementPolicy != "all-flash" || after.QoS != before.QoS || after.Description != before.Description {
 			t.Errorf("%s: got %+v, want the placement changed and the rest as before: %+v", name, after, before)
 		}
 		refuse()
-		wantCode(t, name+", again", l.modify(t.Context(), id, pairs...), codes.FailedPrecondition, id, "all but the limits is as asked")
+		wantCode(t, name+", again", l.modify(t.Context(), id, pairs...), codes.FailedPrecondition, id, "only a part", "limits are refused")
 		refuse()
 		l.array.Fail(simtest.Put("/app_instances/*"), sim.Fault{Delay: time.Millisecond})
 		l.array.Fail(simtest.Put("/app_instances/*"), sim.Fault{Status: 403})
 		wantCode(t, name+", and its note stays", l.modify(t.Context(), id, pairs...), codes.FailedPrecondition, "could not be set back")
+	}
+}
+
+// A description that is refused is not taken for refused limits: they are not sent, and
+// what was changed before is told.
+func TestModifyWhoseNoteIsRefusedSetsNoLimits(t *testing.T) {
+	for _, c := range []struct {
+		pairs  []string
+		passes int // requests of a description before the one that is refused
+		code   codes.Code
+		says   string
+		sent   int // changes
+	}{
+		{[]string{"iops_per_gb", "7"}, 0, codes.InvalidArgument, "refuses the request", 1},
+		{[]string{"iops_per_gb", "7", "replica_count", "3"}, 0, codes.FailedPrecondition, "its placement is as asked", 2},
+		{[]string{"bandwidth_per_gb", "0", "read_iops_max", "9"}, 0, codes.FailedPrecondition, "its limits are as asked", 2},
+		{[]string{"iops_per_gb", "7", "bandwidth_per_gb", "0"}, 1, codes.FailedPrecondition, "its limits are as asked", 3},
+	} {
+		l := start(t)
+		id := l.create(t, "pvc-1", parameters("replica_count", "2", "bandwidth_per_gb", "8"))
+		if c.passes > 0 {
+			l.array.Fail(simtest.Put("/app_instances/*"), sim.Fault{Delay: time.Millisecond, Times: c.passes})
+		}
+		l.array.Fail(simtest.Put("/app_instances/*"), sim.Fault{Status: 400})
+		l.requests()
+		wantCode(t, strings.Join(c.pairs, " "), l.modify(t.Context(), id, c.pairs...), c.code, c.says)
+		l.wantRequests(t, strings.Join(c.pairs, " "), 1+c.sent)
 	}
 }
 
@@ -243,6 +271,60 @@ func TestModifyThatIsCutOffConverges(t *testing.T) {
 					}
 					if v = l.volume(t, id); v.QoS.TotalIOPS != 140 {
 						t.Errorf("grown: got %+v, want 7 IOPS for each of 20 GiB", v.QoS)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Wherever a call is cut off that takes a limit per GiB away, repeating it leads to the
+// total that was before that limit, which nothing but the volume's note tells.
+func TestModifyThatTakesARateAwayAndIsCutOffConverges(t *testing.T) {
+	for name, c := range map[string]struct {
+		class, change []string
+		want, grown   dateraclient.QoS
+	}{
+		"a total below": {[]string{"iops_per_gb", "7", "total_iops_max", "50"}, []string{"iops_per_gb", "0"},
+			dateraclient.QoS{TotalIOPS: 50}, dateraclient.QoS{TotalIOPS: 50}},
+		"a total above": {[]string{"iops_per_gb", "7", "total_iops_max", "5000"}, []string{"iops_per_gb", "0"},
+			dateraclient.QoS{TotalIOPS: 5000}, dateraclient.QoS{TotalIOPS: 5000}},
+		"no total": {[]string{"bandwidth_per_gb", "7", "read_iops_max", "3"}, []string{"bandwidth_per_gb", "0", "read_iops_max", "4"},
+			dateraclient.QoS{ReadIOPS: 4}, dateraclient.QoS{ReadIOPS: 4}},
+		"no limit at all": {[]string{"bandwidth_per_gb", "7"}, []string{"bandwidth_per_gb", "0"}, dateraclient.QoS{}, dateraclient.QoS{}},
+		"another total": {[]string{"iops_per_gb", "7", "total_iops_max", "5000"}, []string{"iops_per_gb", "0", "total_iops_max", "60"},
+			dateraclient.QoS{TotalIOPS: 60}, dateraclient.QoS{TotalIOPS: 60}},
+		"another rate": {[]string{"iops_per_gb", "7", "total_iops_max", "5000", "bandwidth_per_gb", "9"},
+			[]string{"iops_per_gb", "0", "bandwidth_per_gb", "8", "total_bandwidth_max", "100"},
+			dateraclient.QoS{TotalIOPS: 5000, TotalBandwidth: 80}, dateraclient.QoS{TotalIOPS: 5000, TotalBandwidth: 100}},
+	} {
+		for kind, fault := range map[string]sim.Fault{"lost": {LoseAnswer: true, Times: 4}, "failed": {Status: 500}} {
+			for requests := range 5 { // a look, a note, the limits, the last note, and none
+				t.Run(fmt.Sprintf("%s, %s after %d", name, kind, requests), func(t *testing.T) {
+					t.Parallel()
+					l := start(t)
+					id := l.create(t, "pvc-1", parameters(c.class...))
+					if requests > 0 {
+						l.array.Fail(simtest.Any("/app_instances/**"), sim.Fault{Delay: 1, Times: requests})
+					}
+					l.array.Fail(simtest.Any("/app_instances/**"), fault)
+					ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+					defer cancel()
+					_ = l.modify(ctx, id, c.change...) // it may have been cut off
+					l.array.Array.ClearFaults()
+					for range 2 {
+						if err := l.modify(t.Context(), id, c.change...); err != nil {
+							t.Fatal(err)
+						}
+						if got := l.volume(t, id).QoS; got != c.want {
+							t.Errorf("got %+v, want %+v", got, c.want)
+						}
+					}
+					if _, err := l.expand(t, id, 20*gib, 0); err != nil {
+						t.Fatal(err)
+					}
+					if got := l.volume(t, id).QoS; got != c.grown {
+						t.Errorf("grown: got %+v, want %+v", got, c.grown)
 					}
 				})
 			}

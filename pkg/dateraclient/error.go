@@ -19,8 +19,8 @@ var (
 	ErrNoSpace     = errors.New("no space left on the array")         // or in the tenant's quota
 	ErrAuth        = errors.New("the array refuses the credentials")  // also after one new login
 	ErrPermission  = errors.New("permission denied by the array")     // the user's role or tenant does not allow it
-	ErrInvalid     = errors.New("the array refuses the request")      // final: nothing was done
-	ErrHalfway     = errors.New("all but the limits is as asked")     // an ErrInvalid; something may have been changed
+	ErrInvalid     = errors.New("the array refuses the request")      // final: nothing was done, unless it is ErrHalfway, too
+	ErrHalfway     = errors.New("only a part of the change was made") // an ErrInvalid of what was to follow
 	ErrFault       = errors.New("the array failed")                   // 500: its words are all there is to know
 	ErrUnavailable = errors.New("the array is unavailable")           // 503, refused, reset or still starting, after retries
 	ErrUnreachable = errors.New("the array cannot be reached")        // no route, no address, no answer to a dial

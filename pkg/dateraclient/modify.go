@@ -55,19 +55,21 @@ func (w *volumeWire) grown(to GiB) bool {
 // they are.
 type Change struct {
 	Description     string
-	Replicas        int // the array only adds replicas
+	Meanwhile       string // the description until the limits are set; "" is Description
+	Replicas        int    // the array only adds replicas
 	PlacementMode   string
 	PlacementPolicy string
 	QoS             *QoS // all six limits
 }
 
 // ModifyVolume changes v, which the caller has just read: one request for replicas and
-// placement, one for the description, one for the limits, each only if it differs. First
-// comes what an array is likeliest to refuse, for lack of nodes, room or a policy, so that
-// nothing has changed then, and a volume is not left with limits that nobody sees. It is
-// safe to repeat after a failure. ErrInvalid: the array does not want it so, and nothing
-// has changed. ErrHalfway: it refused the limits, and what was changed before stays, by
-// this call or by one before that was cut off.
+// placement, one for the description, one for the limits, each only if it differs, and one
+// more where the description is another one until the limits are set. First comes what an
+// array is likeliest to refuse, for lack of nodes, room or a policy, so that nothing has
+// changed then, and a volume is not left with limits that nobody sees. It is safe to repeat
+// after a failure. ErrInvalid: the array does not want it so, and nothing has changed.
+// ErrHalfway: it refused a later part, and what was changed before stays, by this call or by
+// one before that was cut off.
 func (c *Client) ModifyVolume(ctx context.Context, v *Volume, to Change) error {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
@@ -77,30 +79,53 @@ func (c *Client) ModifyVolume(ctx context.Context, v *Volume, to Change) error {
 	if to.Description = described(to.Description); to.Description == "" {
 		to.Description = v.Description
 	}
+	if to.Meanwhile = described(to.Meanwhile); to.Meanwhile == "" {
+		to.Meanwhile = to.Description
+	}
 	if to.QoS == nil {
 		to.QoS = &v.QoS
 	}
-	err := c.place(ctx, v, to)
+	if err := c.place(ctx, v, to); err != nil {
+		return err
+	}
+	err := c.describe(ctx, v, to.Meanwhile)
+	if to.places() {
+		err = halfway(err, "its placement is as asked, its description is refused")
+	}
 	if err != nil {
 		return err
 	}
-	if err = c.describe(ctx, v, to.Description); err == nil {
-		err = c.limit(ctx, v, *to.QoS)
-	}
+	noted := *v
+	noted.Description = to.Meanwhile
+	err = c.limit(ctx, v, *to.QoS)
 	if errors.Is(err, ErrInvalid) {
-		return c.setBack(ctx, v, to.Description, err)
+		return c.setBack(ctx, &noted, v.Description, halfway(err, "its limits are refused"))
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return halfway(c.describe(ctx, &noted, to.Description), "its limits are as asked, its description is refused")
 }
 
-// setBack gives v its description again, because of why.
-func (c *Client) setBack(ctx context.Context, v *Volume, from string, why error) error {
-	noted := *v
-	noted.Description = from
-	if err := c.describe(ctx, &noted, v.Description); err != nil {
-		return fmt.Errorf("%w: %w; and its description could not be set back: %w", ErrHalfway, why, err)
+func (to Change) places() bool {
+	return to.Replicas != 0 || to.PlacementMode != "" || to.PlacementPolicy != ""
+}
+
+// halfway is what an error means for which a part of a change has been made: what is
+// refused now is not all that was asked for.
+func halfway(err error, what string) error {
+	if !errors.Is(err, ErrInvalid) {
+		return err
 	}
-	return fmt.Errorf("%w: %w", ErrHalfway, why)
+	return fmt.Errorf("%w: %s: %w", ErrHalfway, what, err)
+}
+
+// setBack gives v a description again, because of why.
+func (c *Client) setBack(ctx context.Context, v *Volume, description string, why error) error {
+	if err := c.describe(ctx, v, description); err != nil {
+		return fmt.Errorf("%w; and its description could not be set back: %w", why, err)
+	}
+	return why
 }
 
 func (c *Client) describe(ctx context.Context, v *Volume, description string) error {
