@@ -88,6 +88,37 @@ func TestDelayHoldsTheAnswerBack(t *testing.T) {
 	}
 }
 
+func TestAChangeIsMadeAfterItsClientHasLeft(t *testing.T) {
+	s := simtest.Start(t)
+	c := dial(t, s)
+	for _, step := range []struct {
+		method, path string
+		body         any
+		then         int // the status of the object
+	}{
+		{"POST", "/app_instances", simple("demo", 1), http.StatusOK},
+		{"PUT", "/app_instances/demo", map[string]any{"admin_state": "offline"}, http.StatusOK},
+		{"DELETE", "/app_instances/demo", nil, http.StatusNotFound},
+	} {
+		s.Fail(sim.Match{Method: step.method, Path: step.path}, sim.Fault{Delay: 100 * time.Millisecond})
+		c.http.Timeout = 10 * time.Millisecond
+		if status, _, err := c.send(step.method, step.path, step.body); err == nil {
+			t.Errorf("%s %s was answered: %d", step.method, step.path, status)
+		}
+		c.http.Timeout = 0
+		made := func() bool {
+			status, out, _ := c.send("GET", "/app_instances/demo", nil)
+			data, _ := out["data"].(map[string]any)
+			return status == step.then && (step.method != "PUT" || data["admin_state"] == "offline")
+		}
+		for end := time.Now().Add(10 * time.Second); !made(); <-time.After(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s %s was not carried out", step.method, step.path)
+			}
+		}
+	}
+}
+
 func TestExpiredTokenNeedsANewLogin(t *testing.T) {
 	s := simtest.Start(t)
 	c := dial(t, s)

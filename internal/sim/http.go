@@ -31,7 +31,11 @@ func (a *Array) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	prefix, path := splitVersion(req.URL.EscapedPath())
 	entry := a.log.begin(req.Method, path, prefix, req.URL.RawQuery)
 	fault, faulty := a.faults.take(req.Method, path, a.now())
-	if !wait(req.Context(), a.cfg.Latency+fault.Delay) {
+	sent := req.Context()
+	if req.Method != http.MethodGet {
+		sent = context.WithoutCancel(sent) // what a client has sent is carried out, also when the client has left
+	}
+	if !wait(sent, a.cfg.Latency+fault.Delay) {
 		return
 	}
 	if faulty && fault.before(w, req, a, entry) {
