@@ -731,6 +731,77 @@ func TestManyNodesOfOneVolumeWaitForEachOther(t *testing.T) {
 	}
 }
 
+// A change of the ACL that is under way when its caller leaves is carried out all the
+// same. Until that is known nobody hears of the volume that a node is gone from it.
+func TestNoUnpublishIsOKBeforeAnAbandonedPublishIsOver(t *testing.T) {
+	made := start(t)
+	id, other := made.create(t, "pvc-1"), made.create(t, "pvc-2")
+	if _, err := made.publish(t.Context(), other, node1); err != nil { // makes the initiator known
+		t.Fatal(err)
+	}
+	l, until, release := made.gated(t, http.MethodPut, waiting(20*time.Millisecond))
+	ctx, leave := context.WithCancel(t.Context())
+	done := until(func() error { _, err := l.publish(ctx, id, node1); return err })
+	leave()
+	for range 3 {
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		wantCode(t, "unpublish beside the add", l.unpublish(soon, id, node1), codes.Aborted, id)
+		cancel()
+	}
+	release()
+	wantCode(t, "publish", <-done, codes.Canceled, id)
+	if diff := cmp.Diff(made.acl(t, id), []string{node1}); diff != "" {
+		t.Errorf("ACL after the add (-got +want):\n%s", diff)
+	}
+	if err := l.unpublish(t.Context(), id, node1); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(made.acl(t, id), []string{}); diff != "" {
+		t.Errorf("ACL after the unpublish (-got +want):\n%s", diff)
+	}
+}
+
+// The other way about: no publish is OK while a removal or a forced offline may still come.
+func TestNoPublishIsOKBeforeAnAbandonedUnpublishIsOver(t *testing.T) {
+	for name, session := range map[string]bool{"remove": false, "offline": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			made := start(t, func(cfg *sim.Config) { cfg.SessionsStick = session })
+			id := made.create(t, "pvc-1")
+			if _, err := made.publish(t.Context(), id, node1); err != nil {
+				t.Fatal(err)
+			}
+			if session { // which outlives its entry in the ACL until the volume goes offline
+				made.array.LogIn(t, made.target(t, id), node1)
+				made.api(t, http.MethodPut, "/app_instances/"+id+"/storage_instances/storage-1/acl_policy/initiators",
+					map[string]string{"path": "/initiators/" + node1, "op": "remove"}, nil)
+			}
+			l, until, release := made.gated(t, http.MethodPut, waiting(20*time.Millisecond))
+			ctx, leave := context.WithCancel(t.Context())
+			done := until(func() error { return l.unpublish(ctx, id, node1) })
+			leave()
+			for range 3 {
+				soon, cancel := context.WithTimeout(t.Context(), time.Second)
+				_, err := l.publish(soon, id, node1)
+				wantCode(t, "publish beside it", err, codes.Aborted, id)
+				cancel()
+			}
+			release()
+			wantCode(t, "unpublish", <-done, codes.Canceled, id)
+			if _, err := l.publish(t.Context(), id, node1); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(made.acl(t, id), []string{node1}); diff != "" {
+				t.Errorf("ACL (-got +want):\n%s", diff)
+			}
+			var o object
+			if made.api(t, http.MethodGet, "/app_instances/"+id, nil, &o); o.AdminState != "online" {
+				t.Errorf("the volume is %s", o.AdminState)
+			}
+		})
+	}
+}
+
 // FM 38: who waits for his turn goes when his caller does.
 func TestAPublishThatWaitsForItsTurnHonoursItsCaller(t *testing.T) {
 	made := start(t)

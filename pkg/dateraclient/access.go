@@ -18,10 +18,11 @@ type member struct {
 }
 
 // memberRequest admits or expels one initiator. Repeating it is not safe without
-// a look at the list in between.
+// a look at the list in between, and what the list shows is no proof while one is
+// under way.
 func (v *Volume) memberRequest(op, iqn string) request {
 	r := put(v.storagePath()+"/acl_policy/initiators", member{Path: "/initiators/" + iqn, Op: op})
-	r.once = true
+	r.once, r.awaited = true, true
 	return r
 }
 
@@ -29,6 +30,9 @@ func (v *Volume) memberRequest(op, iqn string) request {
 // and waits within ctx until it is exported. It returns the volume as read after
 // that. What v shows to be done already is not done again. On the common path it
 // takes two requests: the add, and the read that proves it.
+//
+// An add that is under way when ctx ends is awaited, for two minutes at most, so that
+// this call admits nobody after it has returned. So is what Revoke has under way.
 //
 // ErrInUse: access control of v is off, so that admitting means nothing and no
 // host could ever be kept out again.
@@ -222,7 +226,9 @@ func (e *eviction) step(ctx context.Context, v *Volume) error {
 			e.iqn, v.Name, Few(slices.Concat(v.Initiators, v.InitiatorGroups))+" may use it", ifDead)
 	}
 	e.forced, e.since = true, time.Now()
-	err := run(ctx, e.c, put(v.path(), adminState{State: offline, Force: true}))
+	end := put(v.path(), adminState{State: offline, Force: true})
+	end.awaited = true
+	err := run(ctx, e.c, end)
 	if errors.Is(err, ErrNotFound) {
 		return nil // the next look at the volume tells whether it is gone
 	}

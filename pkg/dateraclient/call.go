@@ -30,6 +30,9 @@ type request struct {
 	// once forbids to send it again when the answer was lost: a POST, and a PUT
 	// with an op, would not do the same thing twice.
 	once bool
+	// awaited keeps it from being given up with its caller: until it is known what has
+	// become of it, whoever holds the volume must go on to hold it.
+	awaited bool
 	// notice, if set, hears of every attempt that fails.
 	notice func(*Error)
 }
@@ -128,6 +131,14 @@ func (c *Client) attempt(ctx context.Context, s *session, r request, decode func
 		defer func() { <-c.slots }()
 	case <-ctx.Done():
 		return ended(ctx, r, false)
+	}
+	if r.awaited {
+		if ctx.Err() != nil {
+			return ended(ctx, r, false)
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(context.WithoutCancel(ctx), patience, errImpatient)
+		defer cancel()
 	}
 	trail := new(trail)
 	req, err := c.httpRequest(trail.follow(ctx), s, r)

@@ -118,10 +118,11 @@ func (c *Client) Tenant() string { return c.tenant }
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Timeouts of one request. Between them lies what an array under load may take
-// to answer; a lost answer is looked up, never guessed.
+// to answer; a lost answer is looked up, never guessed. Callers mostly leave earlier;
+// what is awaited for longer than they do has all of it.
 const (
 	dialTimeout   = 10 * time.Second
-	answerTimeout = time.Minute
+	answerTimeout = patience
 	idleTimeout   = 90 * time.Second
 )
 

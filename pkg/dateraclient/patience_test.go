@@ -62,6 +62,65 @@ func TestSilentArrayIsUnavailable(t *testing.T) {
 	})
 }
 
+// slow is a transport to an array that answers reads at once, and changes after a time.
+type slow struct {
+	after        time.Duration
+	begun, ended int // changes
+}
+
+func (s *slow) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/app_instances/") {
+		s.begun++
+		select {
+		case <-time.After(s.after):
+			s.ended++
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+	return wire(func(*http.Request) (int, string) { return 200, oneVolume }).RoundTrip(r)
+}
+
+// A change of the ACL is not given up with its caller, but not awaited for ever, and not
+// begun when the caller has left already.
+func TestChangesOfTheACLAreNotLeftUnderWay(t *testing.T) {
+	for _, tc := range []struct{ answer, leave, want time.Duration }{
+		{70 * time.Second, time.Minute, 70 * time.Second},
+		{time.Hour, time.Minute, 2 * time.Minute},
+		{70 * time.Second, 0, 0},
+	} {
+		for name, change := range map[string]func(context.Context, *dateraclient.Client, *dateraclient.Volume) error{
+			"add": func(ctx context.Context, c *dateraclient.Client, v *dateraclient.Volume) error {
+				_, err := c.Grant(ctx, v, hostA)
+				return err
+			},
+			"remove": func(ctx context.Context, c *dateraclient.Client, v *dateraclient.Volume) error {
+				v.Initiators = []string{hostA}
+				return c.Revoke(ctx, v, hostA)
+			},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				var array slow
+				array.after = tc.answer
+				c := client(t, "http://array", func(cfg *dateraclient.Config) { cfg.HTTP = &http.Client{Transport: &array} })
+				if _, err := c.Volume(t.Context(), "CSI-a"); err != nil { // logs in
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), tc.leave)
+				defer cancel()
+				begun := time.Now()
+				err := change(ctx, c, unlucky())
+				if took := time.Since(begun); took != tc.want || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%s, answered after %s: %v after %s, want the caller's end after %s", name, tc.answer, err, took, tc.want)
+				}
+				if want := tc.leave > 0; (array.begun > 0) != want || (array.ended > 0) != (want && tc.answer < time.Hour) {
+					t.Errorf("%s, answered after %s: %d changes begun, %d ended", name, tc.answer, array.begun, array.ended)
+				}
+			})
+		}
+	}
+}
+
 // A transport that does not say how far a request came must not make the client
 // believe that a create was never sent.
 func TestTransportWithoutMarksIsNotTrusted(t *testing.T) {
