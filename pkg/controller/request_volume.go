@@ -78,6 +78,14 @@ func checkName(name string) error {
 	return nil
 }
 
+func parseGet(id string) (volumeID, error) {
+	parsed, err := parseVolumeID(id)
+	if err != nil {
+		return volumeID{}, invalid(err)
+	}
+	return parsed, nil
+}
+
 func parseDelete(req *csi.DeleteVolumeRequest) (volumeID, error) {
 	id, err := parseVolumeID(req.GetVolumeId())
 	if err != nil {
