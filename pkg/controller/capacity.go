@@ -24,16 +24,7 @@ func (s *Server) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (
 	if err != nil {
 		return nil, err
 	}
-	room, err := s.room(ctx, want)
-	if errors.Is(err, errNoTemplate) || errors.Is(err, errUnknownBackend) {
-		want.Mistake = err
-		if want.Parameters, err = parseParameters(nil); err == nil {
-			room, err = s.room(ctx, want)
-		}
-	}
-	if want.Mistake != nil {
-		klog.FromContext(ctx).Info("CreateVolume will refuse this class", "mistake", want.Mistake)
-	}
+	room, err := s.roomOfClass(ctx, want)
 	if err != nil {
 		return nil, withStatus(fmt.Errorf("get capacity: %w", err))
 	}
@@ -49,6 +40,23 @@ type room struct {
 	Free, Largest dateraclient.GiB
 	Smallest      dateraclient.GiB // volume that can be made
 	Array         string           // its UUID; "" is not known
+}
+
+// roomOfClass is the room for a class; for one with a mistake, that for an empty one.
+func (s *Server) roomOfClass(ctx context.Context, want capacityRequest) (room, error) {
+	if want.Mistake == nil {
+		found, err := s.room(ctx, want)
+		if !errors.Is(err, errNoTemplate) && !errors.Is(err, errUnknownBackend) {
+			return found, err
+		}
+		want.Mistake = err
+	}
+	klog.FromContext(ctx).Info("CreateVolume will refuse this class", "mistake", want.Mistake)
+	var err error
+	if want.Parameters, err = parseParameters(nil); err != nil {
+		return room{}, err
+	}
+	return s.room(ctx, want)
 }
 
 func (s *Server) room(ctx context.Context, want capacityRequest) (room, error) {

@@ -17,7 +17,7 @@ import (
 // ControllerGetVolumeHealth tells what the array finds wrong with a volume;
 // nothing when all is well.
 func (s *Server) ControllerGetVolumeHealth(ctx context.Context, req *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {
-	id, err := parseGet(req.GetVolumeId())
+	id, err := parseVolume(req.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}

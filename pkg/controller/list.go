@@ -38,7 +38,7 @@ func (s *Server) ListVolumes(ctx context.Context, req *csi.ListVolumesRequest) (
 
 // ControllerGetVolume tells what ListVolumes tells, of one volume, whoever made it.
 func (s *Server) ControllerGetVolume(ctx context.Context, req *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
-	id, err := parseGet(req.GetVolumeId())
+	id, err := parseVolume(req.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}

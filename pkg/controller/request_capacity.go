@@ -16,7 +16,7 @@ type capacityRequest struct {
 	Parameters parameters
 	Place      *requirement // nil: anywhere
 	Refusal    string       // why there can be no such volume at all
-	Mistake    error        // of the class; the figures are then those of an empty class
+	Mistake    error        // of the class, which has no parameters then
 }
 
 // parseCapacity reads a class as external-provisioner passes it on here: with its keys of the sidecars, which
@@ -27,11 +27,6 @@ func parseCapacity(req *csi.GetCapacityRequest) (capacityRequest, error) {
 	maps.DeleteFunc(class, func(key, _ string) bool { return strings.HasPrefix(key, sidecarKeys) })
 	params, err := parseParameters(class)
 	want := capacityRequest{Parameters: params, Mistake: err}
-	if err != nil {
-		if want.Parameters, err = parseParameters(nil); err != nil {
-			return capacityRequest{}, err
-		}
-	}
 	// A cluster without topology has one place, without segments.
 	if t := req.GetAccessibleTopology(); len(t.GetSegments()) > 0 {
 		if want.Place, err = parseRequirement(&csi.TopologyRequirement{Requisite: []*csi.Topology{t}}); err != nil {

@@ -78,20 +78,13 @@ func checkName(name string) error {
 	return nil
 }
 
-func parseGet(id string) (volumeID, error) {
+// parseVolume is the volume of a request that names no more than that.
+func parseVolume(id string) (volumeID, error) {
 	parsed, err := parseVolumeID(id)
 	if err != nil {
 		return volumeID{}, invalid(err)
 	}
 	return parsed, nil
-}
-
-func parseDelete(req *csi.DeleteVolumeRequest) (volumeID, error) {
-	id, err := parseVolumeID(req.GetVolumeId())
-	if err != nil {
-		return volumeID{}, invalid(err)
-	}
-	return id, nil
 }
 
 type expandRequest struct {

@@ -146,7 +146,7 @@ func (d differences) String() string { return strings.Join(d, "; ") }
 // DeleteVolume deletes a volume that nobody uses. A volume that is not there is
 // deleted; any doubt is an error, and no data goes with it.
 func (s *Server) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
-	id, err := parseDelete(req)
+	id, err := parseVolume(req.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +201,7 @@ func (s *Server) ValidateVolumeCapabilities(ctx context.Context, req *csi.Valida
 	}
 	_, v, err := s.find(ctx, want.ID)
 	if err != nil {
-		return nil, withStatus(fmt.Errorf("validate: %w", err))
+		return nil, withStatus(fmt.Errorf("validate volume %s: %w", want.ID, err))
 	}
 	if refusal := want.refusal(v); refusal != "" {
 		return &csi.ValidateVolumeCapabilitiesResponse{Message: refusal}, nil

@@ -542,4 +542,8 @@ func TestValidate(t *testing.T) {
 	req.VolumeCapabilities = nil
 	_, err = l.ValidateVolumeCapabilities(t.Context(), req)
 	wantCode(t, "no capabilities", err, codes.InvalidArgument)
+	req = good()
+	l.array.Fail(simtest.Get("/app_instances/*"), sim.Fault{Status: http.StatusInternalServerError})
+	_, err = l.ValidateVolumeCapabilities(t.Context(), req)
+	wantCode(t, "the array fails", err, codes.Internal, "validate volume "+req.GetVolumeId())
 }
