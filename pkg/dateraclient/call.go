@@ -132,10 +132,10 @@ func (c *Client) attempt(ctx context.Context, s *session, r request, decode func
 	case <-ctx.Done():
 		return ended(ctx, r, false)
 	}
+	if ctx.Err() != nil { // there was a slot, too
+		return ended(ctx, r, false)
+	}
 	if r.awaited {
-		if ctx.Err() != nil {
-			return ended(ctx, r, false)
-		}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(context.WithoutCancel(ctx), patience, errImpatient)
 		defer cancel()
