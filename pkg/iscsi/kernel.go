@@ -53,7 +53,7 @@ func (linux) Set(path, value string) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(value)
+	_, err = f.WriteString(value + "\n") // a disk's state is known by the end of its line
 	return together(err, f.Close())
 }
 

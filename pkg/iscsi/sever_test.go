@@ -2,6 +2,8 @@ package iscsi_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -54,6 +56,21 @@ func TestSeverKeepsEverythingFromTheLUN(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// The kernel takes no state without the end of its line.
+func TestTheKernelIsWrittenWholeLines(t *testing.T) {
+	t.Parallel()
+	attribute := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(attribute, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := iscsi.Linux().Set(attribute, "offline"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(attribute); err != nil || string(got) != "offline\n" {
+		t.Errorf("wrote %q, %v", got, err)
+	}
 }
 
 func TestSeverSaysThatADiskGoesOn(t *testing.T) {

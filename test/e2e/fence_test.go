@@ -104,8 +104,12 @@ func letInAgain(ctx context.Context, t *testing.T, bed *testbed.Bed, fs string) 
 
 	published, err := bed.Publish(ctx, v, one)
 	must(t, err)
-	sh(ctx, t, one.Guest, "for i in $(seq 100); do grep -qs FAILED /sys/class/iscsi_session/*/state || exit 0; sleep 0.3; done; exit 1")
+	// Its sessions come back by themselves, and with them what it could write by.
+	sh(ctx, t, one.Guest, "for i in $(seq 200); do grep -qvs running /sys/block/sd*/device/state || exit 0; sleep 0.3; done; exit 1")
 	expectCode(t, one.PublishTo(ctx, v, published, "pod-2"), codes.FailedPrecondition, "access list", dir)
+	if states := sh(ctx, t, one.Guest, "cat /sys/block/sd*/device/state | sort -u"); states != "offline" {
+		t.Errorf("the disks are %q, want them offline", states)
+	}
 	if code := exitCode(ctx, t, one.Guest, "timeout 60 dd if=/dev/zero of="+dir+"/late bs=64k count=1 conv=fsync"); code == 0 {
 		t.Error("what was mounted before still writes")
 	}

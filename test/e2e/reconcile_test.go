@@ -94,6 +94,24 @@ func awaitPaths(ctx context.Context, t testing.TB, w *testbed.Worker, n int) {
 	}
 }
 
+// TestADiskThatTheKernelGaveUpComesBack is FM 20: a path of a map is set offline, as the
+// kernel does after errors that it cannot mend, while its session works. It is used again
+// under a running writer.
+func TestADiskThatTheKernelGaveUpComesBack(t *testing.T) {
+	ctx, bed := useBed(t)
+	fault(t, "the kernel gives a path up")
+	w := bed.Workers[0]
+	impatient(ctx, t, w)
+	v, dir := attached(ctx, t, bed, "given-up", testbed.Mount("xfs"))
+	writer := startStream(ctx, t, w, dir)
+	awaitPaths(ctx, t, w, 2)
+	sh(ctx, t, w.Guest, "set -- /sys/block/sd*/device/state; echo offline > $1; grep -q offline $1")
+	awaitPaths(ctx, t, w, 2)
+	writer.stopUnharmed(ctx, t)
+	must(t, bed.Detach(ctx, v, w, "pod-0"))
+	must(t, bed.Delete(ctx, v))
+}
+
 // TestDegradedAttachHeals is FM 20 and 25: a volume is attached while a portal is
 // dead, which the log tells; when the portal is back, the path joins the map under a
 // running writer.
