@@ -9,6 +9,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/tools/txtar"
 )
 
@@ -39,17 +41,18 @@ const (
 // arrows says what the non-test code of a package may import besides the
 // standard library: packages of this module by their directory, others by their
 // module. A package that is not here fails the test, so that a new one gets its
-// arrows on purpose.
+// arrows on purpose, and so does an arrow that nothing uses. docs/design.md has
+// those between packages of this module.
 func arrows() map[string][]string {
 	return map[string][]string{
 		"cmd/datera-csi": {
 			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/kube", "internal/mountinfo", "internal/namesakes", "internal/rpc", "internal/topology",
 			csiSpec, cobra, pflag, grpcModule, klog, mountUtils,
 		},
-		"cmd/datera-sim":             {"internal/sim", "internal/lio", "internal/durable", cobra, klog},
+		"cmd/datera-sim":             {"internal/sim", "internal/lio", "internal/durable", cobra},
 		"pkg/identity":               {csiSpec, klog, protobuf},
-		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/filesystem", "internal/publishctx", "internal/health", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf, xSync},
-		"pkg/node":                   {"pkg/iscsi", "internal/durable", "internal/filesystem", "internal/faultpoint", "internal/mountinfo", "internal/publishctx", "internal/health", csiSpec, grpcModule, klog, mountUtils, protobuf, xSync, xSys},
+		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/filesystem", "internal/publishctx", "internal/health", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf},
+		"pkg/node":                   {"pkg/iscsi", "internal/durable", "internal/filesystem", "internal/faultpoint", "internal/mountinfo", "internal/publishctx", "internal/health", csiSpec, grpcModule, klog, mountUtils, xSync, xSys},
 		"pkg/node/nodetest":          {"pkg/node", "pkg/iscsi", mountUtils}, // test support
 		"pkg/dateraclient":           {},
 		"pkg/iscsi":                  {"internal/durable", "internal/faultpoint", "internal/keylock", "internal/mountinfo", klog, xSys},
@@ -175,6 +178,50 @@ func TestLayers(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestArrowsAreUsed(t *testing.T) {
+	sources := parse(t, os.DirFS("."))
+	for dir, may := range arrows() {
+		for _, entry := range may {
+			used := slices.ContainsFunc(sources, func(s source) bool {
+				return s.dir() == dir && !s.test() && slices.ContainsFunc(slices.Collect(maps.Keys(s.imports())), func(i string) bool { return covers(entry, i) })
+			})
+			if !used {
+				t.Errorf("%s does not import %s: delete the arrow", dir, entry)
+			}
+		}
+	}
+}
+
+// TestDesignShowsArrows compares the table in docs/design.md with arrows.
+func TestDesignShowsArrows(t *testing.T) {
+	text, err := os.ReadFile("docs/design.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := make(map[string][]string)
+	for line := range strings.Lines(string(text)) {
+		if from, to, ok := strings.Cut(strings.TrimSpace(line), " ─► "); ok {
+			shown[strings.TrimSpace(from)] = strings.Split(to, ", ")
+		}
+	}
+	want := make(map[string][]string)
+	for dir, may := range arrows() {
+		for _, entry := range may {
+			if !external(entry) {
+				want[short(dir)] = append(want[short(dir)], short(entry))
+			}
+		}
+	}
+	if d := cmp.Diff(shown, want, cmpopts.SortSlices(strings.Compare)); d != "" {
+		t.Errorf("docs/design.md, who may import whom: got (-), want (+):\n%s", d)
+	}
+}
+
+// short is how docs/design.md calls a package.
+func short(dir string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(dir, "pkg/"), "internal/")
 }
 
 func followArrows(sources []source) []string {
