@@ -219,6 +219,47 @@ func TestDesignShowsArrows(t *testing.T) {
 	}
 }
 
+// TestDesignShowsSignatures looks for the functions that docs/design.md declares.
+func TestDesignShowsSignatures(t *testing.T) {
+	text, err := os.ReadFile("docs/design.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkg, seen := "", 0
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "package" {
+			pkg = fields[1]
+		}
+		if !strings.HasPrefix(line, "func ") {
+			continue
+		}
+		seen++
+		signature, _, _ := strings.Cut(line, " //")
+		signature = strings.TrimRight(signature, " {\n") + " {\n"
+		if !declares(t, path.Join("pkg", pkg), signature) {
+			t.Errorf("docs/design.md: package %s has no %s", pkg, signature)
+		}
+	}
+	if seen < 10 {
+		t.Errorf("only %d functions found", seen)
+	}
+}
+
+func declares(t *testing.T, dir, signature string) bool {
+	t.Helper()
+	files, err := fs.Glob(os.DirFS("."), path.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(files, func(file string) bool {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(text), signature)
+	})
+}
+
 // short is how docs/design.md calls a package.
 func short(dir string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(dir, "pkg/"), "internal/")

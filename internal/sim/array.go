@@ -38,8 +38,8 @@ type Array struct {
 	requests atomic.Uint64
 }
 
-// New makes an array. With a DataDir it takes up the state found there; with an
-// Exporter it also brings the data plane in line with that state.
+// New makes an array. With a DataDir it takes up the state found there; BringUp then
+// brings the Exporter's data plane in line with it.
 func New(cfg Config) (*Array, error) {
 	p, err := cfg.setDefaults()
 	if err != nil {

@@ -37,7 +37,7 @@ func (m Match) fits(method, path string) bool {
 // keep the array from doing the work; Truncate and LoseAnswer spoil the answer
 // after the work is done.
 type Fault struct {
-	Times       int           // how many requests it hits; 0 means 1, negative means all
+	Times       int           // how many requests it hits; 0 means 1, or with For all until then; negative means all
 	For         time.Duration // if not 0 it ends this long after its first hit, whatever Times says
 	Delay       time.Duration // before anything else; a change is made after it also when its client has left
 	Status      int           // answer this status, with Body or with what the array says there

@@ -74,7 +74,8 @@ func (s *state) addTenant(path, name, descr string) *tenant {
 	return t
 }
 
-// tenant is the tenant at a path; r's own exists, authorise has seen to it.
+// own is the tenant that the request works in; nil when it was deleted after authorise
+// saw it.
 func (r *request) own() *tenant {
 	t, _ := r.array.state.tenants.get(r.tenant)
 	return t

@@ -2,9 +2,10 @@ package controller
 
 import "sync"
 
-// memory is what this process has seen of what the array cannot be asked for with
-// one request: it can be asked for a snapshot's uuid within one volume only, and
-// for a volume's name on one backend only. It is safe for concurrent use.
+// memory is what this process has seen and the array cannot be asked for with one
+// request: it can be asked for a snapshot's uuid within one volume only, and for a
+// volume's name on one backend only; of a backend that does not answer, nothing. It is
+// safe for concurrent use.
 type memory[V any] struct {
 	mu    sync.Mutex
 	byKey map[string]V

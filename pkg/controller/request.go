@@ -13,7 +13,8 @@ import (
 )
 
 // This file and its siblings request_*.go, one a noun, parse every request. They
-// are pure, and the only makers of InvalidArgument and OutOfRange.
+// are pure, and refuse what is wrong with a request by itself, as InvalidArgument or
+// OutOfRange; what only the array or the backends can tell is a row of status.go.
 
 const (
 	defaultSize = dateraclient.GiB(16)

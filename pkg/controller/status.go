@@ -158,12 +158,12 @@ func withModifyStatus(err error) error {
 }
 
 // withCreateStatus is withStatus for CreateVolume. The provisioner forgets a
-// volume on every code but Unavailable, Aborted, DeadlineExceeded and Canceled, and
-// with late binding on ResourceExhausted too. All others are final: they are given
-// only when the array has shown that there is no volume of this name, or one that
-// is not ours. So an error that is not understood, credentials that the array
-// refuses and a backend that was there before are Unavailable: an earlier call may
-// have made a volume and not have heard of it.
+// volume on every code but Unavailable, Aborted, DeadlineExceeded and Canceled; on
+// ResourceExhausted, with late binding, it also has another node chosen. These codes
+// are final: they are given only when the array has shown that there is no volume of
+// this name, or one that is not ours. So an error that is not understood, credentials
+// that the array refuses and a backend that was there before are Unavailable: an
+// earlier call may have made a volume and not have heard of it.
 func withCreateStatus(err error) error {
 	return search(err, append(creation(), table()...), codes.Unavailable)
 }

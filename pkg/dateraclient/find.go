@@ -78,7 +78,8 @@ func isNameRune(r rune) bool {
 }
 
 // described turns s into what the array takes for a description: letters, digits,
-// blanks and "_-." only, a letter first, 3 to 128 characters; "" if nothing is left.
+// blanks and "_-." of at most 128 characters, the first a letter or "_". Any other
+// character becomes "-", and a first one "_"; "" if fewer than 3 are left.
 func described(s string) string {
 	out := make([]rune, 0, len(s))
 	for _, r := range s {

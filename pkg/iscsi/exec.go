@@ -13,7 +13,8 @@ import (
 )
 
 // Runner runs one of the host's tools and returns what it wrote to its standard
-// output, or answers what it would have. There is never a shell between. An error is an *ExitError when the
+// output, or asks the tool's daemon directly where that answers the same, as multipathd
+// does on its socket. There is never a shell between. An error is an *ExitError when the
 // tool ran and failed; it wraps ctx's error when ctx ended first. No error holds
 // the arguments, because an argument may be something that logs must not show.
 type Runner interface {

@@ -100,9 +100,11 @@ func designator(d []byte) (id string, rank int) {
 	return "", 0
 }
 
-// lioWWID is the WWID that a Linux target (and so the array) derives from a unit
-// serial number: NAA 6, IEEE company 001405, then the first 25 hex digits of the
-// serial, zero padded. It finds the map of a volume whose paths are all gone.
+// lioWWID is the WWID that a Linux target derives from a unit serial number: NAA 6,
+// IEEE company 001405, then the first 25 hex digits of the serial, zero padded. How the
+// array makes its own is not public. If otherwise, two things are not found by this: the
+// map of a volume whose paths are all gone, and a disk whose serial number the kernel
+// does not know.
 func lioWWID(serial string) string {
 	const digits = 25
 	id := make([]byte, 0, digits)

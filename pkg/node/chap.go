@@ -24,7 +24,7 @@ const (
 func parseCHAP(secrets map[string]string) (*iscsi.CHAP, error) {
 	c := iscsi.CHAP{User: secrets[secretUser], Password: secrets[secretPassword], UserIn: secrets[secretUserIn], PasswordIn: secrets[secretPasswordIn]}
 	if c == (iscsi.CHAP{}) {
-		return nil, nil //nolint:nilnil // no CHAP is an answer, and iscsi.Attacher writes it so
+		return nil, nil //nolint:nilnil // no CHAP is an answer: Attacher takes nil for it
 	}
 	if err := checkPair(secretUser, c.User, secretPassword, c.Password); err != nil {
 		return nil, err
