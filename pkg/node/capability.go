@@ -84,7 +84,7 @@ func withAccess(c capability, m csi.VolumeCapability_AccessMode_Mode) (capabilit
 		c.ReadOnly = true
 	case csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY:
 		c.ReadOnly, c.ManyReader = true, true
-	case csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER, csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER:
+	case csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER:
 		if c.Mode != modeBlock {
 			return capability{}, fmt.Errorf("volume_capability: access mode %s is for block volumes only: %s on two nodes at once would be destroyed", m, c.FSType)
 		}

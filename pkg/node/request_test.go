@@ -110,7 +110,7 @@ func TestBadCapabilitiesAreRefused(t *testing.T) {
 		{mountCap("btrfs", writer), `"btrfs" is not supported`},
 		{mountCap("xfs\n", writer), "is not supported"},
 		{mountCap("xfs", csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER), "block volumes only"},
-		{mountCap("ext4", csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER), "block volumes only"},
+		{blockCap(csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER), "is not supported"},
 		{mountCap("xfs", 99), "is not supported"},
 		{mountCap("xfs", writer, ""), "mount flag"},
 		{mountCap("xfs", writer, "noatime\nrw"), "control character"},
