@@ -27,9 +27,6 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 	}
 	defer op.release()
 	bytes, err := s.expand(ctx, op, r)
-	if errors.Is(err, iscsi.ErrNotAttached) { // sessions may come back; FailedPrecondition would mean not to ask again
-		err = fmt.Errorf("%w: %w", errNotGrown, err)
-	}
 	if err != nil {
 		return nil, statusOf(fmt.Errorf("expand volume %s: %w", r.Volume, err))
 	}
@@ -37,6 +34,14 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 }
 
 func (s *Server) expand(ctx context.Context, op *operation, r expandRequest) (int64, error) {
+	bytes, err := s.growHere(ctx, op, r)
+	if errors.Is(err, iscsi.ErrNotAttached) { // sessions may come back; FailedPrecondition would mean not to ask again
+		return 0, fmt.Errorf("%w: %w", errNotGrown, err)
+	}
+	return bytes, err
+}
+
+func (s *Server) growHere(ctx context.Context, op *operation, r expandRequest) (int64, error) {
 	rec, _, _, err := s.volumeAt(ctx, r.Volume, r.Path)
 	if err != nil {
 		return 0, err

@@ -150,7 +150,7 @@ func TestAVolumeWithoutADiskIsGrownLater(t *testing.T) {
 	for _, op := range []string{"find", "rescan"} {
 		m.Fail(op, iscsi.ErrNotAttached)
 		_, err := v.expand(v.path, 2*gib)
-		want(t, err, codes.Unavailable, iscsi.ErrNotAttached.Error())
+		want(t, err, codes.Unavailable, "has not grown here yet", iscsi.ErrNotAttached.Error())
 	}
 	_, err := v.expand(v.path, 2*gib)
 	ok(t, err)

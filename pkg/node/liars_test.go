@@ -118,7 +118,7 @@ func TestAGrowthThatGrowsNothingIsFoundOut(t *testing.T) {
 	ok(t, v.stage(), v.disk().Grow(2*gib))
 	m.restart(func(c *node.Config) { c.Runner = idleTool{c.Runner, "xfs_growfs"} })
 	_, err := v.expand(v.staging, 2*gib)
-	want(t, err, codes.Unavailable, "still has 1073741824 bytes after it was grown")
+	want(t, err, codes.Unavailable, "still has 1073741824 bytes after it was grown", "has not grown here yet")
 }
 
 // An array that takes back what it gave would cut the file system off.

@@ -25,7 +25,7 @@ var (
 	errRefused      = errors.New("refused to make a file system")
 	errOtherFS      = errors.New("another file system")
 	errUnreadable   = errors.New("the device cannot be read")
-	errNotGrown     = errors.New("the device is smaller than asked")
+	errNotGrown     = errors.New("the volume has not grown here yet")
 	errUngrowable   = errors.New("the file system cannot be grown")
 	errRecord       = errors.New("bad record")
 	errUnwritten    = errors.New("what was written last may be lost")
