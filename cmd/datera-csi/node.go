@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -206,7 +208,7 @@ func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 		Inspect:        f.inspection(),
 		OnePath:        iscsi.MultipathMode(f.multipath) == iscsi.MultipathOff,
 		FormatTimeout:  f.formatTimeout,
-		ParallelStages: f.stages,
+		ParallelStages: cmp.Or(f.stages, int64(2*runtime.NumCPU())),
 		Clock:          time.Now,
 	})
 	return service, initiator, err

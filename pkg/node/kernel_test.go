@@ -247,7 +247,7 @@ func newKernel(t *testing.T) (*machine, *loops) {
 func (m *machine) kernelConfig(l *loops) node.Config {
 	return node.Config{
 		NodeID: "iqn.1993-08.org.debian:01:kernel", Attacher: l, Devices: l, Runner: iscsi.Direct(), Clock: time.Now,
-		Mounts: node.NewMounts(mount.NewWithoutSystemd(""), mountinfo.File("/proc/self/mountinfo")), RecordDir: filepath.Join(m.dir, "records"),
+		Mounts: node.NewMounts(mount.NewWithoutSystemd(""), mountinfo.File("/proc/self/mountinfo")), RecordDir: filepath.Join(m.dir, "records"), ParallelStages: 8,
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // sync never heard.
 //
 // The kernel tells it once, and a step may outlive its caller and the plugin: so it is
-// in the record until somebody was told.
+// in the log at once, and in the record until somebody was told.
 func (s *Server) writeOut(ctx context.Context, rec *record, there []Mount) error {
 	if rec.ReadOnly {
 		return nil

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"runtime"
 	"sync"
 	"time"
 
@@ -154,7 +153,7 @@ type Config struct {
 	// and no volume is staged, NodeGetInfo refuses. Nil: it is.
 	Inspect func(ctx context.Context) []iscsi.Finding
 
-	ParallelStages int64         // volumes that are staged at a time, and as many unstaged, the others wait; 0 means two for each processor
+	ParallelStages int64         // volumes that are staged at a time, and as many unstaged, the others wait
 	TurnTime       time.Duration // a call that takes longer than this no longer counts as one of them; 0 means 2 min for a stage, 30 s for an unstage
 
 	FormatTimeout time.Duration // after this long a mkfs is killed; 0 means 30 min
@@ -216,10 +215,9 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("node: Attacher, Mounts, Devices, Runner and Clock are needed")
 	case cfg.RecordDir == "":
 		return nil, errors.New("node: a directory for the records is needed; without one a restart would forget what is staged")
-	case cfg.MaxVolumes < 0 || cfg.MaxSessions < 0 || cfg.ParallelStages < 0:
+	case cfg.MaxVolumes < 0 || cfg.MaxSessions < 0 || cfg.ParallelStages < 1:
 		return nil, fmt.Errorf("node: at most %d volumes, %d sessions and %d stages at a time make no sense", cfg.MaxVolumes, cfg.MaxSessions, cfg.ParallelStages)
 	}
-	atATime := orDefault(cfg.ParallelStages, int64(2*runtime.NumCPU()))
 	s := &Server{
 		id:            cfg.NodeID,
 		attacher:      cfg.Attacher,
@@ -228,8 +226,8 @@ func New(cfg Config) (*Server, error) {
 		runner:        cfg.Runner,
 		allotment:     allotment{fixed: cfg.MaxVolumes, sessions: orDefault(cfg.MaxSessions, 512), onePath: cfg.OnePath},
 		inspect:       cfg.Inspect,
-		staging:       newTurns(atATime, orDefault(cfg.TurnTime, 2*time.Minute)),
-		unstaging:     newTurns(atATime, orDefault(cfg.TurnTime, 30*time.Second)),
+		staging:       newTurns(cfg.ParallelStages, orDefault(cfg.TurnTime, 2*time.Minute)),
+		unstaging:     newTurns(cfg.ParallelStages, orDefault(cfg.TurnTime, 30*time.Second)),
 		formatTimeout: orDefault(cfg.FormatTimeout, 30*time.Minute),
 		statsTimeout:  orDefault(cfg.StatsTimeout, 10*time.Second),
 		watchTime:     orDefault(cfg.WatchTime, 10*time.Second),

@@ -316,6 +316,7 @@ func TestNewNeedsItsParts(t *testing.T) {
 		"attacher": func(c *node.Config) { c.Attacher = nil },
 		"records":  func(c *node.Config) { c.RecordDir = "" },
 		"volumes":  func(c *node.Config) { c.MaxVolumes = -1 },
+		"stages":   func(c *node.Config) { c.ParallelStages = 0 },
 		"clock":    func(c *node.Config) { c.Clock = nil },
 	} {
 		cfg := m.Config()

@@ -78,6 +78,8 @@ func (h *Host) Config() node.Config {
 		Kernel:    "6.1.0-18-amd64",
 		Paths:     h,
 		RecordDir: filepath.Join(h.dir, "records"),
+
+		ParallelStages: 8,
 	}
 }
 
