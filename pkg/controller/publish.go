@@ -153,7 +153,7 @@ func (r publishRequest) promise(v *dateraclient.Volume) (publishctx.Context, err
 		Target: iscsi.Target{
 			IQN:     v.IQN,
 			Portals: portals,
-			LUN:     v.LUN,
+			LUN:     0, // the one volume of its target
 			Serial:  v.UUID,
 			Bytes:   v.Size.Bytes(),
 		},

@@ -39,7 +39,6 @@ type Volume struct {
 
 	IQN     string
 	Portals []netip.AddrPort
-	LUN     int
 
 	Initiators       []string // IQNs the ACL admits
 	InitiatorGroups  []string // names; this driver adds none, an administrator may
