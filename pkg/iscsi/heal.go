@@ -208,18 +208,18 @@ func (i *Initiator) show(ctx context.Context, t Target, done *Healed) error {
 	if err = i.scan(ctx, withoutLUN, t.LUN); err != nil {
 		return err
 	}
+	var shown []disk
 	var still []session
 	_, err = until(ctx, i.cfg.DiskTimeout/4, func() (bool, error) {
 		var lookErr error
-		_, still, lookErr = i.refreshDisks(withoutLUN, t.LUN)
+		shown, still, lookErr = i.refreshDisks(withoutLUN, t.LUN)
 		return len(still) == 0, lookErr
 	})
-	for _, s := range withoutLUN {
-		if slices.ContainsFunc(still, func(x session) bool { return x.id == s.id }) {
-			err = together(err, fmt.Errorf("%w: %s shows no LUN %d of %s", ErrUnavailable, s, t.LUN, t.IQN))
-			continue
-		}
-		done.Scanned = append(done.Scanned, s.portal())
+	for _, s := range still {
+		err = together(err, fmt.Errorf("%w: %s shows no LUN %d of %s", ErrUnavailable, s, t.LUN, t.IQN))
+	}
+	for _, d := range shown {
+		done.Scanned = append(done.Scanned, d.session.portal())
 	}
 	return err
 }

@@ -81,6 +81,34 @@ func TestHealAddsThePathOfAPortalThatIsBack(t *testing.T) {
 	}
 }
 
+// A session that breaks or ends while it is scanned was made to show nothing.
+func TestHealDoesNotCountASessionThatShowsNothing(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(h *host){
+		"breaks": func(h *host) { h.fail(iqnA, portals()[1]) },
+		"ends": func(h *host) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.logOut("2")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t).runMultipathd()
+			i := h.initiator()
+			degraded(t, h, i, nil)
+			h.after["set sys/class/scsi_host/host2/scan"] = func() { lose(h) }
+			got, err := i.Heal(t.Context(), targetA(), portals())
+			if err != nil || len(got.LoggedIn) != 1 || len(got.Scanned) > 0 {
+				t.Errorf("got %+v, %v, want a login and no scan", got, err)
+			}
+			if len(h.after) > 0 {
+				t.Error("nothing was scanned")
+			}
+		})
+	}
+}
+
 // FM 25: what stays dead is named, with its error, and the rest stays as it is.
 func TestHealNamesThePortalThatStaysDead(t *testing.T) {
 	t.Parallel()

@@ -41,7 +41,12 @@ type session struct {
 
 func (s session) live() bool { return s.state == stateLoggedIn }
 
-func (s session) String() string { return fmt.Sprintf("session %d to %s", s.id, s.portal()) }
+func (s session) String() string {
+	if portal := s.portal(); portal.IsValid() {
+		return fmt.Sprintf("session %d to %s", s.id, portal)
+	}
+	return fmt.Sprintf("session %d of %s", s.id, s.iqn) // it has ended, as a rule
+}
 
 // sessions lists the sessions to a target, or to anyTarget, by id.
 func (y sysfs) sessions(iqn string) ([]session, error) {
