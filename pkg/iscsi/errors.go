@@ -1,6 +1,18 @@
 package iscsi
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
+
+// unready is an ErrNotReady that knows what to do about it.
+type unready struct {
+	what   error
+	remedy string
+}
+
+func (e unready) Error() string   { return fmt.Sprintf("%v: %v; %s", ErrNotReady, e.what, e.remedy) }
+func (e unready) Unwrap() []error { return []error{ErrNotReady, e.what} }
 
 // several is more than one error in one line; errors.Is finds each of them.
 type several []error

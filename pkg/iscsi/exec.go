@@ -110,7 +110,7 @@ func (d daemon) Run(ctx context.Context, argv ...string) ([]byte, error) {
 func (d daemon) pid() (string, error) {
 	own, err := os.Readlink(filepath.Join(d.proc, "1/ns/net"))
 	if err != nil {
-		return "", fmt.Errorf("%w: look for the host's network namespace: %w; does the container share the host's PID namespace?", ErrNotReady, err)
+		return "", unready{fmt.Errorf("look for the host's network namespace: %w", err), "does the container share the host's PID namespace?"}
 	}
 	names, err := filepath.Glob(filepath.Join(d.proc, "[0-9]*/comm"))
 	if err != nil {
@@ -126,7 +126,7 @@ func (d daemon) pid() (string, error) {
 			return filepath.Base(dir), nil
 		}
 	}
-	return "", fmt.Errorf("%w: no iscsid runs in the host's network namespace; on Talos it comes with the extension iscsi-tools", ErrNotReady)
+	return "", unready{errors.New("no iscsid runs in the host's network namespace"), "on Talos it comes with the extension iscsi-tools"}
 }
 
 func (h host) Run(ctx context.Context, argv ...string) ([]byte, error) {

@@ -101,14 +101,14 @@ func (i *Initiator) Name() (string, error) {
 	const file = "etc/iscsi/initiatorname.iscsi"
 	b, err := os.ReadFile(filepath.Join(i.cfg.Root, file))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%w: no /%s; install open-iscsi on the host", ErrNotReady, file)
+		return "", unready{fmt.Errorf("no /%s", file), "install open-iscsi on the host"}
 	}
 	if err != nil {
 		return "", fmt.Errorf("%w: read the initiator name: %w", ErrNotReady, err)
 	}
 	name := initiatorName(string(b))
 	if err := CheckName(name); err != nil {
-		return "", fmt.Errorf("%w: /%s: %w; generate a name with iscsi-iname and restart iscsid", ErrNotReady, file, err)
+		return "", unready{fmt.Errorf("/%s: %w", file, err), "generate a name with iscsi-iname and restart iscsid"}
 	}
 	return name, nil
 }
@@ -171,14 +171,14 @@ func (i *Initiator) daemonListens() error {
 	const socket = "@ISCSIADM_ABSTRACT_NAMESPACE"
 	b, err := os.ReadFile(filepath.Join(i.cfg.Root, "proc/1/net/unix"))
 	if err != nil {
-		return fmt.Errorf("%w: cannot look for iscsid: %w; does the container share the host's PID namespace?", ErrNotReady, err)
+		return unready{fmt.Errorf("cannot look for iscsid: %w", err), "does the container share the host's PID namespace?"}
 	}
 	for line := range strings.Lines(string(b)) {
 		if fields := strings.Fields(line); len(fields) > 0 && fields[len(fields)-1] == socket {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: iscsid does not run; start it: systemctl enable --now iscsid.socket", ErrNotReady)
+	return unready{errors.New("iscsid does not run"), "start it: systemctl enable --now iscsid.socket"}
 }
 
 func (i *Initiator) transport(ctx context.Context) error {
@@ -191,7 +191,7 @@ func (i *Initiator) transport(ctx context.Context) error {
 	if _, statErr := os.Stat(dir); statErr == nil {
 		return nil
 	}
-	return together(fmt.Errorf("%w: the kernel has no module %s; install the kernel's extra modules", ErrNotReady, module), err)
+	return unready{together(fmt.Errorf("the kernel has no module %s", module), err), "install the kernel's extra modules"}
 }
 
 // check refuses a target that no array promises, before anything is touched.

@@ -51,8 +51,10 @@ func judged(check, fine string, err error) Finding {
 	if err == nil {
 		return Finding{Fine, check, fine, ""}
 	}
-	what, remedy, _ := strings.Cut(strings.TrimPrefix(err.Error(), ErrNotReady.Error()+": "), "; ")
-	return Finding{Unfit, check, what, remedy}
+	if e, ok := errors.AsType[unready](err); ok {
+		return Finding{Unfit, check, e.what.Error(), e.remedy}
+	}
+	return Finding{Unfit, check, err.Error(), ""}
 }
 
 // inspectTools runs the tool that everything needs, in the way that all are run.

@@ -80,6 +80,24 @@ func TestPreflightSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 	}
 }
 
+// What a tool said is how it is, not what to do.
+func TestPreflightTellsARemedyFromATool(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).runMultipathd()
+	h.remove("sys/class/iscsi_transport")
+	h.exits["modprobe iscsi_tcp"] = 1
+	for _, f := range h.initiator().Preflight(t.Context()) {
+		if f.Check != "module iscsi_tcp" {
+			continue
+		}
+		if f.Severity != iscsi.Unfit || !strings.Contains(f.What, "modprobe: exit 1") || f.Remedy != "install the kernel's extra modules" {
+			t.Errorf("got %+v", f)
+		}
+		return
+	}
+	t.Error("the module was not looked at")
+}
+
 // FM 28
 func TestPreflightKnowsAMultipathConfigurationThatHurts(t *testing.T) {
 	t.Parallel()
