@@ -70,7 +70,7 @@ func arrows() map[string][]string {
 		"internal/rpc":               {csiSpec, csiLib, grpcModule, klog, protobuf},
 		"internal/sim":               {"internal/durable"}, // never dateraclient: wire names are written twice, on purpose
 		"internal/sim/simtest":       {"internal/sim"},
-		"internal/lio":               {"internal/sim", xSys},
+		"internal/lio":               {"internal/sim", "internal/keylock", xSys},
 	}
 }
 

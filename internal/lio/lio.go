@@ -23,6 +23,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/datera-csi/datera-csi/internal/keylock"
 	"github.com/datera-csi/datera-csi/internal/sim"
 )
 
@@ -56,7 +57,7 @@ type Exporter struct {
 	fabric string // ROOT/iscsi
 	hba    string // ROOT/core/fileio_7717
 
-	targets locks
+	targets keylock.Keys
 	hbaMu   sync.Mutex // the HBA's directory comes with the first backstore and goes with the last
 	host    *os.File   // holds the host-wide lock until Close
 }
@@ -110,7 +111,7 @@ func (e *Exporter) Apply(ctx context.Context, t sim.Target) error {
 	if err != nil {
 		return fmt.Errorf("show target %s: %w", t.IQN, err)
 	}
-	unlock, err := e.targets.lock(ctx, t.IQN)
+	unlock, err := e.targets.Lock(ctx, t.IQN)
 	if err != nil {
 		return fmt.Errorf("show target %s: %w", t.IQN, err)
 	}
@@ -159,7 +160,7 @@ func (e *Exporter) Remove(ctx context.Context, iqn string) error {
 	if err := checkIQN(iqn); err != nil {
 		return fmt.Errorf("remove target: %w", err)
 	}
-	unlock, err := e.targets.lock(ctx, iqn)
+	unlock, err := e.targets.Lock(ctx, iqn)
 	if err != nil {
 		return fmt.Errorf("remove target %s: %w", iqn, err)
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -162,39 +161,4 @@ func until(ctx context.Context, what string, done func() (bool, error)) error {
 		case <-tick.C:
 		}
 	}
-}
-
-// locks holds one lock a key, for as long as it is held.
-type locks struct {
-	mu   sync.Mutex
-	held map[string]chan struct{}
-}
-
-// lock waits for key within ctx.
-func (l *locks) lock(ctx context.Context, key string) (unlock func(), err error) {
-	for {
-		l.mu.Lock()
-		released, taken := l.held[key]
-		if !taken {
-			defer l.mu.Unlock()
-			if l.held == nil {
-				l.held = make(map[string]chan struct{})
-			}
-			l.held[key] = make(chan struct{})
-			return func() { l.unlock(key) }, nil
-		}
-		l.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-released:
-		}
-	}
-}
-
-func (l *locks) unlock(key string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	close(l.held[key])
-	delete(l.held, key)
 }
