@@ -146,7 +146,7 @@ func (f Fault) before(w http.ResponseWriter, req *http.Request, a *Array, entry 
 }
 
 // after spoils an answer; it says whether the request is answered.
-func (f Fault) after(w http.ResponseWriter, _ *http.Request, ans answer, entry *logEntry) bool {
+func (f Fault) after(w http.ResponseWriter, ans answer, entry *logEntry) bool {
 	switch {
 	case f.LoseAnswer:
 		reset(w)

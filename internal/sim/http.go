@@ -42,7 +42,7 @@ func (a *Array) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	ans := a.answer(req, prefix, path)
-	if faulty && fault.after(w, req, ans, entry) {
+	if faulty && fault.after(w, ans, entry) {
 		return
 	}
 	entry.done(ans.status)

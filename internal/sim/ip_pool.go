@@ -72,8 +72,6 @@ func (r *request) accessIPs(si *storageInstance) []string {
 	return ips
 }
 
-func (r *request) poolTenant(string) string { return rootTenant }
-
 func dropPool(r *request, d *doc) error {
 	path := "/" + poolsPath + "/" + d.Key
 	if path == defaultPool {

@@ -86,5 +86,5 @@ func (r *request) pool(path string) any {
 	if r.version < v22 {
 		return path
 	}
-	return resolved{path, r.poolTenant(path)}
+	return resolved{path, rootTenant}
 }

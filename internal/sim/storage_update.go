@@ -158,7 +158,7 @@ func (r *request) renderStorage(si *storageInstance) object {
 	o.set("volumes", volumes)
 	o.set("access_control_mode", si.AccessControlMode)
 	o.set("acl_policy", r.renderACL(base, si))
-	o.set("ip_pool", resolved{si.IPPool, r.poolTenant(si.IPPool)})
+	o.set("ip_pool", resolved{si.IPPool, rootTenant})
 	o.set("access", object{{"path", base + "/access"}, {"ips", r.accessIPs(si)}, {"iqn", si.IQN}})
 	o.set("auth", renderAuth(base, si.Auth))
 	o.set("active_initiators", r.active(si))

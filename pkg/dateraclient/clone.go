@@ -32,7 +32,7 @@ func (c *Client) CloneVolume(ctx context.Context, spec VolumeSpec, from Origin) 
 	ctx, cancel := patiently(ctx)
 	defer cancel()
 	if from.UTCTS != "" && !isTimestamp(from.UTCTS) {
-		return nil, &Error{kind: ErrNotFound, Message: fmt.Sprintf("no snapshot is called %q", clip(from.UTCTS, excerptBytes))}
+		return nil, noSnapshot(from.UTCTS)
 	}
 	path, err := c.guessPath(ctx, from.Volume)
 	if err != nil {
@@ -250,10 +250,7 @@ func (c *Client) conformPlacement(ctx context.Context, v *Volume, spec VolumeSpe
 }
 
 func (c *Client) conformQoS(ctx context.Context, v *Volume, spec VolumeSpec) (bool, error) {
-	if spec.QoS == v.QoS {
-		return false, nil
-	}
-	return true, c.SetQoS(ctx, v, spec.QoS)
+	return spec.QoS != v.QoS, c.limit(ctx, v, spec.QoS)
 }
 
 // isVolumePath tells a volume's path from its app instance's.

@@ -26,9 +26,7 @@ func (w snapshotWire) snapshot() Snapshot {
 // OwnSnapshots are those of the volume itself, without those of the whole app
 // instance: of these a key does not tell which they are.
 func (v *Volume) OwnSnapshots() []Snapshot {
-	return slices.DeleteFunc(slices.Clone(v.Snapshots), func(s Snapshot) bool {
-		return !strings.Contains(s.Path, "/volumes/")
-	})
+	return slices.DeleteFunc(slices.Clone(v.Snapshots), func(s Snapshot) bool { return !isVolumePath(s.Path) })
 }
 
 // SnapshotSpec is a snapshot to be made.
@@ -193,9 +191,13 @@ func (c *Client) DeleteSnapshot(ctx context.Context, v *Volume, utcTS string) er
 // resource.
 func snapshotPath(v *Volume, utcTS string) (string, error) {
 	if !isTimestamp(utcTS) {
-		return "", &Error{kind: ErrNotFound, Message: fmt.Sprintf("no snapshot is called %q", clip(utcTS, excerptBytes))}
+		return "", noSnapshot(utcTS)
 	}
 	return v.Path() + "/snapshots/" + utcTS, nil
+}
+
+func noSnapshot(utcTS string) error {
+	return &Error{kind: ErrNotFound, Message: fmt.Sprintf("no snapshot is called %q", clip(utcTS, excerptBytes))}
 }
 
 func isTimestamp(s string) bool {

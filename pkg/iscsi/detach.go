@@ -82,23 +82,19 @@ func (i *Initiator) anyMap(t Target) (dmap, bool, error) {
 }
 
 // orphan finds a map without any path that was made for this LUN.
-func (i *Initiator) orphan(t Target) (dmap, bool, error) {
+func (i *Initiator) orphan(t Target) (m dmap, found bool, err error) {
 	if t.Serial == "" {
 		return dmap{}, false, nil
 	}
-	var found []dmap
-	err := i.sysfs.eachMap(func(dir, wwid string) error {
-		if wwid != lioWWID(t.Serial) {
+	err = i.sysfs.eachMap(func(dir, wwid string) error {
+		if found || wwid != lioWWID(t.Serial) {
 			return nil
 		}
-		m, err := readMap(dir)
-		if err == nil && len(m.slaves) == 0 {
-			found = append(found, m)
+		one, err := readMap(dir)
+		if err == nil && len(one.slaves) == 0 {
+			m, found = one, true
 		}
 		return err
 	})
-	if err != nil || len(found) == 0 {
-		return dmap{}, false, err
-	}
-	return found[0], true, nil
+	return m, found, err
 }

@@ -204,12 +204,16 @@ func (s *Server) showsVolume(rec *record, numbers map[Number]bool, m Mount) bool
 	return numbers[m.Device] && m.Root == "/"
 }
 
-// isBound says whether a mount is a device file, bound onto another path, of one
-// of these devices. Such a mount shows the number of the file system the file
-// lives in, so the file itself is asked; only those of memory are, because asking
-// others might wait for a dead server.
+// bindsFile says whether a mount may be a device file, bound onto another path. It
+// shows the number of the file system the file lives in, so the file itself must be
+// asked; only those of memory are, because asking others might wait for a dead server.
+func bindsFile(m Mount) bool {
+	return m.Root != "/" && (m.Type == "devtmpfs" || m.Type == "tmpfs")
+}
+
+// isBound says whether a mount is the device file of one of these devices.
 func (s *Server) isBound(m Mount, numbers map[Number]bool) bool {
-	if m.Root == "/" || m.Type != "devtmpfs" && m.Type != "tmpfs" {
+	if !bindsFile(m) {
 		return false
 	}
 	n, err := s.devices.Number(m.Path)

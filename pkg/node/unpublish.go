@@ -107,7 +107,7 @@ func (s *Server) takeOffTarget(rec *record, numbers map[Number]bool, target stri
 // workload's, and the caller has named it.
 func (s *Server) checkTargetMount(rec *record, numbers map[Number]bool, m Mount) error {
 	number := m.Device
-	if m.Root != "/" && (m.Type == "devtmpfs" || m.Type == "tmpfs") {
+	if bindsFile(m) {
 		n, err := s.devices.Number(m.Path)
 		if err != nil {
 			return fmt.Errorf("%w: %s is a mount of %s: %w", errForeign, m.Path, m.Source, err)
