@@ -121,20 +121,30 @@ func (y sysfs) session(class, iqn string) (session, error) {
 	return session{id: id, iqn: name, class: class, device: device, host: filepath.Base(filepath.Dir(device)), state: state}, nil
 }
 
-// portal reads where the session's connection was told to go; the zero value when
-// sysfs does not say. The address it is connected to at the moment may differ,
-// because a target may redirect a login.
+// portal is the zero value when sysfs does not say.
 func (s session) portal() netip.AddrPort {
-	dir := filepath.Join(s.class, "../../iscsi_connection", fmt.Sprintf("connection%d:0", s.id))
+	portal, _ := readPortal(s.class)
+	return portal
+}
+
+// readPortal reads where the connection of a session was told to go. The address it is
+// connected to at the moment may differ, because a target may redirect a login.
+func readPortal(class string) (netip.AddrPort, error) {
+	id := strings.TrimPrefix(filepath.Base(class), "session")
+	dir := filepath.Join(class, "../../iscsi_connection", "connection"+id+":0")
 	addr, err := attribute(dir, "persistent_address")
 	if err != nil {
-		return netip.AddrPort{}
+		return netip.AddrPort{}, err
 	}
 	port, err := attribute(dir, "persistent_port")
 	if err != nil {
-		return netip.AddrPort{}
+		return netip.AddrPort{}, err
 	}
-	return parsePortal(addr, port)
+	portal := parsePortal(addr, port)
+	if !portal.IsValid() {
+		return netip.AddrPort{}, fmt.Errorf("session %s: %q and %q are not a portal", id, addr, port)
+	}
+	return portal, nil
 }
 
 func parsePortal(addr, port string) netip.AddrPort {

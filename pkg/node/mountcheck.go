@@ -148,7 +148,7 @@ func (s *Server) checkOrigin(rec *record, m Mount) error {
 	if isGone(m.Device, err) {
 		return nil
 	}
-	if err != nil && !errors.Is(err, ErrNotISCSI) && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, iscsi.ErrNotISCSI) && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("what is mounted on %s: %w", m.Path, err)
 	}
 	if err != nil || origin.IQN != rec.Target.IQN || origin.LUN != rec.Target.LUN {

@@ -77,7 +77,7 @@ type Devices interface {
 	// again. It may be repeated.
 	SetReadOnly(path string, readOnly bool) error
 	// Origin says which iSCSI LUN the device is. A device the kernel no longer
-	// knows is fs.ErrNotExist; one that is not iSCSI is ErrNotISCSI.
+	// knows is fs.ErrNotExist; one that is not iSCSI is iscsi.ErrNotISCSI.
 	Origin(n Number) (iscsi.Target, error)
 	// FilesystemBytes is the size of the file system of this type that is on
 	// device and mounted at path, as the kernel has it now.
@@ -121,7 +121,6 @@ type Mount = mountinfo.Mount
 var (
 	ErrNotBlock = errors.New("not a block device")
 	ErrHeld     = errors.New("the device is held by a mount, a map or another program")
-	ErrNotISCSI = errors.New("not an iSCSI disk")
 
 	// ErrDamaged and ErrMountRead are of Mounts.
 	ErrDamaged   = errors.New("the file system is damaged")

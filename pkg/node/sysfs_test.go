@@ -90,7 +90,7 @@ func TestOriginOfAMapAndOfAPath(t *testing.T) {
 		}
 	}
 	for n, kind := range map[Number]error{
-		numbered(8, 0): ErrNotISCSI, numbered(7, 0): ErrNotISCSI, numbered(253, 1): ErrNotISCSI, numbered(8, 99): fs.ErrNotExist,
+		numbered(8, 0): iscsi.ErrNotISCSI, numbered(7, 0): iscsi.ErrNotISCSI, numbered(253, 1): iscsi.ErrNotISCSI, numbered(8, 99): fs.ErrNotExist,
 		numbered(253, 2): errForeign, // a map over two LUNs
 	} {
 		if got, err := d.Origin(n); !errors.Is(err, kind) {
@@ -106,7 +106,7 @@ func TestADiskThatDoesNotSayWhoItIsIsNotGone(t *testing.T) {
 	if err := os.Remove(filepath.Join(root, "devices/platform/host2/session1/target2:0:0/2:0:0:0/vpd_pg80")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := NewDevices(root).Origin(numbered(8, 16)); !errors.Is(err, ErrNotISCSI) || errors.Is(err, fs.ErrNotExist) {
+	if got, err := NewDevices(root).Origin(numbered(8, 16)); !errors.Is(err, iscsi.ErrNotISCSI) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %+v, %v, want ErrNotISCSI alone", got, err)
 	}
 }
@@ -132,11 +132,29 @@ func TestSizeIsSysfsSectors(t *testing.T) {
 
 func TestABadSerialPageIsAnError(t *testing.T) {
 	root := sysfsTree(t)
-	for _, page := range [][]byte{nil, {0, 0x83, 0, 1, 'x'}, {0, 0x80}} {
+	for _, page := range [][]byte{
+		nil, {0, 0x83, 0, 1, 'x'}, {0, 0x80}, {0, 0x80, 0, 2, ' ', 0},
+		append([]byte{0, 0x80, 0, 9}, "2b1d3fd6"...), // cut off: it may be another's beginning
+	} {
 		put(t, filepath.Join(root, "devices/platform/host2/session1/target2:0:0/2:0:0:0/vpd_pg80"), page)
 		if got, err := NewDevices(root).Origin(numbered(8, 16)); !errors.Is(err, errUnreadable) {
 			t.Errorf("page %v: got %+v, %v, want errUnreadable", page, got, err)
 		}
+	}
+}
+
+// A record that is made from it is compared with the promise and with what Attach finds.
+func TestOriginIsReadAsAttachReadsIt(t *testing.T) {
+	root := sysfsTree(t)
+	put(t, filepath.Join(root, "devices/platform/host2/session1/target2:0:0/2:0:0:0/vpd_pg80"), append([]byte{0, 0x80, 0, 11}, " 2b1d3fd6 \x00"...))
+	put(t, filepath.Join(root, "class/iscsi_connection/connection1:0/persistent_address"), []byte("[::ffff:172.28.0.9]\n"))
+	got, err := NewDevices(root).Origin(numbered(253, 0))
+	if err != nil || got.Serial != "2b1d3fd6" || got.Portals[0] != netip.MustParseAddrPort("172.28.0.9:3260") {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	put(t, filepath.Join(root, "class/iscsi_connection/connection1:0/persistent_address"), []byte("(null)\n"))
+	if got, err = NewDevices(root).Origin(numbered(253, 0)); !errors.Is(err, errUnreadable) {
+		t.Errorf("without an address: got %+v, %v, want errUnreadable", got, err)
 	}
 }
 

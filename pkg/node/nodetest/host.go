@@ -342,7 +342,7 @@ func (h *Host) Origin(n node.Number) (iscsi.Target, error) {
 		return iscsi.Target{}, fmt.Errorf("device %s: %w", n, fs.ErrNotExist)
 	}
 	if d.target.IQN == "" || d.bare {
-		return iscsi.Target{}, fmt.Errorf("device %s: %w", n, node.ErrNotISCSI)
+		return iscsi.Target{}, fmt.Errorf("device %s: %w", n, iscsi.ErrNotISCSI)
 	}
 	return d.target, nil
 }
