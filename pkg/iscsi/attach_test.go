@@ -477,7 +477,7 @@ func TestLoginExitCodes(t *testing.T) {
 		4: iscsi.ErrUnavailable, 5: iscsi.ErrUnavailable, 8: iscsi.ErrUnavailable, 11: iscsi.ErrUnavailable,
 		1: iscsi.ErrUnavailable, 6: iscsi.ErrUnavailable, 7: iscsi.ErrUnavailable, 9: iscsi.ErrUnavailable, 21: iscsi.ErrUnavailable,
 		19: iscsi.ErrAuth, 24: iscsi.ErrAuth,
-		12: iscsi.ErrNotReady, 13: iscsi.ErrNotReady, 18: iscsi.ErrNotReady, 20: iscsi.ErrNotReady, 127: iscsi.ErrNotReady,
+		12: iscsi.ErrNotReady, 13: iscsi.ErrNotReady, 18: iscsi.ErrNotReady, 20: iscsi.ErrNotReady, 126: iscsi.ErrNotReady, 127: iscsi.ErrNotReady,
 	} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			t.Parallel()

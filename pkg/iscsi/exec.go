@@ -25,8 +25,15 @@ type Runner interface {
 // means is for the caller of that tool to know.
 type ExitError struct {
 	Tool   string
-	Code   int    // exit status; 127 when there is no such tool, 128+n when signal n ended it
+	Code   int    // exit status; see NoSuchTool; 128+n when signal n ended it
 	Stderr string // its end, in one line
+}
+
+// NoSuchTool says that the tool did not even start: there is none, or none that can be
+// executed. POSIX.1-2017 (Shell Command Language, 2.8.2) gives these two codes, and
+// nsenter does as it says.
+func (e *ExitError) NoSuchTool() bool {
+	return e.Code == exitNoSuchTool || e.Code == exitNotExecutable
 }
 
 func (e *ExitError) Error() string {
@@ -47,8 +54,9 @@ var ErrStuck = errors.New("the tool does not die, it waits for a device")
 var ErrOutput = errors.New("ended well, but its output did not end with it")
 
 const (
-	exitNoSuchTool = 127
-	exitSignalled  = 128
+	exitNotExecutable = 126
+	exitNoSuchTool    = 127
+	exitSignalled     = 128
 
 	// Output beyond this is dropped. The tools run here say a few lines; one that
 	// floods must not eat the plugin's memory.

@@ -75,7 +75,7 @@ func meaning(code int) (remedy string, kind error) {
 		return "the kernel lacks iSCSI over TCP; load it: modprobe iscsi_tcp", ErrNotReady
 	case exitAccess:
 		return "iscsiadm must run as root", ErrNotReady
-	case exitNoSuchTool, exitNoSuchTool - 1:
+	case exitNoSuchTool, exitNotExecutable:
 		return "install open-iscsi on the host", ErrNotReady
 	case exitTransport, exitLogin, exitTimeout, exitPDUTimeout:
 		return "check the network between this host and the portal", ErrUnavailable
@@ -273,7 +273,7 @@ func (a *iscsiadm) forget(ctx context.Context, iqn string) error {
 		err = retry(ctx, func() error {
 			return a.patient(ctx, databaseTimeout, "-m", "node", "-T", iqn, "-o", "delete")
 		})
-		if exitedWith(err, exitNoSuchTool) {
+		if exitedWith(err, exitNoSuchTool, exitNotExecutable) {
 			return adminError(err)
 		}
 	}

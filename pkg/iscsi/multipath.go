@@ -231,7 +231,7 @@ func (i *Initiator) deleteMap(ctx context.Context, m dmap) error {
 // the tool itself.
 func fatal(err error) error {
 	var exit *ExitError
-	if errors.As(err, &exit) && exit.Code != exitNoSuchTool || errors.As(err, &lateError{}) {
+	if errors.As(err, &exit) && !exit.NoSuchTool() || errors.As(err, &lateError{}) {
 		return nil
 	}
 	return err

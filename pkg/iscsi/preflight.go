@@ -65,7 +65,7 @@ func (i *Initiator) inspectTools(ctx context.Context) Finding {
 	switch {
 	case err == nil:
 		return Finding{Fine, check, oneLine(string(out)), ""}
-	case errors.As(err, &exit) && exit.Code == exitNoSuchTool && exit.Tool != "nsenter":
+	case errors.As(err, &exit) && exit.NoSuchTool() && exit.Tool != "nsenter":
 		return Finding{Unfit, check, err.Error(), "install open-iscsi (Debian, Ubuntu, SUSE) or iscsi-initiator-utils (Red Hat) on the host"}
 	case errors.Is(err, ErrNotReady):
 		return judged(check, "", err)

@@ -48,6 +48,7 @@ func TestPreflightSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 		"no iscsid":       {func(h *host) { h.write("proc/1/net/unix", "") }, []string{"unfit iscsid"}, "systemctl enable --now iscsid.socket"},
 		"no name":         {func(h *host) { h.write("etc/iscsi/initiatorname.iscsi", "") }, []string{"unfit initiator name"}, "iscsi-iname"},
 		"no open-iscsi":   {func(h *host) { h.exits["iscsiadm --version"] = 127 }, []string{"unfit host's tools"}, "install open-iscsi"},
+		"not executable":  {func(h *host) { h.exits["iscsiadm --version"] = 126 }, []string{"unfit host's tools"}, "install open-iscsi"},
 		"no multipathd":   {func(h *host) { h.remove("proc/4711") }, []string{"warning multipathd"}, "systemctl enable --now multipathd"},
 		"no dm_multipath": {func(h *host) { h.exits["modprobe --dry-run --quiet dm_multipath"] = 1 }, []string{"warning module dm_multipath"}, "the kernel does not have it"},
 		"records that log in at boot": {

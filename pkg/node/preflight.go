@@ -54,13 +54,12 @@ func (in Inspection) fileSystem(ctx context.Context, fsType, mkfs, home string) 
 
 // inspectTool asks a tool for its version.
 func inspectTool(ctx context.Context, tools iscsi.Runner, tool, home string) iscsi.Finding {
-	const noSuchTool = 127
 	_, err := tools.Run(ctx, tool, "-V")
 	var exit *iscsi.ExitError
 	switch {
 	case err == nil:
 		return iscsi.Finding{Severity: iscsi.Fine, Check: tool, What: "installed"}
-	case errors.As(err, &exit) && exit.Code == noSuchTool:
+	case errors.As(err, &exit) && exit.NoSuchTool():
 		return iscsi.Finding{Severity: iscsi.Unfit, Check: tool, What: err.Error(), Remedy: "install " + home + " where --fs-tools has them run: in the plugin's image, or on the host"}
 	}
 	return iscsi.Finding{Severity: iscsi.Warning, Check: tool, What: err.Error(), Remedy: "run it where --fs-tools has it run: " + tool + " -V"}

@@ -58,6 +58,7 @@ func TestInspectTellsWhatTheNodeServiceLacks(t *testing.T) {
 		"a whole file system": {tools("mkfs.xfs"), ext4, []string{"unfit module xfs", "unfit mke2fs"}},
 		"modprobe":            {tools("mkfs.xfs", "mke2fs", "no modprobe"), xfs, []string{"warning module ext4"}},
 		"blkid":               {toolbox{"mkfs.xfs": true, "mke2fs": true}, xfs + ext4, []string{"unfit blkid"}},
+		"a right to blkid":    {toolbox{"mkfs.xfs": true, "mke2fs": true, "blkid is no program": true}, xfs + ext4, []string{"unfit blkid"}},
 		"everything": {nil, "", []string{
 			"unfit mkfs.xfs", "unfit module xfs", "unfit mke2fs", "unfit module ext4", "unfit blkid", "unfit record directory", "warning clock",
 		}},
@@ -96,6 +97,8 @@ func (b toolbox) Run(_ context.Context, argv ...string) ([]byte, error) {
 		return nil, &iscsi.ExitError{Tool: tool, Code: 127}
 	case tool == "modprobe" && !b["modprobe "+argv[len(argv)-1]]:
 		return nil, &iscsi.ExitError{Tool: tool, Code: 1}
+	case b[tool+" is no program"]:
+		return nil, &iscsi.ExitError{Tool: tool, Code: 126}
 	case tool == "modprobe" || b[tool]:
 		return nil, nil
 	default:
