@@ -51,11 +51,12 @@ func arrows() map[string][]string {
 		},
 		"cmd/datera-sim":             {"internal/sim", "internal/lio", "internal/durable", cobra},
 		"pkg/identity":               {csiSpec, klog, protobuf},
-		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/filesystem", "internal/publishctx", "internal/health", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf},
-		"pkg/node":                   {"pkg/iscsi", "internal/durable", "internal/filesystem", "internal/faultpoint", "internal/mountinfo", "internal/publishctx", "internal/health", csiSpec, grpcModule, klog, mountUtils, xSync, xSys},
+		"pkg/controller":             {"pkg/dateraclient", "pkg/iscsi", "internal/chap", "internal/filesystem", "internal/publishctx", "internal/health", "internal/keylock", "internal/topology", csiSpec, grpcModule, klog, protobuf},
+		"pkg/node":                   {"pkg/iscsi", "internal/chap", "internal/durable", "internal/filesystem", "internal/faultpoint", "internal/mountinfo", "internal/publishctx", "internal/health", csiSpec, grpcModule, klog, mountUtils, xSync, xSys},
 		"pkg/node/nodetest":          {"pkg/node", "pkg/iscsi", mountUtils}, // test support
 		"pkg/dateraclient":           {},
 		"pkg/iscsi":                  {"internal/durable", "internal/faultpoint", "internal/keylock", "internal/mountinfo", klog, xSys},
+		"internal/chap":              {},
 		"internal/durable":           {},
 		"internal/faultpoint":        {},
 		"internal/faultpoint/points": {}, // test support

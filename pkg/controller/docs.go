@@ -3,6 +3,8 @@ package controller
 import (
 	"fmt"
 	"strings"
+
+	"github.com/datera-csi/datera-csi/internal/chap"
 )
 
 // ParameterDocs renders what classes and the provisioner's secret may hold, as
@@ -52,10 +54,10 @@ The secret named by ` + "`csi.storage.k8s.io/provisioner-secret-name`" + ` turns
 |---|---|
 `)
 	for _, s := range []struct{ key, meaning string }{
-		{secretUser, "User the initiator presents: a letter or `_`, then letters, digits, `_`, `-`, `.`; 3 to 64 in all."},
-		{secretPassword, "Its password: 12 to 16 printable ASCII characters without spaces."},
-		{secretUserIn, "For mutual CHAP: user the target presents."},
-		{secretPasswordIn, "For mutual CHAP: its password, another one."},
+		{chap.User, "User the initiator presents: a letter or `_`, then letters, digits, `_`, `-`, `.`; 3 to 64 in all."},
+		{chap.Password, "Its password: 12 to 16 printable ASCII characters without spaces."},
+		{chap.UserIn, "For mutual CHAP: user the target presents."},
+		{chap.PasswordIn, "For mutual CHAP: its password, another one."},
 	} {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", s.key, s.meaning)
 	}

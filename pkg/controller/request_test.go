@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/datera-csi/datera-csi/internal/chap"
 	"github.com/datera-csi/datera-csi/pkg/dateraclient"
 )
 
@@ -110,8 +111,8 @@ func TestCapabilities(t *testing.T) {
 
 func goodSecrets() map[string]string {
 	return map[string]string{
-		secretUser: "initiator", secretPassword: "canary-pass-1",
-		secretUserIn: "target", secretPasswordIn: "canary-pass-2!",
+		chap.User: "initiator", chap.Password: "canary-pass-1",
+		chap.UserIn: "target", chap.PasswordIn: "canary-pass-2!",
 	}
 }
 
@@ -135,38 +136,38 @@ func TestCHAPSecrets(t *testing.T) {
 		{nil, "none"},
 		{map[string]string{}, "none"},
 		{goodSecrets(), "mchap"},
-		{without(secretUserIn, secretPasswordIn), "chap"},
-		{with(secretUserIn, ""), ""},
-		{without(secretUser), ""},
-		{without(secretPassword), ""},
-		{without(secretUserIn), ""},
-		{without(secretPasswordIn), ""},
-		{without(secretUser, secretPassword), ""},
-		{with(secretPassword, "short"), ""},
-		{with(secretPassword, "canary-pass-too-long"), ""},
-		{with(secretPassword, "canary pass 1"), ""},
-		{with(secretPassword, "canary-pass-\n1"), ""},
-		{with(secretPassword, "canary-pässe"), ""},
-		{with(secretPasswordIn, "canary-pass-1"), ""},
-		{with(secretUser, "no spaces"), ""},
-		{with(secretUser, "a"), ""},
+		{without(chap.UserIn, chap.PasswordIn), "chap"},
+		{with(chap.UserIn, ""), ""},
+		{without(chap.User), ""},
+		{without(chap.Password), ""},
+		{without(chap.UserIn), ""},
+		{without(chap.PasswordIn), ""},
+		{without(chap.User, chap.Password), ""},
+		{with(chap.Password, "short"), ""},
+		{with(chap.Password, "canary-pass-too-long"), ""},
+		{with(chap.Password, "canary pass 1"), ""},
+		{with(chap.Password, "canary-pass-\n1"), ""},
+		{with(chap.Password, "canary-pässe"), ""},
+		{with(chap.PasswordIn, "canary-pass-1"), ""},
+		{with(chap.User, "no spaces"), ""},
+		{with(chap.User, "a"), ""},
 		{with("node.session.auth.user", "x"), ""},
 	} {
-		chap, err := parseCHAP(c.give)
+		got, err := parseCHAP(c.give)
 		if (err == nil) != (c.mode != "") {
 			t.Errorf("%v: got error %v, want mode %q", slicesOf(c.give), err, c.mode)
 			continue
 		}
-		if err == nil && chapMode(chap) != c.mode {
-			t.Errorf("%v: got %s, want %s", slicesOf(c.give), chapMode(chap), c.mode)
+		if err == nil && got.Mode() != c.mode {
+			t.Errorf("%v: got %s, want %s", slicesOf(c.give), got.Mode(), c.mode)
 		}
 		if err != nil && strings.Contains(err.Error(), "canary") {
 			t.Errorf("a secret is in the error %q", err)
 		}
 	}
-	chap, err := parseCHAP(goodSecrets())
+	got, err := parseCHAP(goodSecrets())
 	want := &dateraclient.CHAP{User: "initiator", Password: "canary-pass-1", UserIn: "target", PasswordIn: "canary-pass-2!"}
-	if diff := cmp.Diff(chap, want); err != nil || diff != "" {
+	if diff := cmp.Diff(got, want); err != nil || diff != "" {
 		t.Errorf("error %v (-got +want):\n%s", err, diff)
 	}
 }

@@ -234,7 +234,7 @@ func (o order) complete(ctx context.Context, array Array, v *dateraclient.Volume
 	if err != nil {
 		return nil, err
 	}
-	other := v.CHAP != "none" && v.CHAP != chapMode(o.CHAP) // a half-made volume has none yet
+	other := v.CHAP != "none" && v.CHAP != o.CHAP.Mode() // a half-made volume has none yet
 	late := !o.Source.isZero() || o.Template != nil && o.CHAP != nil && v.Template == o.Template.Name
 	switch {
 	case !same:
@@ -289,7 +289,7 @@ func (o order) accept(v *dateraclient.Volume) (*dateraclient.Volume, error) {
 		d.add("the content source", v.Source.Volume+v.Source.Snapshot, o.Source.String())
 	}
 	if o.Template == nil || o.CHAP != nil { // else the template decides
-		d.compare("CHAP", v.CHAP, chapMode(o.CHAP))
+		d.compare("CHAP", v.CHAP, o.CHAP.Mode())
 	}
 	is, want := parseMarks(v.Description), o.marks()
 	if is.IOPS != want.IOPS || is.Bandwidth != want.Bandwidth {

@@ -78,17 +78,6 @@ func (s *Server) ensureVolume(ctx context.Context, want createRequest) (*daterac
 	return nil, fmt.Errorf("%w: %w; the search for it failed too: %w", errUndecided, err, lookErr)
 }
 
-// chapMode is how the array shows that such secrets are set.
-func chapMode(c *dateraclient.CHAP) string {
-	switch {
-	case c == nil:
-		return "none"
-	case c.UserIn == "":
-		return "chap"
-	}
-	return "mchap"
-}
-
 // differences between what is and what was asked for.
 type differences []string
 

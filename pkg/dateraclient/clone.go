@@ -201,7 +201,7 @@ func (c *Client) rested(ctx context.Context, v *Volume) (*Volume, error) {
 }
 
 func (c *Client) conformCHAP(ctx context.Context, v *Volume, spec VolumeSpec) (bool, error) {
-	if spec.CHAP == nil || v.CHAP == spec.CHAP.kind() {
+	if spec.CHAP == nil || v.CHAP == spec.CHAP.Mode() {
 		return false, nil
 	}
 	r := put(v.storagePath()+"/auth", spec.CHAP.body())

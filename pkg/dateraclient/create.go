@@ -122,7 +122,7 @@ func (a *appInstance) inUse() bool {
 // describes tells whether v can be the outcome of s.
 func (s VolumeSpec) describes(v *Volume) bool {
 	switch {
-	case s.Template.name() != v.Template, s.CHAP != nil && s.CHAP.kind() != v.CHAP && s.Source.IsZero() && s.Template == nil:
+	case s.Template.name() != v.Template, s.CHAP != nil && s.CHAP.Mode() != v.CHAP && s.Source.IsZero() && s.Template == nil:
 		return false
 	case !s.Source.IsZero(): // the rest is for Conform
 		return sameSource(s.Source, v.Source) && described(s.Description) == v.Description && !v.used()
@@ -372,7 +372,8 @@ type authBody struct {
 	PasswordIn string `json:"initiator_pswd,omitempty"`
 }
 
-func (c *CHAP) kind() string {
+// Mode is how the array shows that such secrets are set: Volume.CHAP.
+func (c *CHAP) Mode() string {
 	switch {
 	case c == nil:
 		return "none"
@@ -384,7 +385,7 @@ func (c *CHAP) kind() string {
 }
 
 func (c *CHAP) body() authBody {
-	b := authBody{Type: c.kind()}
+	b := authBody{Type: c.Mode()}
 	if c != nil {
 		b.User, b.Password = c.User, c.Password
 	}
