@@ -1,10 +1,8 @@
 package controller_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -123,8 +121,7 @@ func (l *lab) wantRequests(tb testing.TB, what string, most int) {
 // api speaks to the array as an administrator would, past the driver.
 func (l *lab) api(tb testing.TB, method, path string, body, into any) {
 	tb.Helper()
-	token := l.send(tb, http.MethodPut, "/login", "", map[string]string{"name": l.array.User, "password": l.array.Password})["key"]
-	answer := l.send(tb, method, path, token.(string), body)
+	answer := l.array.API(tb, "/root", method, path, body)
 	if into == nil {
 		return
 	}
@@ -135,33 +132,6 @@ func (l *lab) api(tb testing.TB, method, path string, body, into any) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-}
-
-func (l *lab) send(tb testing.TB, method, path, token string, body any) map[string]any {
-	tb.Helper()
-	raw, err := json.Marshal(body)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	req, err := http.NewRequestWithContext(tb.Context(), method, l.array.URL+"/v2.2"+path, bytes.NewReader(raw))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	req.Header.Set("Auth-Token", token)
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer res.Body.Close()
-	raw, err = io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK {
-		tb.Fatalf("%s %s: %s: %s, %v", method, path, res.Status, raw, err)
-	}
-	var answer map[string]any
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		tb.Fatalf("%s %s: %v in %s", method, path, err, raw)
-	}
-	return answer
 }
 
 // object is as much of an app instance as these tests look at.

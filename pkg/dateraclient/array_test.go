@@ -1,9 +1,6 @@
 package dateraclient_test
 
 import (
-	"encoding/json"
-	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -88,32 +85,5 @@ func mustRead(t *testing.T, c *dateraclient.Client, name string) *dateraclient.V
 // administrator does with the array what the client has no words for.
 func administrator(t *testing.T, s *simtest.Server, tenant, method, path, body string) map[string]any {
 	t.Helper()
-	login := rest(t, s, http.MethodPut, "/login", `{"name":"`+s.User+`","password":"`+s.Password+`"}`, nil)
-	return rest(t, s, method, path, body, http.Header{"Tenant": {tenant}, "Auth-Token": {login["key"].(string)}})
-}
-
-func rest(t *testing.T, s *simtest.Server, method, path, body string, header http.Header) map[string]any {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, s.URL+"/v2.3"+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if header != nil {
-		req.Header = header
-	}
-	req.Header.Set("Content-Type", "application/json")
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	raw, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK {
-		t.Fatalf("%s %s: %d %s, %v", method, path, res.StatusCode, raw, err)
-	}
-	var out map[string]any
-	if err = json.Unmarshal(raw, &out); err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return s.API(t, tenant, method, path, body)
 }

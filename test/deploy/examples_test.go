@@ -1,7 +1,6 @@
 package deploy_test
 
 import (
-	"encoding/json"
 	"io/fs"
 	"net/http"
 	"os"
@@ -178,31 +177,10 @@ func namedClasses(objects []runtime.Object) []string {
 func start(t *testing.T) *controller.Server {
 	t.Helper()
 	array := simtest.Start(t)
-	token := send(t, array, http.MethodPut, "/login", "", `{"name":"`+array.User+`","password":"`+array.Password+`"}`)
-	send(t, array, http.MethodPost, "/app_templates", token, `{"name":"kubernetes-bronze","storage_templates":[{"name":"storage-1",
+	array.API(t, "/root", http.MethodPost, "/app_templates", `{"name":"kubernetes-bronze","storage_templates":[{"name":"storage-1",
 		"volume_templates":[{"name":"volume-1","size":10,"replica_count":2,"placement_mode":"hybrid"}]}]}`)
 	backends := controller.OpenBackends(controller.BackendsConfig{Dir: array.BackendDir(t, "default"), Concurrency: 16, Agent: "test"})
 	return controller.New(controller.Config{Backends: backends})
-}
-
-// send asks the array as an administrator would, and returns the token of a login.
-func send(t *testing.T, array *simtest.Server, method, path, token, body string) string {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, array.URL+"/v2.2"+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Auth-Token", token)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	var answer struct{ Key, Message string }
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("%s %s: %s %s, %v", method, path, resp.Status, answer.Message, err)
-	}
-	return answer.Key
 }
 
 // TestTheDriverTakesTheExamples: every class makes a volume, every attributes class

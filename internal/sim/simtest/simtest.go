@@ -2,6 +2,7 @@
 package simtest
 
 import (
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -116,25 +117,51 @@ func Delete(path string) sim.Match { return sim.Match{Method: http.MethodDelete,
 // Any matches requests of every method as Get does.
 func Any(path string) sim.Match { return sim.Match{Path: path} }
 
-// Fill makes volumes CSI-pvc-000000, CSI-pvc-000001 and so on, without the network,
-// which would take most of the time.
+// API asks the array as an administrator in a tenant would, with no network between, and
+// returns its answer; one that is no success ends the test. body is JSON text, or what is
+// made JSON of; nil is none.
+func (s *Server) API(tb testing.TB, tenant, method, path string, body any) map[string]any {
+	tb.Helper()
+	return s.ask(tb, s.token(tb), tenant, method, path, body)
+}
+
+// Fill makes volumes CSI-pvc-000000, CSI-pvc-000001 and so on.
 func (s *Server) Fill(tb testing.TB, count int) {
 	tb.Helper()
-	send := func(method, path, token, body string) string {
-		r := httptest.NewRequestWithContext(tb.Context(), method, "/v2.3"+path, strings.NewReader(body))
-		r.Header.Set("Content-Type", "application/json")
-		r.Header.Set("Auth-Token", token)
-		w := httptest.NewRecorder()
-		s.Array.ServeHTTP(w, r)
-		if w.Code != http.StatusOK {
-			tb.Fatalf("%s: %d %s", path, w.Code, w.Body)
-		}
-		return w.Body.String()
-	}
-	login := send(http.MethodPut, "/login", "", `{"name":"`+s.User+`","password":"`+s.Password+`"}`)
-	token := strings.Split(login, `"`)[3]
+	token := s.token(tb)
 	for i := range count {
-		send(http.MethodPost, "/app_instances", token, fmt.Sprintf(`{"name":"CSI-pvc-%06d","create_mode":"kubernetes",
+		s.ask(tb, token, "/root", http.MethodPost, "/app_instances", fmt.Sprintf(`{"name":"CSI-pvc-%06d","create_mode":"kubernetes",
 			"storage_instances":[{"name":"storage-1","volumes":[{"name":"volume-1","size":1,"replica_count":1}]}]}`, i))
 	}
+}
+
+func (s *Server) token(tb testing.TB) string {
+	tb.Helper()
+	login := s.ask(tb, "", "/root", http.MethodPut, "/login", map[string]string{"name": s.User, "password": s.Password})
+	return login["key"].(string)
+}
+
+func (s *Server) ask(tb testing.TB, token, tenant, method, path string, body any) map[string]any {
+	tb.Helper()
+	text, isText := body.(string)
+	if !isText && body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		text = string(raw)
+	}
+	r := httptest.NewRequestWithContext(tb.Context(), method, "/v2.3"+path, strings.NewReader(text))
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Tenant", tenant)
+	if token != "" {
+		r.Header.Set("Auth-Token", token)
+	}
+	w := httptest.NewRecorder()
+	s.Array.ServeHTTP(w, r)
+	var answer map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code != http.StatusOK {
+		tb.Fatalf("%s %s: %d %s, %v", method, path, w.Code, w.Body, err)
+	}
+	return answer
 }
