@@ -93,7 +93,7 @@ func (s *Server) enterRoot(ctx context.Context, d *diagnosis, rec *record, m Mou
 	return stopped
 }
 
-// FilesystemErrors is Devices'. Of the file systems here ext4 keeps a count.
+// FilesystemErrors implements Devices. Of the file systems here ext4 keeps a count.
 func (d hostDevices) FilesystemErrors(fsType string, n Number) (FilesystemErrors, error) {
 	if fsType != fsExt4 {
 		return FilesystemErrors{}, nil
@@ -119,7 +119,7 @@ func (d hostDevices) FilesystemErrors(fsType string, n Number) (FilesystemErrors
 	return e, errors.Join(timeErr, whereErr, codeErr)
 }
 
-// Alive is Devices'.
+// Alive implements Devices.
 func (d hostDevices) Alive(dir string) error { return alive(dir) }
 
 // Sync writes out the whole file system that dir is of.

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Stopped is Devices'. After an error ext4 used to make its mounts read-only. Since
+// Stopped implements Devices. After an error ext4 used to make its mounts read-only. Since
 // Linux 6.12, and in stable releases of older kernels, it refuses writes and leaves
 // the mount table as it was; only Linux 6.15 says "emergency_ro" there. In between
 // its superblock tells, which the kernel keeps in the device's page cache for as

@@ -145,7 +145,7 @@ func (d *Disk) ReadOnly() bool {
 	return d.readOnly
 }
 
-// SetReadOnly is node.Devices'.
+// SetReadOnly implements node.Devices.
 func (h *Host) SetReadOnly(path string, readOnly bool) error {
 	leave, err := h.enter("setro")
 	if err != nil {
@@ -266,7 +266,7 @@ func (h *Host) byPath(path string) *Disk {
 	return nil
 }
 
-// Claim is node.Devices'.
+// Claim implements node.Devices.
 func (h *Host) Claim(path string) (node.Disk, error) {
 	leave, err := h.enter("claim")
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/datera-csi/datera-csi/pkg/node"
 )
 
-// Prove is node.Attacher's. The disk answers as what the array has there now.
+// Prove implements node.Attacher. The disk answers as what the array has there now.
 func (h *Host) Prove(ctx context.Context, t iscsi.Target) (iscsi.Device, error) {
 	device, err := h.Find(ctx, t)
 	if err != nil {
@@ -29,7 +29,7 @@ func (h *Host) Prove(ctx context.Context, t iscsi.Target) (iscsi.Device, error) 
 	return device, nil
 }
 
-// Condition is node.Attacher's: one path to the first portal, as Disk.Become says.
+// Condition implements node.Attacher: one path to the first portal, as Disk.Become says.
 func (h *Host) Condition(_ context.Context, t iscsi.Target) (iscsi.Condition, error) {
 	leave, err := h.enter("condition")
 	if err != nil {
@@ -56,7 +56,7 @@ func (h *Host) Condition(_ context.Context, t iscsi.Target) (iscsi.Condition, er
 	return c, nil
 }
 
-// Fabric is node.Attacher's: a live session to the first portal of every LUN that
+// Fabric implements node.Attacher: a live session to the first portal of every LUN that
 // is attached, unless SetFabric said otherwise.
 func (h *Host) Fabric(context.Context) (iscsi.Fabric, error) {
 	leave, err := h.enter("fabric")
@@ -113,7 +113,7 @@ func (d *Disk) Err(e node.FilesystemErrors) {
 	d.errors = e
 }
 
-// FilesystemErrors is node.Devices'.
+// FilesystemErrors implements node.Devices.
 func (h *Host) FilesystemErrors(_ string, n node.Number) (node.FilesystemErrors, error) {
 	leave, err := h.enter("errors")
 	if err != nil {
@@ -126,7 +126,7 @@ func (h *Host) FilesystemErrors(_ string, n node.Number) (node.FilesystemErrors,
 	return node.FilesystemErrors{}, nil
 }
 
-// Stopped is node.Devices': a file system whose errors are of the mount's time and
+// Stopped implements node.Devices: a file system whose errors are of the mount's time and
 // of the function that meets an aborted journal.
 func (h *Host) Stopped(_ node.Mount, e node.FilesystemErrors) (bool, error) {
 	leave, err := h.enter("stopped")
@@ -137,7 +137,7 @@ func (h *Host) Stopped(_ node.Mount, e node.FilesystemErrors) (bool, error) {
 	return e.Where == "ext4_journal_check_start", nil
 }
 
-// Alive is node.Devices'; make it fail with Fail("alive", …).
+// Alive implements node.Devices; make it fail with Fail("alive", …).
 func (h *Host) Alive(string) error {
 	leave, err := h.enter("alive")
 	if err != nil {
@@ -147,7 +147,7 @@ func (h *Host) Alive(string) error {
 	return nil
 }
 
-// Sync is node.Devices'; make it fail with Fail("sync", …).
+// Sync implements node.Devices; make it fail with Fail("sync", …).
 func (h *Host) Sync(string) error {
 	leave, err := h.enter("sync")
 	if err != nil {

@@ -24,8 +24,8 @@ import (
 // CrashAt: nothing is done any more, as after SIGKILL.
 var ErrCrashed = errors.New("nodetest: the plugin was killed here")
 
-// Host is the machine. It is a node.Attacher, a node.Devices and an iscsi.Runner;
-// Mounts is its mount table. Its methods may be called in parallel.
+// Host is the machine. It is a node.Attacher, a node.Paths, a node.Devices and an
+// iscsi.Runner; Mounts is its mount table. Its methods may be called in parallel.
 type Host struct {
 	// ArrayBytes, when set, says how large the array holds a LUN to be; a rescan
 	// asks it. Without it, Grow decides.
@@ -133,8 +133,10 @@ func (h *Host) Reboot() {
 }
 
 // Fail makes the next call of op fail with err. The ops are attach, detach, find,
-// rescan, prove, condition, fabric, setro, mount, unmount, list, claim, number, origin,
-// errors, usage, alive, sync, record, and the names of tools.
+// rescan, prove, condition, fabric, complete, failRefusedIO and resume of an Attacher;
+// inspect, heal, ask, attached and failQueuedIO of Paths; setro, claim, number, origin,
+// errors, stopped, filesystem, usage, alive and sync of Devices; mount, unmount and list
+// of Mounts; record, and the names of tools.
 func (h *Host) Fail(op string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -217,7 +219,7 @@ func (h *Host) step(op string) error {
 // done notes a call, after it was taken.
 func (h *Host) done(call string) { h.calls = append(h.calls, call) }
 
-// Attach is node.Attacher's. A LUN that is not known yet comes into being empty.
+// Attach implements node.Attacher. A LUN that is not known yet comes into being empty.
 func (h *Host) Attach(_ context.Context, t iscsi.Target, auth *iscsi.CHAP) (iscsi.Device, error) {
 	leave, err := h.enter("attach")
 	if err != nil {
@@ -266,7 +268,7 @@ func (h *Host) plug(d *Disk) {
 	}
 }
 
-// Detach is node.Attacher's.
+// Detach implements node.Attacher.
 func (h *Host) Detach(_ context.Context, t iscsi.Target) error {
 	leave, err := h.enter("detach")
 	if err != nil {
@@ -288,7 +290,7 @@ func (h *Host) Detach(_ context.Context, t iscsi.Target) error {
 	return h.step("detached")
 }
 
-// Find is node.Attacher's.
+// Find implements node.Attacher.
 func (h *Host) Find(_ context.Context, t iscsi.Target) (iscsi.Device, error) {
 	leave, err := h.enter("find")
 	if err != nil {
@@ -302,7 +304,7 @@ func (h *Host) Find(_ context.Context, t iscsi.Target) (iscsi.Device, error) {
 	return d.device(), d.promised(t)
 }
 
-// Rescan is node.Attacher's.
+// Rescan implements node.Attacher.
 func (h *Host) Rescan(_ context.Context, t iscsi.Target) (int64, error) {
 	leave, err := h.enter("rescan")
 	if err != nil {
@@ -330,7 +332,7 @@ func (h *Host) Rescan(_ context.Context, t iscsi.Target) (int64, error) {
 	return d.visible, nil
 }
 
-// Origin is node.Devices'.
+// Origin implements node.Devices.
 func (h *Host) Origin(n node.Number) (iscsi.Target, error) {
 	leave, err := h.enter("origin")
 	if err != nil {
@@ -347,7 +349,7 @@ func (h *Host) Origin(n node.Number) (iscsi.Target, error) {
 	return d.target, nil
 }
 
-// Number is node.Devices'.
+// Number implements node.Devices.
 func (h *Host) Number(path string) (node.Number, error) {
 	leave, err := h.enter("number")
 	if err != nil {
@@ -368,7 +370,7 @@ func (h *Host) Number(path string) (node.Number, error) {
 	return node.Number{}, fmt.Errorf("%s: %w", path, node.ErrNotBlock)
 }
 
-// Size is node.Devices'.
+// Size implements node.Devices.
 func (h *Host) Size(n node.Number) (int64, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -379,7 +381,7 @@ func (h *Host) Size(n node.Number) (int64, error) {
 	return d.visible, nil
 }
 
-// Usage is node.Devices': a tenth of the file system is in use.
+// Usage implements node.Devices: a tenth of the file system is in use.
 func (h *Host) Usage(path string) (node.Usage, error) {
 	leave, err := h.enter("usage")
 	if err != nil {
@@ -397,7 +399,7 @@ func (h *Host) Usage(path string) (node.Usage, error) {
 	return node.Usage{TotalBytes: bytes, FreeBytes: bytes / 10 * 9, AvailableBytes: bytes / 10 * 8, TotalInodes: 1000, FreeInodes: 990}, nil
 }
 
-// FilesystemBytes is node.Devices'.
+// FilesystemBytes implements node.Devices.
 func (h *Host) FilesystemBytes(_, device, _ string) (int64, error) {
 	leave, err := h.enter("filesystem")
 	if err != nil {

@@ -100,7 +100,7 @@ func (h *Host) logIn(d *Disk, portals []netip.AddrPort) {
 	}
 }
 
-// Inspect is node.Paths'. Every attached disk has a map.
+// Inspect implements node.Paths. Every attached disk has a map.
 func (h *Host) Inspect(_ context.Context, t iscsi.Target) (iscsi.Shape, error) {
 	leave, err := h.enter("inspect")
 	if err != nil {
@@ -132,7 +132,7 @@ func (h *Host) Inspect(_ context.Context, t iscsi.Target) (iscsi.Shape, error) {
 	return s, nil
 }
 
-// Heal is node.Paths'.
+// Heal implements node.Paths.
 func (h *Host) Heal(_ context.Context, t iscsi.Target, portals []netip.AddrPort) (iscsi.Healed, error) {
 	leave, err := h.enter("heal")
 	if err != nil {
@@ -172,7 +172,7 @@ func (h *Host) Heal(_ context.Context, t iscsi.Target, portals []netip.AddrPort)
 	return done, nil
 }
 
-// AskAdmission is node.Paths'.
+// AskAdmission implements node.Paths.
 func (h *Host) AskAdmission(_ context.Context, t iscsi.Target) (iscsi.Refusal, error) {
 	leave, err := h.enter("ask")
 	if err != nil {
@@ -199,7 +199,7 @@ func (h *Host) AskAdmission(_ context.Context, t iscsi.Target) (iscsi.Refusal, e
 	return r, nil
 }
 
-// Complete is node.Attacher's; a disk here has all its paths at once.
+// Complete implements node.Attacher; a disk here has all its paths at once.
 func (h *Host) Complete(context.Context, iscsi.Target, iscsi.Device) error {
 	leave, err := h.enter("complete")
 	if err != nil {
@@ -209,7 +209,7 @@ func (h *Host) Complete(context.Context, iscsi.Target, iscsi.Device) error {
 	return nil
 }
 
-// FailRefusedIO is node.Attacher's; it notes that the LUN was refused.
+// FailRefusedIO implements node.Attacher; it notes that the LUN was refused.
 func (h *Host) FailRefusedIO(_ context.Context, t iscsi.Target) error {
 	leave, err := h.enter("failRefusedIO")
 	if err != nil {
@@ -229,10 +229,10 @@ func (d *Disk) Suspend() {
 	d.suspended = true
 }
 
-// Sever is node.Attacher's.
+// Sever implements node.Attacher.
 func (h *Host) Sever(_ context.Context, t iscsi.Target) error { return h.sever("sever", t, true) }
 
-// Rejoin is node.Attacher's.
+// Rejoin implements node.Attacher.
 func (h *Host) Rejoin(_ context.Context, t iscsi.Target) error { return h.sever("rejoin", t, false) }
 
 func (h *Host) sever(op string, t iscsi.Target, severed bool) error {
@@ -253,7 +253,7 @@ func (h *Host) sever(op string, t iscsi.Target, severed bool) error {
 	return h.step(op + " done")
 }
 
-// Resume is node.Attacher's.
+// Resume implements node.Attacher.
 func (h *Host) Resume(_ context.Context, t iscsi.Target) error {
 	leave, err := h.enter("resume")
 	if err != nil {
@@ -274,7 +274,7 @@ func (h *Host) OnFailQueuedIO(do func()) {
 	h.onFailQueuedIO = do
 }
 
-// FailQueuedIO is node.Paths'; it notes that there was a disk.
+// FailQueuedIO implements node.Paths; it notes that there was a disk.
 func (h *Host) FailQueuedIO(_ context.Context, t iscsi.Target) error {
 	h.mu.Lock()
 	also := h.onFailQueuedIO
@@ -293,7 +293,7 @@ func (h *Host) FailQueuedIO(_ context.Context, t iscsi.Target) error {
 	return nil
 }
 
-// Attached is node.Paths'.
+// Attached implements node.Paths.
 func (h *Host) Attached(_ context.Context, prefix string) ([]iscsi.Target, error) {
 	leave, err := h.enter("attached")
 	if err != nil {
@@ -309,7 +309,7 @@ func (h *Host) Attached(_ context.Context, prefix string) ([]iscsi.Target, error
 	return found, nil
 }
 
-// CorruptNodeRecords is node.Paths'.
+// CorruptNodeRecords implements node.Paths.
 func (h *Host) CorruptNodeRecords(context.Context) ([]iscsi.CorruptNodeRecord, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -323,13 +323,13 @@ func (h *Host) SpoilRecord(iqn string) {
 	h.corruptRecords = append(h.corruptRecords, iscsi.CorruptNodeRecord{IQN: iqn, Path: "/etc/iscsi/nodes/" + iqn})
 }
 
-// Unwatched is node.Paths': what SetFabric said.
+// Unwatched implements node.Paths: what SetFabric said.
 func (h *Host) Unwatched(ctx context.Context) (int, error) {
 	f, err := h.Fabric(ctx)
 	return f.Unwatched, err
 }
 
-// QuarantineNodeRecords is node.Paths'.
+// QuarantineNodeRecords implements node.Paths.
 func (h *Host) QuarantineNodeRecords(_ context.Context, iqn string) ([]string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -20,7 +20,7 @@ const blockBytes = 4096
 // ErrLost is wrapped by what a mkfs answers that was let loose on data.
 var ErrLost = errors.New("nodetest: a mkfs was run over data")
 
-// Run is iscsi.Runner's: the tools, as far as the node service uses them. A crash
+// Run implements iscsi.Runner: the tools, as far as the node service uses them. A crash
 // may come between any two writes of a mkfs.
 func (h *Host) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	tool := filepath.Base(argv[0])
