@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -127,6 +129,63 @@ func (d hostDevices) Usage(path string) (Usage, error) {
 	}
 }
 
+// FilesystemErrors implements Devices. Of the file systems here ext4 keeps a count.
+func (d hostDevices) FilesystemErrors(fsType string, n Number) (FilesystemErrors, error) {
+	if fsType != fsExt4 {
+		return FilesystemErrors{}, nil
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Join(d.sysfs, "dev/block", n.String()))
+	if err != nil {
+		return FilesystemErrors{}, err
+	}
+	dir = filepath.Join(d.sysfs, "fs/ext4", filepath.Base(dir))
+	var e FilesystemErrors
+	if e.Count, err = readInt(filepath.Join(dir, "errors_count")); err != nil || e.Count == 0 {
+		return FilesystemErrors{}, err
+	}
+	seconds, timeErr := readInt(filepath.Join(dir, "last_error_time"))
+	where, whereErr := readLine(filepath.Join(dir, "last_error_func"))
+	code, codeErr := readInt(filepath.Join(dir, "last_error_errcode"))
+	if errors.Is(codeErr, fs.ErrNotExist) {
+		codeErr = nil // kernels before 5.8
+	}
+	// EXT4_ERR_EFSBADCRC and EXT4_ERR_EFSCORRUPTED of the kernel's ext4.h.
+	e.Corrupt = code == 4 || code == 5
+	e.Where, e.Time = where, time.Unix(seconds, 0)
+	return e, errors.Join(timeErr, whereErr, codeErr)
+}
+
+// Alive implements Devices.
+func (d hostDevices) Alive(dir string) error { return alive(dir) }
+
+// Sync writes out the whole file system that dir is of.
+func (d hostDevices) Sync(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", dir, err)
+	}
+	err = unix.Syncfs(fd)
+	_ = unix.Close(fd) // read only: nothing to lose
+	if err != nil {
+		return fmt.Errorf("write out %s: %w", dir, err)
+	}
+	return nil
+}
+
+// alive reads one name of the directory, so that a file system that the kernel
+// shut down shows it: statfs would not.
+func alive(dir string) (err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if _, err := d.ReadDir(1); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
 func readLine(path string) (string, error) {
 	data, err := os.ReadFile(path)
 	return strings.TrimSpace(string(data)), err
@@ -149,18 +208,4 @@ func isDead(err error) bool {
 		}
 	}
 	return false
-}
-
-// alive reads one name of the directory, so that a file system that the kernel
-// shut down shows it: statfs would not.
-func alive(dir string) (err error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	if _, err := d.ReadDir(1); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	return nil
 }

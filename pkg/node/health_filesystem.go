@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/datera-csi/datera-csi/internal/health"
 )
@@ -91,47 +87,4 @@ func (s *Server) enterRoot(ctx context.Context, d *diagnosis, rec *record, m Mou
 		d.Add(health.Degraded, "Unreadable", err.Error())
 	}
 	return stopped
-}
-
-// FilesystemErrors implements Devices. Of the file systems here ext4 keeps a count.
-func (d hostDevices) FilesystemErrors(fsType string, n Number) (FilesystemErrors, error) {
-	if fsType != fsExt4 {
-		return FilesystemErrors{}, nil
-	}
-	dir, err := filepath.EvalSymlinks(filepath.Join(d.sysfs, "dev/block", n.String()))
-	if err != nil {
-		return FilesystemErrors{}, err
-	}
-	dir = filepath.Join(d.sysfs, "fs/ext4", filepath.Base(dir))
-	var e FilesystemErrors
-	if e.Count, err = readInt(filepath.Join(dir, "errors_count")); err != nil || e.Count == 0 {
-		return FilesystemErrors{}, err
-	}
-	seconds, timeErr := readInt(filepath.Join(dir, "last_error_time"))
-	where, whereErr := readLine(filepath.Join(dir, "last_error_func"))
-	code, codeErr := readInt(filepath.Join(dir, "last_error_errcode"))
-	if errors.Is(codeErr, fs.ErrNotExist) {
-		codeErr = nil // kernels before 5.8
-	}
-	// EXT4_ERR_EFSBADCRC and EXT4_ERR_EFSCORRUPTED of the kernel's ext4.h.
-	e.Corrupt = code == 4 || code == 5
-	e.Where, e.Time = where, time.Unix(seconds, 0)
-	return e, errors.Join(timeErr, whereErr, codeErr)
-}
-
-// Alive implements Devices.
-func (d hostDevices) Alive(dir string) error { return alive(dir) }
-
-// Sync writes out the whole file system that dir is of.
-func (d hostDevices) Sync(dir string) error {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", dir, err)
-	}
-	err = unix.Syncfs(fd)
-	_ = unix.Close(fd) // read only: nothing to lose
-	if err != nil {
-		return fmt.Errorf("write out %s: %w", dir, err)
-	}
-	return nil
 }
