@@ -155,9 +155,6 @@ func (d hostDevices) FilesystemErrors(fsType string, n Number) (FilesystemErrors
 	return e, errors.Join(timeErr, whereErr, codeErr)
 }
 
-// Alive implements Devices.
-func (d hostDevices) Alive(dir string) error { return alive(dir) }
-
 // Sync writes out the whole file system that dir is of.
 func (d hostDevices) Sync(dir string) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -172,15 +169,15 @@ func (d hostDevices) Sync(dir string) error {
 	return nil
 }
 
-// alive reads one name of the directory, so that a file system that the kernel
+// Alive reads one name of the directory, so that a file system that the kernel
 // shut down shows it: statfs would not.
-func alive(dir string) (err error) {
-	d, err := os.Open(dir)
+func (d hostDevices) Alive(dir string) (err error) {
+	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	if _, err := d.ReadDir(1); err != nil && !errors.Is(err, io.EOF) {
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.ReadDir(1); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	return nil
