@@ -23,7 +23,6 @@ const (
 type appInstance struct {
 	Name       text `json:"name"`
 	ID         text `json:"id"`
-	Tenant     text `json:"tenant"`
 	Descr      text `json:"descr"`
 	CreateMode text `json:"create_mode"`
 	AdminState text `json:"admin_state"`
@@ -114,7 +113,7 @@ func (a *appInstance) volume() (*Volume, error) {
 		mode = a.ACMode
 	}
 	return &Volume{
-		Name: string(a.Name), ID: string(a.ID), Tenant: string(a.Tenant),
+		Name: string(a.Name), ID: string(a.ID),
 		Description: string(a.Descr), CreateMode: string(a.CreateMode), Template: a.Template.name(),
 		Online:          a.AdminState != offline && si.AdminState != offline,
 		OpState:         string(a.OpState),

@@ -111,9 +111,6 @@ func New(cfg Config) (*Client, error) {
 	}, nil
 }
 
-// Tenant is the path of the tenant that the client works in.
-func (c *Client) Tenant() string { return c.tenant }
-
 // Close drops the connections that are kept alive. Calls under way go on.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

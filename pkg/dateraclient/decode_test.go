@@ -32,7 +32,7 @@ func TestAnswersOfDifferentProductsAreUnderstood(t *testing.T) {
 	portals := []netip.AddrPort{netip.MustParseAddrPort("172.28.94.11:3260"), netip.MustParseAddrPort("172.29.94.11:3260")}
 	// What the older product leaves out, or sends in another form, is not lost.
 	old := dateraclient.Volume{
-		Name: "CSI-pvc-1", ID: "55e1a9dc-b0d7-4bd6-b3ad-a4e4e4a3b1d1", Tenant: "/root", CreateMode: "kubernetes",
+		Name: "CSI-pvc-1", ID: "55e1a9dc-b0d7-4bd6-b3ad-a4e4e4a3b1d1", CreateMode: "kubernetes",
 		Online: true, Exported: true, StorageInstance: "storage-1", Child: "volume-1", Size: 16, Replicas: 3,
 		PlacementMode: "hybrid", IPPool: "default", CHAP: "none",
 		UUID: "7c4f6d1e-09d5-4b6f-8bb4-5f2fbb0a1c55", UsedBytes: 3 << 29,
@@ -46,7 +46,7 @@ func TestAnswersOfDifferentProductsAreUnderstood(t *testing.T) {
 	}
 	recent := old
 	recent.Description, recent.Template, recent.PlacementPolicy, recent.CHAP = "PVC data", "gold", "all-flash", "mchap"
-	recent.Tenant, recent.OpState = "/root/prod", "cloning"
+	recent.OpState = "cloning"
 	recent.Online, recent.Exported = false, false
 	recent.QoS = dateraclient.QoS{ReadIOPS: 100, TotalBandwidth: 2048}
 	recent.InitiatorGroups, recent.ActiveInitiators = []string{"rack-1"}, []string{hostA, hostB}

@@ -1,34 +1,10 @@
 package dateraclient
 
-import (
-	"context"
-	"iter"
-	"regexp"
-)
-
-// Initiator is a host that the array knows.
-type Initiator struct {
-	IQN    string
-	Name   string
-	Tenant string // may be a parent of the client's own
-}
+import "regexp"
 
 type initiatorWire struct {
-	ID     text `json:"id"`
-	Name   text `json:"name"`
-	Tenant text `json:"tenant"`
-	Path   text `json:"path"`
-}
-
-// Initiators lists the hosts that the tenant knows, those of its parents included.
-func (c *Client) Initiators(ctx context.Context) iter.Seq2[*Initiator, error] {
-	return func(yield func(*Initiator, error) bool) {
-		for w, err := range pages[initiatorWire](ctx, c, "/initiators", nil, 0) {
-			if !yield(&Initiator{IQN: w.iqn(), Name: string(w.Name), Tenant: string(w.Tenant)}, err) {
-				return
-			}
-		}
-	}
+	ID   text `json:"id"`
+	Path text `json:"path"`
 }
 
 // iqn is the initiator's name, from its id or else from its path.

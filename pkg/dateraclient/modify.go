@@ -139,7 +139,7 @@ func (c *Client) limit(ctx context.Context, v *Volume, to QoS) error {
 	if to == v.QoS {
 		return nil
 	}
-	return c.SetQoS(ctx, v, to)
+	return c.setQoS(ctx, v, to)
 }
 
 func (c *Client) place(ctx context.Context, v *Volume, to Change) error {
@@ -152,9 +152,9 @@ func (c *Client) place(ctx context.Context, v *Volume, to Change) error {
 	return err
 }
 
-// SetQoS sets all limits of v, which the caller has just read, with one request;
+// setQoS sets all limits of v, which the caller has just read, with one request;
 // the zero QoS lifts them.
-func (c *Client) SetQoS(ctx context.Context, v *Volume, q QoS) error {
+func (c *Client) setQoS(ctx context.Context, v *Volume, q QoS) error {
 	ctx, cancel := patiently(ctx)
 	defer cancel()
 	path := v.Path() + "/performance_policy"

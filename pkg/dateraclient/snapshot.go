@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 )
@@ -135,18 +134,6 @@ func (c *Client) AwaitSnapshot(ctx context.Context, v *Volume, s *Snapshot) (*Sn
 		return nil, err
 	}
 	return s, nil
-}
-
-// Snapshots lists the snapshots of a volume.
-func (c *Client) Snapshots(ctx context.Context, v *Volume) iter.Seq2[*Snapshot, error] {
-	return func(yield func(*Snapshot, error) bool) {
-		for w, err := range pages[snapshotWire](ctx, c, v.Path()+"/snapshots", nil, 0) {
-			s := w.snapshot()
-			if !yield(&s, err) {
-				return
-			}
-		}
-	}
 }
 
 // Snapshot is one snapshot of a volume by the array's own key; ErrNotFound if

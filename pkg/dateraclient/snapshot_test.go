@@ -32,14 +32,7 @@ func mustSnapshot(t *testing.T, c *dateraclient.Client, v *dateraclient.Volume, 
 
 func snapshots(t *testing.T, c *dateraclient.Client, v *dateraclient.Volume) []dateraclient.Snapshot {
 	t.Helper()
-	var out []dateraclient.Snapshot
-	for s, err := range c.Snapshots(t.Context(), v) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, *s)
-	}
-	return out
+	return mustRead(t, c, v.Name).OwnSnapshots()
 }
 
 func TestSnapshotIsMadeOnceForOneUUID(t *testing.T) {

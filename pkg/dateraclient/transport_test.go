@@ -400,9 +400,6 @@ func TestHeaders(t *testing.T) {
 		if got.Get("Tenant") != want || got.Get("Datera-Driver") != "datera-csi-1.2" || got.Get("Auth-Token") == "" {
 			t.Errorf("tenant %q: headers %v, want tenant %s", tenant, got, want)
 		}
-		if c.Tenant() != want {
-			t.Errorf("Tenant() is %s, want %s", c.Tenant(), want)
-		}
 	}
 }
 

@@ -15,7 +15,6 @@ func (g GiB) Bytes() int64 { return int64(g) << 30 }
 type Volume struct {
 	Name        string // app instance name, the CSI volume id without its backend
 	ID          string // app instance id, the array's own key
-	Tenant      string // e.g. /root/prod
 	Description string
 	CreateMode  string // kubernetes for what this driver made
 	Template    string // name of the AppTemplate it was made from, or ""

@@ -29,7 +29,7 @@ func TestCreateVolumeIsOneRequest(t *testing.T) {
 	})
 	wantRequests(t, s, "POST /app_instances")
 	want := &dateraclient.Volume{
-		Name: "CSI-pvc-1", ID: got.ID, Tenant: "/root", Description: "PVC shop-data", CreateMode: "kubernetes",
+		Name: "CSI-pvc-1", ID: got.ID, Description: "PVC shop-data", CreateMode: "kubernetes",
 		Online: true, Exported: true, StorageInstance: "storage-1", Child: "volume-1",
 		Size: 5, Replicas: 2, PlacementMode: got.PlacementMode, PlacementPolicy: "default", IPPool: "default",
 		QoS:  dateraclient.QoS{ReadIOPS: 1, WriteIOPS: 2, TotalIOPS: 3, ReadBandwidth: 4, WriteBandwidth: 5, TotalBandwidth: 6},
@@ -408,7 +408,7 @@ func TestLimitsAreSetChangedAndLifted(t *testing.T) {
 			if !stale {
 				seen = mustRead(t, c, "CSI-a")
 			}
-			if err := c.SetQoS(t.Context(), seen, q); err != nil {
+			if err := c.ModifyVolume(t.Context(), seen, dateraclient.Change{QoS: &q}); err != nil {
 				t.Fatal(err)
 			}
 			if got := mustRead(t, c, "CSI-a").QoS; got != q {
