@@ -33,7 +33,7 @@ func Keys() []string { return []string{KeyOptions, KeyOldest, KeyFsck} }
 // Class is what a class of volumes says of its file systems.
 type Class struct {
 	Options string // of mkfs, as they were written
-	Oldest  Kernel // that must mount them; zero: BaselineKernel
+	Oldest  Kernel // that must mount them; zero: baselineKernel
 	Fsck    Fsck
 }
 
@@ -50,8 +50,8 @@ const (
 	FsckPreen Fsck = "preen" // as e2fsck -p repairs without a question; xfs is only checked
 )
 
-// FsckValues lists the policies.
-func FsckValues() []string {
+// fsckValues lists the policies.
+func fsckValues() []string {
 	return []string{string(FsckNever), string(FsckCheck), string(FsckPreen)}
 }
 
@@ -65,12 +65,12 @@ func Parse(m map[string]string) (Class, error) {
 		}
 	}
 	if text := m[KeyFsck]; text != "" {
-		if !slices.Contains(FsckValues(), text) {
-			return Class{}, fmt.Errorf("%s %q is none of %s", KeyFsck, text, strings.Join(FsckValues(), ", "))
+		if !slices.Contains(fsckValues(), text) {
+			return Class{}, fmt.Errorf("%s %q is none of %s", KeyFsck, text, strings.Join(fsckValues(), ", "))
 		}
 		c.Fsck = Fsck(text)
 	}
-	if c.Oldest == BaselineKernel() { // what is the default is as if it had not been said
+	if c.Oldest == baselineKernel() { // what is the default is as if it had not been said
 		c.Oldest = Kernel{}
 	}
 	if c.Fsck == FsckNever {
@@ -90,7 +90,7 @@ func (c Class) Write(m map[string]string) {
 
 func (c Class) oldest() Kernel {
 	if c.Oldest == (Kernel{}) {
-		return BaselineKernel()
+		return baselineKernel()
 	}
 	return c.Oldest
 }

@@ -11,10 +11,10 @@ import (
 // Kernel is a version of Linux, or of a tool that is numbered alike.
 type Kernel struct{ Major, Minor int }
 
-// BaselineKernel is what file systems are made for where a class names no older
+// baselineKernel is what file systems are made for where a class names no older
 // or newer one: a volume formatted on one node must mount on every other, which
 // may run an older kernel than the one that formatted it (FM 24).
-func BaselineKernel() Kernel { return Kernel{5, 10} }
+func baselineKernel() Kernel { return Kernel{5, 10} }
 
 // oldestKnown stands for a kernel whose version is not known.
 func oldestKnown() Kernel { return Kernel{4, 18} }

@@ -88,14 +88,14 @@ func Encode(c Context) map[string]string {
 	return m
 }
 
-// ErrVersion is returned by Decode for a context of another version.
-var ErrVersion = errors.New("publish context of another version")
+// errVersion is returned by Decode for a context of another version.
+var errVersion = errors.New("publish context of another version")
 
 // Decode is the inverse of Encode. A missing, unknown or malformed field is an
 // error that names it.
 func Decode(m map[string]string) (Context, error) {
 	if v := m[keyVersion]; v != Version {
-		return Context{}, fmt.Errorf("%w: %q, this plugin speaks %q; was the volume attached by another release of the driver?", ErrVersion, v, Version)
+		return Context{}, fmt.Errorf("%w: %q, this plugin speaks %q; was the volume attached by another release of the driver?", errVersion, v, Version)
 	}
 	if err := checkKeys(m); err != nil {
 		return Context{}, err

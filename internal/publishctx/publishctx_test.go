@@ -72,8 +72,8 @@ func TestDecodeNamesTheBadField(t *testing.T) {
 func TestDecodeRefusesAnotherVersion(t *testing.T) {
 	m := Encode(sample())
 	m[keyVersion] = "2"
-	if _, err := Decode(m); !errors.Is(err, ErrVersion) {
-		t.Errorf("got %v, want ErrVersion", err)
+	if _, err := Decode(m); !errors.Is(err, errVersion) {
+		t.Errorf("got %v, want errVersion", err)
 	}
 }
 

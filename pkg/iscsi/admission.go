@@ -72,8 +72,8 @@ func (r Refusal) has(v Verdict) bool {
 	return false
 }
 
-// RefusedBy are the portals that do not admit this host, in order.
-func (r Refusal) RefusedBy() []netip.AddrPort {
+// refusedBy are the portals that do not admit this host, in order.
+func (r Refusal) refusedBy() []netip.AddrPort {
 	var all []netip.AddrPort
 	for portal, a := range r {
 		if a.Verdict == Refused {
@@ -93,7 +93,7 @@ func (r Refusal) Others() map[netip.AddrPort]Admission {
 
 // String is the evidence that speaks for taking this host for refused.
 func (r Refusal) String() string {
-	return fmt.Sprintf("not admitted, says %v, others %v", r.RefusedBy(), r.Others())
+	return fmt.Sprintf("not admitted, says %v, others %v", r.refusedBy(), r.Others())
 }
 
 // AskAdmission begins a login at every portal of the target and leaves after the

@@ -23,7 +23,7 @@ func (i *Initiator) FailRefusedIO(ctx context.Context, t Target) error {
 	if err != nil || !final {
 		return err
 	}
-	klog.FromContext(ctx).Info("The array does not admit this host any more, so what waits to be written fails", "target", t.IQN, "lun", t.LUN, "map", m.name, "refusedBy", refusal.RefusedBy())
+	klog.FromContext(ctx).Info("The array does not admit this host any more, so what waits to be written fails", "target", t.IQN, "lun", t.LUN, "map", m.name, "refusedBy", refusal.refusedBy())
 	return i.disableQueueing(ctx, m)
 }
 
