@@ -46,7 +46,7 @@ const (
 func arrows() map[string][]string {
 	return map[string][]string{
 		"cmd/datera-csi": {
-			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/kube", "internal/mountinfo", "internal/namesakes", "internal/rpc", "internal/topology",
+			"pkg/identity", "pkg/controller", "pkg/node", "pkg/dateraclient", "pkg/iscsi", "internal/durable", "internal/kube", "internal/mountinfo", "internal/namesakes", "internal/rpc", "internal/topology",
 			csiSpec, cobra, pflag, grpcModule, klog, mountUtils,
 		},
 		"cmd/datera-sim":             {"internal/sim", "internal/lio", "internal/durable", cobra},

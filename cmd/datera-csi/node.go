@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 	mount "k8s.io/mount-utils"
 
+	"github.com/datera-csi/datera-csi/internal/durable"
 	"github.com/datera-csi/datera-csi/internal/mountinfo"
 	"github.com/datera-csi/datera-csi/internal/topology"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
@@ -176,7 +177,7 @@ func (f *nodeFlags) tools() iscsi.Runner {
 // initiator must have a name: it is the node's id.
 func (f *nodeFlags) build() (*node.Server, *iscsi.Initiator, error) {
 	initiator := f.initiator()
-	if err := os.MkdirAll(f.records, 0o700); err != nil {
+	if err := durable.MakeDir(f.records); err != nil {
 		return nil, nil, fmt.Errorf("--record-dir: %w", err)
 	}
 	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
