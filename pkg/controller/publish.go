@@ -53,7 +53,7 @@ func (s *Server) ControllerPublishVolume(ctx context.Context, req *csi.Controlle
 // array then shows: two controllers may have admitted two nodes at once, and
 // then neither keeps what it did. The admission is the one by which the node is in.
 func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (_ *dateraclient.Volume, admission string, err error) {
-	if err := alone(s.sharing(ctx, want.Node)); err != nil {
+	if err = alone(s.sharing(ctx, want.Node)); err != nil {
 		return nil, "", err
 	}
 	array, v, err := s.find(ctx, want.ID)

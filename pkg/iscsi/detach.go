@@ -90,11 +90,11 @@ func (i *Initiator) orphan(t Target) (m dmap, found bool, err error) {
 		if found || wwid != lioWWID(t.Serial) {
 			return nil
 		}
-		one, err := readMap(dir)
-		if err == nil && len(one.slaves) == 0 {
+		one, readErr := readMap(dir)
+		if readErr == nil && len(one.slaves) == 0 {
 			m, found = one, true
 		}
-		return err
+		return readErr
 	})
 	return m, found, err
 }

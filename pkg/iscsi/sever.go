@@ -71,7 +71,7 @@ func (i *Initiator) Rejoin(ctx context.Context, t Target) error {
 	}
 	defer unlock()
 	var done Healed
-	if err := i.revive(ctx, t, &done); err != nil {
+	if err = i.revive(ctx, t, &done); err != nil {
 		return err
 	}
 	m, mapped, err := i.anyMap(t)

@@ -44,7 +44,7 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 	if err != nil {
 		return err
 	}
-	if err := s.heedAdmission(ctx, op, rec, r.Context.Admission); err != nil {
+	if err = s.heedAdmission(ctx, op, rec, r.Context.Admission); err != nil {
 		return err
 	}
 	device, err := s.attacher.Prove(ctx, rec.target())
