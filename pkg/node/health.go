@@ -47,6 +47,10 @@ func (s *Server) examine(ctx context.Context, r healthRequest) (*diagnosis, erro
 		return nil, err
 	}
 	d := &diagnosis{}
+	if rec.Fenced { // all else follows from it
+		d.Add(health.Inaccessible, string(ReasonFenced), former+"; "+remount)
+		return d, nil
+	}
 	reachable := d.paths(rec, c)
 	d.device(rec, c)
 	numbers := numbersOf(c)

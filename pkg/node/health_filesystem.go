@@ -46,9 +46,6 @@ func (s *Server) filesystem(ctx context.Context, d *diagnosis, rec *record, numb
 		e = FilesystemErrors{} // gone meanwhile, or of a kind that keeps none
 	}
 	d.remembered(e)
-	if rec.Fenced {
-		d.Add(health.Inaccessible, string(ReasonFenced), "the array took this node out of the volume's access list and let it in again, so what was mounted before may write no more; "+remount)
-	}
 	if rec.Ungrown != "" {
 		d.Add(health.Degraded, "FilesystemSmaller", "the file system is smaller than the volume, for it could not be grown: "+rec.Ungrown+"; once that is mended, "+restage)
 	}

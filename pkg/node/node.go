@@ -38,7 +38,8 @@ type Attacher interface {
 	Rescan(ctx context.Context, t iscsi.Target) (bytes int64, err error)
 	// FailRefusedIO lets what waits for a path fail, once the array refuses this host.
 	FailRefusedIO(ctx context.Context, t iscsi.Target) error
-	// Sever keeps from the LUN whatever this host still holds for it, until Rejoin.
+	// Sever keeps from the LUN whatever this host still holds for it, and Rejoin attaches
+	// it anew.
 	Sever(ctx context.Context, t iscsi.Target) error
 	Rejoin(ctx context.Context, t iscsi.Target) error
 	// Resume lets a map that stays suspended work again.

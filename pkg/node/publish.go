@@ -72,24 +72,6 @@ func (s *Server) publish(ctx context.Context, op *operation, r publishRequest) e
 	return err
 }
 
-// heedAdmission notes the admission that the publish comes with, and leaves what was
-// mounted under an earlier one; what it mounts instead, a remount does.
-func (s *Server) heedAdmission(ctx context.Context, op *operation, rec *record, admission string) error {
-	was := *rec
-	rec.admit(admission)
-	rec.Remount = rec.Remount || rec.Fenced && rec.Mode == modeMount
-	if rec.Admission != was.Admission || rec.Remount != was.Remount {
-		if err := s.records.save(rec); err != nil {
-			return err
-		}
-	}
-	err := s.leaveFormer(ctx, op, rec)
-	if errors.Is(err, errUnwritten) {
-		s.tellLoss(ctx, rec)
-	}
-	return err
-}
-
 // remount mounts a file system that stopped anew, unless somebody uses it: then the cause
 // is the answer. That it has begun is in the record, for where nothing is mounted on the
 // staging path no other publish may mount something.

@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -15,22 +16,18 @@ func (r *record) admit(admission string) {
 	r.Admission = cmp.Or(admission, r.Admission)
 }
 
-// leaveFormer takes off what was mounted under an earlier admission, once nobody uses it,
-// without a write. The attached LUN serves the present one.
-func (s *Server) leaveFormer(ctx context.Context, op *operation, rec *record) error {
-	if !rec.Fenced {
-		return nil
+const former = "the array took this node out of the volume's access list after it was mounted here, and let it in again; " +
+	"nothing that the node still holds is written any more, for the volume may have been used elsewhere in between"
+
+// boundTargets are the target paths of the record that are mounts.
+func (r *record) boundTargets(mounts []Mount) []string {
+	var bound []string
+	for _, p := range r.Targets {
+		if len(at(mounts, p.Path)) > 0 {
+			bound = append(bound, p.Path)
+		}
 	}
-	numbers, err := s.knownNumbers(ctx, rec)
-	if err != nil {
-		return err
-	}
-	err = s.runWatched(ctx, op, rec, "unmounting", func(ctx context.Context) error { return s.takeOff(ctx, rec, rec.Staging, numbers) })
-	if err != nil {
-		return fmt.Errorf("the array took this node out of the volume's access list after it was mounted on %s, and let it in again; "+
-			"what the node still holds is not written any more, for the volume may have been used elsewhere in between; %s: %w", rec.Staging, remount, err)
-	}
-	return nil
+	return bound
 }
 
 // cutOff keeps from the volume what this node holds of an earlier admission.
@@ -44,14 +41,58 @@ func (s *Server) cutOff(ctx context.Context, rec *record) error {
 	return nil
 }
 
-// rejoin ends cutOff: nothing of an earlier admission is left.
-func (s *Server) rejoin(ctx context.Context, rec *record) error {
+// leaveFormer takes down what was staged under an earlier admission, once nobody uses it,
+// so that a stage begins anew.
+func (s *Server) leaveFormer(ctx context.Context, op *operation, rec *record) error {
 	if !rec.Fenced {
 		return nil
 	}
-	if err := s.attacher.Rejoin(ctx, rec.target()); err != nil {
-		return fmt.Errorf("use the volume under its new admission: %w", err)
+	numbers, err := s.knownNumbers(ctx, rec)
+	if err != nil {
+		return err
 	}
+	if err = s.takeDown(ctx, op, rec, rec.Staging, numbers); err != nil {
+		return fmt.Errorf("%s; %s: %w", former, remount, err)
+	}
+	return s.forgetFence(rec)
+}
+
+// heedAdmission notes the admission that a publish comes with. What was mounted under an
+// earlier one is taken off, once nobody uses it, and the volume attached anew; what it
+// mounts then, a remount does.
+func (s *Server) heedAdmission(ctx context.Context, op *operation, rec *record, admission string) error {
+	was := *rec
+	rec.admit(admission)
+	rec.Remount = rec.Remount || rec.Fenced && rec.Mode == modeMount
+	if rec.Admission != was.Admission || rec.Remount != was.Remount {
+		if err := s.records.save(rec); err != nil {
+			return err
+		}
+	}
+	if !rec.Fenced {
+		return nil
+	}
+	numbers, err := s.knownNumbers(ctx, rec)
+	if err != nil {
+		return err
+	}
+	err = s.runWatched(ctx, op, rec, "attaching the volume anew", func(ctx context.Context) error {
+		if err := s.takeOff(ctx, rec, rec.Staging, numbers); err != nil {
+			return err
+		}
+		return s.attacher.Rejoin(ctx, rec.target())
+	})
+	if errors.Is(err, errUnwritten) {
+		s.tellLoss(ctx, rec)
+	}
+	if err != nil {
+		return fmt.Errorf("%s; %s: %w", former, remount, err)
+	}
+	return s.forgetFence(rec)
+}
+
+// forgetFence says that nothing of an earlier admission is left.
+func (s *Server) forgetFence(rec *record) error {
 	rec.Fenced = false
 	return s.records.save(rec)
 }

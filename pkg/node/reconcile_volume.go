@@ -59,11 +59,15 @@ func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *recor
 			p.takeDownForgotten(ctx, op, rec, shape, refusal)
 			return nil
 		}
+		if rec.Fenced {
+			p.tellOfFence(rec)
+			return nil
+		}
 		all[0].Evidence += "; " + why
 		return p.heal(ctx, rec, shape, all)
 	}
-	if rec.Fenced { // what would heal it would also let it write
-		p.found(p.about(rec, ReasonFenced, "", "this node was out of the volume's access list and is in it again, and "+rec.Staging+" is still used as it was mounted before; "+remount))
+	if rec.Fenced {
+		p.tellOfFence(rec)
 		return nil
 	}
 	healed := p.heal(ctx, rec, shape, all)
@@ -71,6 +75,12 @@ func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *recor
 		return healed
 	}
 	return errors.Join(healed, p.dropGoneTargets(rec, mounts), p.keepReadOnly(ctx, op, rec))
+}
+
+// tellOfFence leaves a volume cut off whose node was out of its access list: what would
+// heal it would also let it write.
+func (p *pass) tellOfFence(rec *record) {
+	p.found(p.about(rec, ReasonFenced, "", former+"; "+rec.Staging+" is still used as it was mounted before; "+remount))
 }
 
 // dropGoneTargets takes those target paths out of the record of which nothing is left:

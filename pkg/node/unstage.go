@@ -136,14 +136,15 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 		}
 		numbers[m.Device] = true
 	}
-	if uses := s.usesOf(mounts, numbers, staging, rec.Staging); len(uses) > 0 {
-		return fmt.Errorf("%w: it is still mounted on %v; unpublish it there first", errInUse, uses)
+	uses := s.usesOf(mounts, numbers, staging, rec.Staging)
+	if rec.Fenced { // the device may be gone, and its number another's
+		uses = append(uses, rec.boundTargets(mounts)...)
+	}
+	if len(uses) > 0 {
+		return fmt.Errorf("%w: it is still mounted on %v; unpublish it there first", errInUse, slices.Compact(slices.Sorted(slices.Values(uses))))
 	}
 	if len(there) == 0 {
-		if err := s.untold(rec); err != nil { // the mount may have gone with a reboot
-			return err
-		}
-		return s.rejoin(ctx, rec)
+		return s.untold(rec) // the mount may have gone with a reboot
 	}
 	s.failRefusedIO(ctx, rec)
 	if err := s.writeOut(ctx, rec, there); err != nil {
@@ -154,5 +155,5 @@ func (s *Server) takeOff(ctx context.Context, rec *record, staging string, numbe
 			return err
 		}
 	}
-	return s.rejoin(ctx, rec)
+	return nil
 }

@@ -245,6 +245,9 @@ func (h *Host) sever(op string, t iscsi.Target, severed bool) error {
 	if d == nil || d.number == (node.Number{}) || d.severed == severed {
 		return nil
 	}
+	if d.held && !severed {
+		return fmt.Errorf("%s: %w", d.path, iscsi.ErrBusy)
+	}
 	if err := h.step(op + " begun"); err != nil {
 		return err
 	}
