@@ -22,14 +22,20 @@ func (r publishRequest) admissionKey() string { return r.ID.String() + " " + str
 // admit gives a new admission its name before the array hears of it; one that was there
 // already has the name that it got a moment ago, or "": none is known.
 func (s *Server) admit(want publishRequest, known bool) string {
-	if known {
-		a, _ := s.admitted.find(want.admissionKey())
-		if s.clock().After(a.until) {
-			return ""
-		}
-		return a.name
+	if !known {
+		return s.remember(want, rand.Text())
 	}
-	a := admission{name: rand.Text(), until: s.clock().Add(admissionAsked)}
-	s.admitted.note(want.admissionKey(), a)
+	a, _ := s.admitted.find(want.admissionKey())
+	if s.clock().After(a.until) {
+		return ""
+	}
 	return a.name
+}
+
+// remember keeps the name of an admission for a repeat of its call, from now on.
+func (s *Server) remember(want publishRequest, name string) string {
+	if name != "" {
+		s.admitted.note(want.admissionKey(), admission{name: name, until: s.clock().Add(admissionAsked)})
+	}
+	return name
 }

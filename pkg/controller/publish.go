@@ -66,6 +66,7 @@ func (s *Server) ensurePublished(ctx context.Context, want publishRequest) (_ *d
 	known := slices.ContainsFunc(v.Initiators, want.isNode)
 	admission = s.admit(want, known)
 	v, err = array.Grant(ctx, v, want.Node)
+	s.remember(want, admission) // an array may take its time
 	if err != nil {
 		return nil, "", err
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -23,6 +24,7 @@ import (
 	"github.com/datera-csi/datera-csi/internal/publishctx"
 	"github.com/datera-csi/datera-csi/internal/sim"
 	"github.com/datera-csi/datera-csi/internal/sim/simtest"
+	"github.com/datera-csi/datera-csi/pkg/controller"
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
 
@@ -128,6 +130,35 @@ func TestEachAdmissionHasANameOfItsOwn(t *testing.T) {
 			t.Errorf("%s is let in anew by %q, known are %v", node, now, seen)
 		}
 		seen[now] = true
+	}
+}
+
+// FM 4: an array may take long to admit a node; who asks again after that hears the name.
+func TestTheNameOfAnAdmissionOutlivesASlowArray(t *testing.T) {
+	l := start(t)
+	id := l.create(t, "pvc-1")
+	var late atomic.Int64
+	began := time.Now()
+	other, until, release := l.gated(t, http.MethodPut, func(c *controller.Config) {
+		c.Clock = func() time.Time { return began.Add(time.Duration(late.Load())) }
+	})
+	var first publishctx.Context
+	done := until(func() (err error) {
+		first, err = other.publish(t.Context(), id, node1)
+		return err
+	})
+	late.Store(int64(3 * time.Minute))
+	release()
+	if err := <-done; err != nil || first.Admission == "" {
+		t.Fatalf("admission %q, %v", first.Admission, err)
+	}
+	again, err := other.publish(t.Context(), id, node1)
+	if err != nil || again.Admission != first.Admission {
+		t.Errorf("the repeat has %q, the first was %q, %v", again.Admission, first.Admission, err)
+	}
+	late.Store(int64(time.Hour))
+	if again, err = other.publish(t.Context(), id, node1); err != nil || again.Admission != "" {
+		t.Errorf("an hour later it has %q, %v: another controller may have let the node out", again.Admission, err)
 	}
 }
 
