@@ -77,8 +77,8 @@ func (s *Server) heedAdmission(ctx context.Context, op *operation, rec *record, 
 		return err
 	}
 	err = s.runWatched(ctx, op, rec, "attaching the volume anew", func(ctx context.Context) error {
-		if err := s.takeOff(ctx, rec, rec.Staging, numbers); err != nil {
-			return err
+		if inUse := s.takeOff(ctx, rec, rec.Staging, numbers); inUse != nil {
+			return inUse
 		}
 		return s.attacher.Rejoin(ctx, rec.target())
 	})
