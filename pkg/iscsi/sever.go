@@ -26,15 +26,15 @@ func (i *Initiator) Sever(ctx context.Context, t Target) error {
 		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
 	}
 	defer unlock()
+	m, mapped, err := i.anyMap(t) // now, for as long as it loses its paths nothing tells that it is the LUN's
+	if err != nil {
+		return err
+	}
 	sessions, err := i.sysfs.sessions(t.IQN)
 	if err != nil {
 		return err
 	}
-	if err = each(sessions, func(s session) error { return i.severSession(ctx, t, s) }); err != nil {
-		return err
-	}
-	m, mapped, err := i.anyMap(t)
-	if err != nil || !mapped {
+	if err = each(sessions, func(s session) error { return i.severSession(ctx, t, s) }); err != nil || !mapped {
 		return err
 	}
 	return i.disableQueueing(ctx, m)

@@ -123,6 +123,20 @@ func TestSeverSaysThatADiskGoesOn(t *testing.T) {
 	}
 }
 
+// FM 21: a map has its paths for a while after their disks have gone.
+func TestSeverLetsAMapFailThatLosesItsPathsLate(t *testing.T) {
+	t.Parallel()
+	h, i := attachedHost(t)
+	h.queueing, h.claimed["dm-0"] = true, true
+	h.after["/delete 1"] = func() { h.symlink("sys/block/dm-0/slaves/sdz", "../../../gone") }
+	if err := i.Sever(t.Context(), targetA()); err != nil {
+		t.Fatal(err)
+	}
+	if h.queueing {
+		t.Error("the map keeps what it cannot send")
+	}
+}
+
 // A session that is down may be back in a moment, and its disk with it.
 func TestSeverEndsASessionThatIsDown(t *testing.T) {
 	t.Parallel()
