@@ -37,7 +37,23 @@ func (i *Initiator) Sever(ctx context.Context, t Target) error {
 	if err = each(sessions, func(s session) error { return i.severSession(ctx, t, s) }); err != nil || !mapped {
 		return err
 	}
+	if err = i.awaitLoss(ctx, m); err != nil {
+		return err
+	}
 	return i.disableQueueing(ctx, m)
+}
+
+// awaitLoss waits until multipathd has taken the disks that are gone out of their map:
+// while it does, it gives the map back the queueing of its configuration.
+func (i *Initiator) awaitLoss(ctx context.Context, m dmap) error {
+	if runs, err := i.multipathdRuns(); err != nil || !runs {
+		return err
+	}
+	_, err := until(ctx, i.cfg.MapTimeout, func() (bool, error) {
+		now, readErr := readMap(m.dir)
+		return gone(readErr) || readErr == nil && len(now.slaves) == 0, ignoreGone(readErr)
+	})
+	return err
 }
 
 // severSession takes the LUN's disk away from a session, set offline before: the kernel

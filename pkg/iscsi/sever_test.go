@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/datera-csi/datera-csi/pkg/iscsi"
 )
@@ -128,10 +129,20 @@ func TestSeverLetsAMapFailThatLosesItsPathsLate(t *testing.T) {
 	t.Parallel()
 	h, i := attachedHost(t)
 	h.queueing, h.claimed["dm-0"] = true, true
-	h.after["/delete 1"] = func() { h.symlink("sys/block/dm-0/slaves/sdz", "../../../gone") }
+	h.after["/delete 1"] = func() {
+		h.symlink("sys/block/dm-0/slaves/sdz", "../../../gone")
+		time.AfterFunc(100*time.Millisecond, func() { // measured: multipathd writes the map's table anew
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.queueing = true
+			h.remove("sys/block/dm-0/slaves/sdz")
+		})
+	}
 	if err := i.Sever(t.Context(), targetA()); err != nil {
 		t.Fatal(err)
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.queueing {
 		t.Error("the map keeps what it cannot send")
 	}
