@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/datera-csi/datera-csi/pkg/iscsi"
 	"github.com/datera-csi/datera-csi/pkg/node"
 )
 
@@ -154,6 +155,19 @@ func TestLeavingAFormerMountThatIsCutOffIsFinished(t *testing.T) {
 			m.nothingLeft()
 		}
 	}
+}
+
+// A publish brings no secrets: without a node record that has them only a stage can log in.
+func TestAFormerMountWithoutNodeRecordsAsksForAStage(t *testing.T) {
+	m := newMachine(t)
+	v := m.volume("a")
+	v.readmitted("one")
+	ok(t, v.stage(), v.publish(), v.unpublish())
+	v.readmitted("two")
+	m.Fail("rejoin", iscsi.ErrNoRecord)
+	want(t, v.publish(), codes.FailedPrecondition, iscsi.ErrNoRecord.Error())
+	ok(t, v.stage(), v.publish(), v.unpublish(), v.unstage())
+	m.nothingLeft()
 }
 
 // A record of before, or that was lost, knows no admission: the one that comes is taken.

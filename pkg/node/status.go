@@ -66,6 +66,7 @@ var codeOf = []struct {
 	{iscsi.ErrBusy, codes.FailedPrecondition},
 	{ErrHeld, codes.FailedPrecondition},
 	{iscsi.ErrNotAttached, codes.FailedPrecondition},
+	{iscsi.ErrNoRecord, codes.FailedPrecondition},
 	{iscsi.ErrAuth, codes.Unauthenticated},
 	{iscsi.ErrNotReady, codes.Unavailable},
 	{iscsi.ErrUnavailable, codes.Unavailable},
