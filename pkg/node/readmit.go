@@ -3,7 +3,6 @@ package node
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 )
 
@@ -76,14 +75,9 @@ func (s *Server) heedAdmission(ctx context.Context, op *operation, rec *record, 
 	if err != nil {
 		return err
 	}
-	err = s.runWatched(ctx, op, rec, "attaching the volume anew", func(ctx context.Context) error {
-		if inUse := s.takeOff(ctx, rec, rec.Staging, numbers); inUse != nil {
-			return inUse
-		}
-		return s.attacher.Rejoin(ctx, rec.target())
-	})
-	if errors.Is(err, errUnwritten) {
-		s.tellLoss(ctx, rec)
+	err = s.unmountStaging(ctx, op, rec, rec.Staging, numbers)
+	if err == nil {
+		err = s.attacher.Rejoin(ctx, rec.target())
 	}
 	if err != nil {
 		return fmt.Errorf("%s; %s: %w", former, remount, err)

@@ -59,28 +59,14 @@ func (p *pass) reconcileVolume(ctx context.Context, op *operation, listed *recor
 			p.takeDownForgotten(ctx, op, rec, shape, refusal)
 			return nil
 		}
-		if rec.Fenced {
-			p.tellOfFence(rec)
-			return nil
-		}
 		all[0].Evidence += "; " + why
 		return p.heal(ctx, rec, shape, all)
-	}
-	if rec.Fenced {
-		p.tellOfFence(rec)
-		return nil
 	}
 	healed := p.heal(ctx, rec, shape, all)
 	if p.mode != ReconcileRepair {
 		return healed
 	}
 	return errors.Join(healed, p.dropGoneTargets(rec, mounts), p.keepReadOnly(ctx, op, rec))
-}
-
-// tellOfFence leaves a volume cut off whose node was out of its access list: what would
-// heal it would also let it write.
-func (p *pass) tellOfFence(rec *record) {
-	p.found(p.about(rec, ReasonFenced, "", former+"; "+rec.Staging+" is still used as it was mounted before; "+remount))
 }
 
 // dropGoneTargets takes those target paths out of the record of which nothing is left:
@@ -161,6 +147,10 @@ func (p *pass) defects(rec *record, s iscsi.Shape) []defect {
 
 // heal adds what the volume lacks, and looks whether it lacks it still.
 func (p *pass) heal(ctx context.Context, rec *record, before iscsi.Shape, all []defect) error {
+	if rec.Fenced { // a path would also let what was mounted before write
+		p.found(p.about(rec, ReasonFenced, "", former+"; "+rec.Staging+" is still used as it was mounted before; "+remount))
+		return nil
+	}
 	if p.mode != ReconcileRepair || !before.Healable() {
 		for _, d := range all {
 			if d.healable {

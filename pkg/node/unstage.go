@@ -69,11 +69,7 @@ func (s *Server) unstage(ctx context.Context, op *operation, r unstageRequest) e
 // takeDown unmounts the staging path and detaches the volume, whose device has
 // these numbers; its record stays.
 func (s *Server) takeDown(ctx context.Context, op *operation, rec *record, staging string, numbers map[Number]bool) error {
-	err := s.runWatched(ctx, op, rec, "unmounting", func(ctx context.Context) error { return s.takeOff(ctx, rec, staging, numbers) })
-	if errors.Is(err, errUnwritten) {
-		s.tellLoss(ctx, rec)
-	}
-	if err != nil {
+	if err := s.unmountStaging(ctx, op, rec, staging, numbers); err != nil {
 		return err
 	}
 	faultpoint.At("unstage: unmounted")
@@ -81,6 +77,15 @@ func (s *Server) takeDown(ctx context.Context, op *operation, rec *record, stagi
 		return fmt.Errorf("detach: %w", err)
 	}
 	return nil
+}
+
+// unmountStaging is takeOff as a step of a call, which hears of what is lost.
+func (s *Server) unmountStaging(ctx context.Context, op *operation, rec *record, staging string, numbers map[Number]bool) error {
+	err := s.runWatched(ctx, op, rec, "unmounting", func(ctx context.Context) error { return s.takeOff(ctx, rec, staging, numbers) })
+	if errors.Is(err, errUnwritten) {
+		s.tellLoss(ctx, rec)
+	}
+	return err
 }
 
 // derive makes a record out of what is mounted on the staging path: the mount
