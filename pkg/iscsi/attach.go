@@ -29,9 +29,9 @@ func (i *Initiator) Attach(ctx context.Context, t Target, auth *CHAP) (Device, e
 	if err := i.Ready(ctx); err != nil {
 		return Device{}, err
 	}
-	unlock, err := i.targets.Lock(ctx, t.IQN)
+	unlock, err := i.lock(ctx, t)
 	if err != nil {
-		return Device{}, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+		return Device{}, err
 	}
 	defer unlock()
 	wantsMap, err := i.wantsMap(t)

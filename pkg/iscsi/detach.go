@@ -2,7 +2,6 @@ package iscsi
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/datera-csi/datera-csi/internal/faultpoint"
 )
@@ -19,9 +18,9 @@ func (i *Initiator) Detach(ctx context.Context, t Target) error {
 	if err := t.check(); err != nil {
 		return err
 	}
-	unlock, err := i.targets.Lock(ctx, t.IQN)
+	unlock, err := i.lock(ctx, t)
 	if err != nil {
-		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+		return err
 	}
 	defer unlock()
 	if err := i.quiesce(ctx, t); err != nil {

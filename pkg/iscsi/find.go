@@ -162,9 +162,9 @@ func (i *Initiator) onlyPath(t Target, disks []disk) (disk, error) {
 // fewer than t.Bytes after a while; the bytes are valid then too. The device may
 // be in use, and may be larger than asked.
 func (i *Initiator) Rescan(ctx context.Context, t Target) (int64, error) {
-	unlock, err := i.targets.Lock(ctx, t.IQN)
+	unlock, err := i.lock(ctx, t)
 	if err != nil {
-		return 0, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+		return 0, err
 	}
 	defer unlock()
 	device, err := i.Find(ctx, t)

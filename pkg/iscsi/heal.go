@@ -40,9 +40,9 @@ func (i *Initiator) Heal(ctx context.Context, t Target, portals []netip.AddrPort
 	if err := t.checkPromise(); err != nil {
 		return Healed{}, err
 	}
-	unlock, err := i.targets.Lock(ctx, t.IQN)
+	unlock, err := i.lock(ctx, t)
 	if err != nil {
-		return Healed{}, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+		return Healed{}, err
 	}
 	defer unlock()
 	before, err := i.Inspect(ctx, t)

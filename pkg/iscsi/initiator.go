@@ -243,3 +243,11 @@ func (c *CHAP) check() error {
 	}
 	return nil
 }
+
+// lock takes the target for one call, and waits for others that use it.
+func (i *Initiator) lock(ctx context.Context, t Target) (unlock func(), err error) {
+	if unlock, err = i.targets.Lock(ctx, t.IQN); err != nil {
+		return nil, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+	}
+	return unlock, nil
+}

@@ -319,9 +319,9 @@ func (i *Initiator) Complete(ctx context.Context, t Target, d Device) error {
 	if errors.Is(err, errNotMultipath) || gone(err) || err == nil && !m.suspended && m.is(d) {
 		return nil
 	}
-	unlock, err := i.targets.Lock(ctx, t.IQN)
+	unlock, err := i.lock(ctx, t)
 	if err != nil {
-		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+		return err
 	}
 	defer unlock()
 	m, found, err := i.mapOverRecognised(t)

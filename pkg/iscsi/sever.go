@@ -21,9 +21,9 @@ func (i *Initiator) Sever(ctx context.Context, t Target) error {
 	if err := t.check(); err != nil {
 		return err
 	}
-	unlock, err := i.targets.Lock(ctx, t.IQN)
+	unlock, err := i.lock(ctx, t)
 	if err != nil {
-		return fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+		return err
 	}
 	defer unlock()
 	m, mapped, err := i.anyMap(t) // now, for as long as it loses its paths nothing tells that it is the LUN's
@@ -121,9 +121,9 @@ func (i *Initiator) leave(ctx context.Context, t Target) (*CHAP, error) {
 	if err := t.checkPromise(); err != nil {
 		return nil, err
 	}
-	unlock, err := i.targets.Lock(ctx, t.IQN)
+	unlock, err := i.lock(ctx, t)
 	if err != nil {
-		return nil, fmt.Errorf("wait for another call that uses %s: %w", t.IQN, err)
+		return nil, err
 	}
 	defer unlock()
 	if err = i.removeOrphan(ctx, t); err != nil {
